@@ -1,0 +1,3 @@
+"""Backbones that are ready to be wrapped by :class:`topdown.TopDownLatch`."""
+
+from topdown.adapters.lstm import LSTMBackbone as LSTMBackbone

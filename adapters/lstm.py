@@ -1,0 +1,231 @@
+"""The baseline of the paper (its Sections 2 and 3): LSTM encoders, cross-modal attention, and an LSTM that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from topdown.adapters.attention import Attention, SymmetricAttention, check_same_time
+from topdown.backbone import Inputs
+from topdown.naming import ModalityDict
+from topdown.sequence import Lengths, SequenceLSTM, check_lengths, last_valid, lengths_of, zero_padding
+
+
+class UnimodalEncoder(nn.Module):
+    r"""Creates the encoder of one modality: a bidirectional LSTM, its directions summed, then self-attention.
+
+    The output of the attention replaces that of the LSTM; there is no residual (the paper's text and its public code).
+
+    Args:
+        input_size: D, the features of a step.
+        hidden_size: d, the size of an encoding.
+        dropout: Dropout on the hidden states and on the attention weights.
+
+    Example:
+        >>> UnimodalEncoder(4, 8, dropout=0.2)(torch.zeros(2, 5, 4), torch.tensor([5, 3])).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, dropout: float) -> None:
+        super().__init__()
+        self.lstm = SequenceLSTM(input_size, hidden_size, bidirectional=True)
+        self.attention = Attention(hidden_size, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Encodes a sequence (B, T, D) as (B, T, d)."""
+        forward, backward = self.lstm.directions(sequence, lengths)
+        encoding: Tensor = self.attention(self.dropout(forward + backward), lengths)
+        return encoding
+
+
+class LSTMBackbone(nn.Module):
+    r"""Creates the paper's baseline: unimodal encoders, cross-modal fusion, and an LSTM whose last state predicts.
+
+    With encodings :math:`r_k` of three modalities T, A, V (the first plays the part of text),
+
+    .. math::
+        m_{kl} &= a_{kl} + a_{lk}                                   & \text{Eqs. 1 and 2, for every pair} \\
+        a_{AVT} &= \mathrm{attention}(m_{AV} \to r_T) + m_{AV}      & \text{Eq. 1 with inputs } m_{AV}, r_T \\
+        o &= r_T \| r_A \| r_V \| m_{TA} \| m_{TV} \| m_{AV} \| a_{AVT}   & \text{Eq. 3, up to the order} \\
+        y &= W \, h_{\text{last}}(\mathrm{LSTM}(o)) + b
+
+    The last hidden state is that of the forward LSTM at the last valid step plus that of the backward LSTM at the first.
+    Any number of modalities K will do: :math:`o` holds K encodings and K (K - 1) / 2 pairs, and the tri-modal term only
+    when K = 3, so its width is d, 3d, 7d, 10d for K = 1, 2, 3, 4. Every term that needs a missing modality is zero.
+
+    The defaults are the paper's. Where its public code differs there is a keyword; the code's values are
+    `fusion_dropout=0.1, trimodal_residual=False, fusion_directions="concatenate", pooling="attention"`, and
+    :func:`topdown.adapters.reference.mmlatch_from_reference` sets them. In one thing this backbone follows neither: keys
+    are masked by `lengths` in all attentions and padded steps never count.
+
+    References:
+        MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
+        https://arxiv.org/abs/2201.09828
+
+    Args:
+        input_sizes: The features D_k of each modality, such as {"text": 300, "audio": 74, "visual": 35}.
+        hidden_size: d, the hidden size of all LSTMs and of all attentions. (Default: 100, Section 3)
+        output_size: How many values are predicted: 1 for regression, or the number of classes. (Default: 1)
+        dropout: Dropout on hidden states and attention weights of the encoders. (Default: 0.2, Section 3)
+        fusion_dropout: The same in the fusion; `dropout` by default. (Section 3; the public code has 0.1)
+        trimodal_residual: Whether the tri-modal attention adds its query, as Eq. 1 does. (Default: True)
+        fusion_directions: "sum" or "concatenate" the directions of the fusion LSTM. (Default: "sum", Section 3)
+        pooling: "last": the last hidden state predicts (Section 2). "attention": self-attention over the hidden states,
+            summed over the valid steps (the public code). (Default: "last")
+
+    Raises:
+        ValueError: if there is no modality or an option has an unknown value.
+
+    Example:
+        >>> backbone = LSTMBackbone({"text": 30, "audio": 7, "visual": 5}, hidden_size=8)
+        >>> inputs = {k: torch.randn(2, 6, size) for k, size in backbone.input_sizes.items()}
+        >>> backbone(inputs, torch.tensor([6, 4])).shape
+        torch.Size([2, 1])
+        >>> backbone.encode(inputs)["audio"].shape
+        torch.Size([2, 6, 8])
+    """
+
+    def __init__(
+        self,
+        input_sizes: Mapping[str, int],
+        *,
+        hidden_size: int = 100,
+        output_size: int = 1,
+        dropout: float = 0.2,
+        fusion_dropout: float | None = None,
+        trimodal_residual: bool = True,
+        fusion_directions: Literal["sum", "concatenate"] = "sum",
+        pooling: Literal["last", "attention"] = "last",
+    ) -> None:
+        super().__init__()
+        if not input_sizes:
+            raise ValueError("input_sizes is empty: name at least one modality, as in {'text': 300}")
+        if fusion_directions not in ("sum", "concatenate"):
+            raise ValueError(f"fusion_directions={fusion_directions!r} is not known: use 'sum' or 'concatenate'")
+        if pooling not in ("last", "attention"):
+            raise ValueError(f"pooling={pooling!r} is not known: use 'last' or 'attention'")
+        self.input_sizes = dict(input_sizes)
+        self.encoding_sizes = dict.fromkeys(input_sizes, hidden_size)
+        self.trimodal_residual = trimodal_residual
+        self.fusion_directions = fusion_directions
+        fusion_dropout = dropout if fusion_dropout is None else fusion_dropout
+        names = list(input_sizes)
+        self.encoders = ModalityDict({k: UnimodalEncoder(input_sizes[k], hidden_size, dropout=dropout) for k in names})
+        self.pairs = ModalityDict(
+            {
+                k: ModalityDict({j: SymmetricAttention(hidden_size, dropout=fusion_dropout) for j in names[i + 1 :]})
+                for i, k in enumerate(names[:-1])
+            }
+        )
+        self.trimodal = Attention(hidden_size, dropout=fusion_dropout) if len(names) == 3 else None
+        width = len(names) + len(names) * (len(names) - 1) // 2 + (len(names) == 3)
+        self.fusion = SequenceLSTM(width * hidden_size, hidden_size, bidirectional=True)
+        state_size = 2 * hidden_size if fusion_directions == "concatenate" else hidden_size
+        self.pooling = Attention(state_size, dropout=fusion_dropout) if pooling == "attention" else None
+        self.dropout = nn.Dropout(fusion_dropout)
+        self.head = nn.Linear(state_size, output_size)
+
+    def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:
+        """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size)."""
+        return self.fuse(self.encode(inputs, lengths), lengths)
+
+    def encode(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
+        """Encodes each modality that is there.
+
+        Args:
+            inputs: Of shape (B, T, D_k) per modality; None or absent where it is missing.
+            lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor.
+
+        Returns:
+            Of shape (B, T, d) per modality.
+
+        Raises:
+            ValueError: if a modality is unknown, all are missing, or a shape does not fit.
+        """
+        unknown = [name for name in inputs if name not in self.input_sizes]
+        if unknown:
+            raise ValueError(f"inputs {unknown} are not among the modalities {list(self.input_sizes)}")
+        encodings = {}
+        for name, encoder in self.encoders.items():
+            sequence = inputs.get(name)
+            if sequence is None:
+                continue
+            if sequence.dim() != 3 or sequence.shape[-1] != self.input_sizes[name]:
+                raise ValueError(
+                    f"{name!r} has shape {tuple(sequence.shape)}, but LSTMBackbone takes (B, T, {self.input_sizes[name]})"
+                )
+            valid = lengths_of(lengths, name)
+            check_lengths(valid, sequence, name)
+            encodings[name] = encoder(sequence, valid)
+        if not encodings:
+            raise ValueError(f"there is no input: all of {list(self.input_sizes)} are missing")
+        return encodings
+
+    def fuse(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
+        """Predicts from the encodings.
+
+        Args:
+            encodings: Of shape (B, T, d) per modality, with the same T.
+            lengths: As in :meth:`encode`; modalities must have the same lengths.
+
+        Returns:
+            Of shape (B, output_size).
+
+        Raises:
+            ValueError: if the steps or the lengths of two modalities differ.
+        """
+        present = {name: encodings[name] for name in self.input_sizes if encodings.get(name) is not None}
+        check_same_time(present, "LSTMBackbone")
+        valid = _common_lengths(present, lengths)
+        present = {name: zero_padding(encoding, valid) for name, encoding in present.items()}
+        states = self.fusion.directions(self._concatenate(present, valid), valid)
+        if self.pooling is None:
+            forward, backward = last_valid(states[0], valid), states[1][:, 0]
+            return self._predict(self.dropout(self._merge(forward, backward)))
+        attended = self.pooling(self.dropout(self._merge(*states)), valid)
+        return self._predict(zero_padding(attended, valid).sum(1))
+
+    def _concatenate(self, encodings: dict[str, Tensor], lengths: Tensor | None) -> Tensor:
+        missing = torch.zeros_like(next(iter(encodings.values())))
+        pairs = {
+            (first, second): self.pairs[first][second](encodings[first], encodings[second], lengths)
+            for first, second in combinations(encodings, 2)
+        }
+        terms = [encodings.get(name, missing) for name in self.input_sizes]
+        terms += [pairs.get(pair, missing) for pair in combinations(self.input_sizes, 2)]
+        if self.trimodal is not None:
+            text, *others = self.input_sizes
+            queries = pairs.get((others[0], others[1]))
+            if queries is None or text not in encodings:
+                terms.append(missing)
+            else:
+                attended = self.trimodal(encodings[text], lengths, queries=queries)
+                terms.append(attended + queries if self.trimodal_residual else attended)
+        return torch.cat(terms, dim=-1)
+
+    def _merge(self, forward: Tensor, backward: Tensor) -> Tensor:
+        return forward + backward if self.fusion_directions == "sum" else torch.cat([forward, backward], dim=-1)
+
+    def _predict(self, state: Tensor) -> Tensor:
+        prediction: Tensor = self.head(state)
+        return prediction
+
+
+def _common_lengths(encodings: dict[str, Tensor], lengths: Lengths) -> Tensor | None:
+    first, *others = encodings
+    common = lengths_of(lengths, first)
+    for name in others:
+        own = lengths_of(lengths, name)
+        if own is common or torch.compiler.is_compiling():
+            continue
+        if own is None or common is None or not torch.equal(own, common):
+            raise ValueError(
+                f"{name!r} has other lengths than {first!r}: LSTMBackbone puts modalities side by side at each step; "
+                "align them first, or use a backbone for unaligned modalities"
+            )
+    return common

@@ -1,0 +1,137 @@
+"""Our modules from the state dicts of the public reference codes.
+
+The public code of the paper is georgepar/mmlatch (its `AVTClassifier`). Only tensors are rearranged; nothing is scaled, so
+that gradients of that code can be mapped in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from topdown.adapters.lstm import LSTMBackbone
+from topdown.feedback import LinearFeedback, LSTMFeedback, PairwiseFeedback
+from topdown.latch import TopDownLatch
+
+MODALITIES = ("text", "audio", "visual")
+# The feedback units of the public code, and which modality each of their two branches reads.
+SOURCES = {"text": ["audio", "visual"], "audio": ["text", "visual"], "visual": ["text", "audio"]}
+LSTM_NAMES = tuple(f"{name}_l0{way}" for way in ("", "_reverse") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+
+
+def mmlatch_from_reference(state_dict: Mapping[str, Tensor]) -> TopDownLatch | LSTMBackbone:
+    """Builds the model of the paper's public code from its state dict.
+
+    The result behaves like that code in evaluation mode (but for its dropout on masks, which never stops, and for what
+    padded steps leak into ragged batches), and has its dropouts and its gradient through the first pass
+    (`encoder_grad=True`; set it to False for the paper's).
+
+    References:
+        georgepar/mmlatch at commit 2d9bfc9, classes AVTClassifier, AVTEncoder, Feedback (mmlatch/mm.py)
+
+    Args:
+        state_dict: That of an `AVTClassifier` with one bidirectional LSTM layer and attention, with or without feedback.
+
+    Returns:
+        A :class:`topdown.TopDownLatch`, or an :class:`topdown.adapters.LSTMBackbone` when there is no feedback, in
+        evaluation mode, called as model(inputs, lengths) with modalities text, audio and visual.
+
+    Raises:
+        ValueError: if keys are missing, or there are keys that this configuration does not have.
+
+    Example:
+        >>> mmlatch_from_reference({})
+        Traceback (most recent call last):
+        ...
+        ValueError: this is not the state dict of an mmlatch AVTClassifier: 'classifier.weight' is missing
+    """
+    reference = _Reader(state_dict)
+    head = reference.take("classifier.weight")
+    hidden_size = head.shape[1] // 2
+    sizes = {k: reference.look(f"encoder.{k}.encoder.rnn.rnn.weight_ih_l0").shape[1] for k in MODALITIES}
+    backbone = LSTMBackbone(
+        sizes,
+        hidden_size=hidden_size,
+        output_size=head.shape[0],
+        dropout=0.2,
+        fusion_dropout=0.1,
+        trimodal_residual=False,
+        fusion_directions="concatenate",
+        pooling="attention",
+    )
+    weights = {"head.weight": head, "head.bias": reference.take("classifier.bias")}
+    for k in MODALITIES:
+        weights |= reference.lstm(f"encoders.{k}.lstm", f"encoder.{k}.encoder.rnn.rnn")
+        weights |= reference.attention(f"encoders.{k}.attention.projections", f"encoder.{k}.encoder.attention", "qkv")
+    fuser = "encoder.fuser.att_fuser"
+    # "va" has visual as its first modality: there, x is ours second.
+    for pair, (first, second), (x, y) in (
+        ("ta", ("text", "audio"), "xy"),
+        ("tv", ("text", "visual"), "xy"),
+        ("va", ("audio", "visual"), "yx"),
+    ):
+        ours = f"pairs.{first}.{second}"
+        weights |= reference.attention(f"{ours}.first", f"{fuser}.{pair}", [kind + x for kind in "qkv"])
+        weights |= reference.attention(f"{ours}.second", f"{fuser}.{pair}", [kind + y for kind in "qkv"])
+    weights |= reference.attention("trimodal.projections", f"{fuser}.tav", "qkv")
+    weights |= reference.lstm("fusion", "encoder.fuser.rnn.rnn.rnn")
+    weights |= reference.attention("pooling.projections", "encoder.fuser.rnn.attention", "qkv")
+    model: TopDownLatch | LSTMBackbone = backbone
+    if any(key.startswith("encoder.fm.") for key in state_dict):
+        weights = {f"backbone.{key}": value for key, value in weights.items()}
+        feedback, feedback_weights = _feedback(reference, dict.fromkeys(MODALITIES, hidden_size), sizes)
+        model = TopDownLatch(backbone, feedback, encoder_grad=True, mask_dropout=0.2)
+        weights |= {f"feedback.{key}": value for key, value in feedback_weights.items()}
+    reference.check_empty()
+    model.to(head.dtype).load_state_dict(weights)
+    return model.eval()
+
+
+def _feedback(reference: _Reader, encoding_sizes: dict[str, int], sizes: dict[str, int]) -> tuple[nn.Module, dict[str, Tensor]]:
+    static = "encoder.fm.f1.mask1.weight" in reference.state
+    network = LinearFeedback if static else _DroppedLSTMFeedback
+    weights: dict[str, Tensor] = {}
+    for unit, target in enumerate(SOURCES, start=1):
+        for branch, source in enumerate(SOURCES[target], start=1):
+            ours, theirs = f"{target}.{source}", f"encoder.fm.f{unit}.mask{branch}"
+            if static:
+                weights |= {f"{ours}.{kind}": reference.take(f"{theirs}.{kind}") for kind in ("weight", "bias")}
+            else:
+                weights |= reference.lstm(f"{ours}.lstm", f"{theirs}.rnn", both_ways=False)
+    return PairwiseFeedback(network, encoding_sizes, sizes, SOURCES), weights
+
+
+class _DroppedLSTMFeedback(LSTMFeedback):
+    def __init__(self, source_size: int, target_size: int) -> None:
+        super().__init__(source_size, target_size, dropout=0.1)
+
+
+class _Reader:
+    """Takes tensors out of a state dict and keeps count of them."""
+
+    def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
+        self.state = dict(state_dict)
+        self.left = set(state_dict)
+
+    def look(self, key: str) -> Tensor:
+        if key not in self.state:
+            raise ValueError(f"this is not the state dict of an mmlatch AVTClassifier: {key!r} is missing")
+        return self.state[key]
+
+    def take(self, key: str) -> Tensor:
+        tensor = self.look(key)
+        self.left.discard(key)
+        return tensor
+
+    def lstm(self, ours: str, theirs: str, *, both_ways: bool = True) -> dict[str, Tensor]:
+        names = LSTM_NAMES if both_ways else LSTM_NAMES[:4]
+        return {f"{ours}.{name}": self.take(f"{theirs}.{name}") for name in names}
+
+    def attention(self, ours: str, theirs: str, kinds: str | list[str]) -> dict[str, Tensor]:
+        return {f"{ours}.weight": torch.cat([self.take(f"{theirs}.{kind}.weight") for kind in kinds])}
+
+    def check_empty(self) -> None:
+        if self.left:
+            raise ValueError(f"this state dict has keys of another configuration of mmlatch: {sorted(self.left)}")

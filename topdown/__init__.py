@@ -1,0 +1,29 @@
+r"""Top-down feedback for multimodal models: what a model has understood masks what it sees.
+
+The paper's symbols (MMLatch, Paraskevopoulos et al., 2022) and the names used here:
+
+==========================  =======================  =====================================
+paper                       here                     shape
+==========================  =======================  =====================================
+:math:`i_k`                 `inputs[k]`              (B, T_k, D_k), or (B, D_k)
+:math:`r_k`                 `encodings[k]`           (B, T_k, d_k), or (B, d_k)
+:math:`h_k`                 `logits[target][source]` (B, T_j, D_k)
+:math:`f_k`                 `mask`, in (0, 1)        (B, T_k, D_k)
+:math:`\tilde i_k`          masked inputs            (B, T_k, D_k)
+Stage I, Stage II           first and second pass
+:math:`a_{kl}, m_{kl}`      cross-modal, symmetric attention (`topdown.adapters`)
+==========================  =======================  =====================================
+"""
+
+from topdown.backbone import Backbone as Backbone
+from topdown.feedback import LinearFeedback as LinearFeedback
+from topdown.feedback import LSTMFeedback as LSTMFeedback
+from topdown.feedback import PairwiseFeedback as PairwiseFeedback
+from topdown.feedback import SharedFeedback as SharedFeedback
+from topdown.latch import LatchTrace as LatchTrace
+from topdown.latch import TopDownLatch as TopDownLatch
+from topdown.profile import MaskProfile as MaskProfile
+from topdown.profile import mask_profile as mask_profile
+from topdown.sequence import SequenceLSTM as SequenceLSTM
+
+__version__ = "0.1.0"
