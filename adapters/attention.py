@@ -96,8 +96,8 @@ class SymmetricAttention(nn.Module):
     r"""Creates the symmetric attention of two modalities, with projections of its own for each.
 
     .. math::
-        a_{kl} &= \mathrm{softmax}\left( \frac{(r_k W_k^Q) (r_l W_l^K)^T}{\sqrt{d}} \right) r_l W_l^V + r_k   & \text{(Eq. 1)} \\
-        m_{kl} &= a_{kl} + a_{lk}                                                                           & \text{(Eq. 2)}
+        a_{kl} &= \mathrm{softmax}\left( \frac{(r_k W_k^Q) (r_l W_l^K)^T}{\sqrt{d}} \right) r_l W_l^V + r_k & \text{(Eq. 1)} \\
+        m_{kl} &= a_{kl} + a_{lk} & \text{(Eq. 2)}
 
     Args:
         size: d, the size of the encodings of both.

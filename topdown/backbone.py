@@ -73,12 +73,15 @@ def check_inputs(inputs: object, lengths: Lengths) -> dict[str, Tensor]:
     """Checks the inputs of a latch and returns those that are there.
 
     Raises:
-        TypeError: if `inputs` is not a mapping.
+        TypeError: if `inputs` is not a mapping from modality to tensor.
         ValueError: if nothing is there, batch sizes differ, or lengths don't fit.
     """
     if not isinstance(inputs, Mapping):
         raise TypeError(f"inputs must be a mapping from modality to tensor, got {type(inputs).__name__}")
-    present = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    for name, value in inputs.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name!r} is a {type(value).__name__}: inputs must be tensors, or None where one is missing")
+    present = {name: value for name, value in inputs.items() if value is not None}
     if not present:
         raise ValueError(f"there is no input: all of {list(inputs)} are missing")
     first = next(iter(present))
@@ -90,8 +93,6 @@ def check_inputs(inputs: object, lengths: Lengths) -> dict[str, Tensor]:
             )
         if value.dim() == 3:
             check_lengths(lengths_of(lengths, name), value, name)
-    if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in inputs]):
-        raise ValueError(f"lengths name {unknown}, but the inputs are {list(inputs)}")
     return present
 
 

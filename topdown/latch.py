@@ -236,6 +236,9 @@ class TopDownLatch(nn.Module):
         if self._is_disabled():
             return inputs, {}, {}, {}
         present = check_inputs(inputs, lengths)
+        known = {*inputs, *(self.encoding_sizes or {})}
+        if isinstance(lengths, Mapping) and not known.issuperset(lengths):
+            raise ValueError(f"lengths name {sorted(set(lengths) - known)}, but the modalities are {sorted(known)}")
         present = {k: finite_padding(x, lengths_of(lengths, k)) if x.dim() == 3 else x for k, x in present.items()}
         masked: Inputs = {**inputs, **present}
         for _ in range(self.passes):

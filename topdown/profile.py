@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from topdown.sequence import Lengths, lengths_of, zero_padding
+from topdown.masking import pool_mask
+from topdown.sequence import Lengths, lengths_of
 
 
 class MaskProfile(NamedTuple):
@@ -69,9 +70,7 @@ def mask_profile(
         for name, mask in masks.items():
             mask = mask.detach().cpu().to(torch.float64)
             if mask.dim() == 3:
-                valid = lengths_of(lengths, name)
-                steps = mask.shape[1] if valid is None else valid.cpu().unsqueeze(1)
-                mask = zero_padding(mask, valid).sum(1) / steps
+                mask = pool_mask(mask, lengths_of(lengths, name)).squeeze(1)
             sums[name] = sums.get(name, 0.0) + members.T @ mask
             counts[name] = counts.get(name, 0) + members.sum(0)
     return {name: MaskProfile(sums[name] / counts[name].unsqueeze(1), counts[name].to(torch.int64), classes) for name in sums}

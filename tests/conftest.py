@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=40, print_blob=True)
+settings.load_profile("tests")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+class Golden:
+    """Measured inputs, weights, outputs and gradients of a public reference code: tests/golden/README.md."""
+
+    def __init__(self, name):
+        with np.load(Path(__file__).parent / "golden" / f"{name}.npz", allow_pickle=False) as file:
+            self.arrays = {key: file[key] for key in file}
+
+    @property
+    def config(self):
+        return json.loads(str(self.arrays["config_json"]))
+
+    def __getitem__(self, key):
+        return torch.from_numpy(self.arrays[key])
+
+    def under(self, prefix):
+        return {key[len(prefix) :]: self[key] for key in self.arrays if key.startswith(prefix)}
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return Golden

@@ -1,0 +1,112 @@
+"""The paper's Fig. 2 for every modality: mean mask per feature and class of sentiment, as a picture and as numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from topdown.experiments.data import SequenceDataset
+from topdown.experiments.files import require, write_file, write_text
+from topdown.latch import TopDownLatch
+from topdown.masking import pool_mask
+from topdown.profile import MaskProfile, mask_profile
+from topdown.sequence import lengths_of
+
+CLASSES = {-3: "neg++", -2: "neg+", -1: "neg", 0: "neu", 1: "pos", 2: "pos+", 3: "pos++"}
+
+Profiles = Mapping[tuple[str, int], Mapping[str, MaskProfile]]
+
+
+def sentiment_profile(
+    latch: TopDownLatch, data: SequenceDataset, *, batch_size: int = 32, device: str = "cpu"
+) -> dict[str, MaskProfile]:
+    """Averages the masks of a latch per sentiment class, labels rounded to -3..3, over a data set."""
+    latch.eval().to(device)
+    with torch.inference_mode():
+        batches = (data.batch(i).to(device) for i in data.batch_lengths().argsort(stable=True).split(batch_size))
+        triples = ((latch.masks(b.inputs, b.lengths), b.labels.clamp(-3, 3).round().long(), b.lengths) for b in batches)
+        return mask_profile(triples, list(CLASSES))
+
+
+def relevance_auc(
+    latch: TopDownLatch, data: SequenceDataset, relevance: Mapping[str, Tensor], *, batch_size: int = 32, device: str = "cpu"
+) -> dict[str, float]:
+    """Compares masks with a planted relevance of features.
+
+    Args:
+        latch: Whose masks to compare.
+        data: N samples.
+        relevance: Per modality, of shape (N, D_k), 1 where a feature is relevant in a sample, else 0.
+        batch_size: Samples of a batch.
+        device: Where to compute.
+
+    Returns:
+        Per modality the probability that, within a sample, a relevant feature has a higher mask (averaged over time) than one
+        that is not, averaged over samples: 1 is perfect, 0.5 is chance.
+    """
+    latch.eval().to(device)
+    sums: dict[str, float] = {}
+    with torch.inference_mode():
+        for indices in torch.arange(len(data)).split(batch_size):
+            batch = data.batch(indices).to(device)
+            for name, mask in latch.masks(batch.inputs, batch.lengths).items():
+                pooled = pool_mask(mask, lengths_of(batch.lengths, name)).squeeze(1).cpu()
+                for sample, relevant in zip(pooled, relevance[name][indices].bool(), strict=True):
+                    difference = sample[relevant].unsqueeze(1) - sample[~relevant]
+                    auc = (difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()
+                    sums[name] = sums.get(name, 0.0) + float(auc)
+    return {name: value / len(data) for name, value in sums.items()}
+
+
+def write_mask_table(path: Path, profiles: Profiles, *, data: str) -> None:
+    """Writes masks.csv: a row per run, modality, feature and class, with the mean mask, the number of samples, and `data`."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("feedback", "seed", "modality", "feature", "class", "mean_mask", "samples", "data"))
+    for (kind, seed), by_name in profiles.items():
+        for name, profile in by_name.items():
+            for feature, column in enumerate(profile.mean.T.tolist()):
+                for label, mean, count in zip(profile.classes, column, profile.samples.tolist(), strict=True):
+                    table.writerow((kind, seed, name, feature, label, f"{mean:.6f}" if count else "", count, data))
+    write_text(path, text.getvalue())
+
+
+def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title: str) -> None:
+    """Draws masks.png: a row per kind of feedback (its best seed), a column per modality, classes over features.
+
+    Args:
+        path: Where to write.
+        profiles: Of all runs.
+        best: The seed to show of each kind.
+        title: Above the figure.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    figures = require("matplotlib.figure")
+    shown = {kind: profiles[kind, seed] for kind, seed in best.items() if (kind, seed) in profiles}
+    names = list(next(iter(shown.values())))
+    figure = figures.Figure(figsize=(6.0 * len(names), 0.6 + 2.6 * len(shown)), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(len(shown), len(names), squeeze=False)
+    for axes_row, (kind, by_name) in zip(grid, shown.items(), strict=True):
+        for axes, name in zip(axes_row, names, strict=True):
+            _draw_profile(figure, axes, by_name[name], f"{name} masks, feedback {kind!r}, seed {best[kind]}")
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def _draw_profile(figure: object, axes: object, profile: MaskProfile, title: str) -> None:
+    mean = profile.mean
+    image = axes.imshow(mean.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")  # type: ignore[attr-defined]
+    rows: Sequence[str] = [
+        f"{CLASSES[label]} ({count})" for label, count in zip(profile.classes, profile.samples.tolist(), strict=True)
+    ]
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)  # type: ignore[attr-defined]
+    axes.set_xlabel("feature", fontsize=8)  # type: ignore[attr-defined]
+    axes.set_title(title, fontsize=9)  # type: ignore[attr-defined]
+    figure.colorbar(image, ax=axes, label="mean mask")  # type: ignore[attr-defined]

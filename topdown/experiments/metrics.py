@@ -1,0 +1,129 @@
+"""The figures by which models of sentiment are compared, under one name each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+Array = np.ndarray[Any, Any]
+
+
+def sentiment_metrics(predictions: Any, labels: Any, *, f1_swapped: bool = False) -> dict[str, float]:
+    r"""Computes the metrics of CMU-MOSI and CMU-MOSEI for predictions p and labels y in [-3, 3].
+
+    ============  =====================================================================================================
+    `mae`         mean :math:`|p - y|`, unclipped
+    `corr`        Pearson's correlation; 0 when the predictions or the labels are constant
+    `acc7`        share of samples where p and y, clipped to [-3, 3] and rounded (halves to even), agree; "Acc@7"
+    `acc5`        the same with [-2, 2]
+    `acc2_non0`   y != 0 only, classes p > 0 and y > 0; the paper's "Acc@2", as in MulT
+    `acc2_has0`   all samples, classes p >= 0 and y >= 0 (MMSA's Has0)
+    `acc2_neg0`   all samples, classes p > 0 and y > 0
+    `f1_...`      F1 of the two classes, each weighted by its share of the labels
+    `n`           number of samples
+    ============  =====================================================================================================
+
+    References:
+        georgepar/mmlatch, mmlatch/mosei_metrics.py; yaohungt/Multimodal-Transformer, src/eval_metrics.py;
+        thuiar/MMSA, utils/metricsTop.py
+
+    Args:
+        predictions: Of shape (N,) or (N, 1).
+        labels: Of shape (N,) or (N, 1).
+        f1_swapped: Weight each class by its share of the PREDICTIONS, as the public codes of MMLatch and of MulT do by
+            swapping the arguments of F1. (Default: False)
+
+    Returns:
+        The metrics by name; `acc2_non0` and `f1_non0` are nan when all labels are zero.
+
+    Raises:
+        ValueError: if there is no sample, the shapes differ, or a value is not finite.
+
+    Example:
+        >>> sentiment_metrics([0.5, -2.0, 1.5], [1.0, -2.4, 0.0])["acc2_non0"]
+        1.0
+    """
+    p, y = _flat(predictions, "predictions"), _flat(labels, "labels")
+    if p.shape != y.shape:
+        raise ValueError(f"there are {len(p)} predictions but {len(y)} labels")
+    if len(p) == 0:
+        raise ValueError("there are no predictions: metrics of nothing are not defined")
+    non0 = y != 0
+    metrics = {
+        "mae": float(np.abs(p - y).mean()),
+        "corr": _correlation(p, y),
+        "acc7": _rounded_accuracy(p, y, 3),
+        "acc5": _rounded_accuracy(p, y, 2),
+    }
+    for name, a, b in (("non0", p[non0] > 0, y[non0] > 0), ("has0", p >= 0, y >= 0), ("neg0", p > 0, y > 0)):
+        metrics[f"acc2_{name}"] = float((a == b).mean()) if len(a) else float("nan")
+        metrics[f"f1_{name}"] = weighted_f1(b, a) if f1_swapped else weighted_f1(a, b)
+    return {**metrics, "n": len(p)}
+
+
+def classification_metrics(predictions: Any, labels: Any) -> dict[str, float]:
+    """Computes accuracy (`acc`), F1 weighted by the share of each class in the labels (`f1`), and `n`.
+
+    Args:
+        predictions: Classes, of shape (N,), or logits, of shape (N, C).
+        labels: Classes, of shape (N,).
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        ValueError: if there is no sample, or the shapes differ.
+
+    Example:
+        >>> classification_metrics([[0.1, 2.0], [0.3, 0.2]], [1, 1])["acc"]
+        0.5
+    """
+    p, y = _array(predictions), _array(labels)
+    p = p.argmax(-1) if p.ndim == 2 else p
+    if p.shape != y.shape or len(y) == 0:
+        raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
+    return {"acc": float((p == y).mean()), "f1": weighted_f1(p, y), "n": len(y)}
+
+
+def weighted_f1(predictions: Array, labels: Array) -> float:
+    """Computes F1 of each class, weighted by its share of the labels; nan for no samples.
+
+    Example:
+        >>> weighted_f1(np.array([1, 1, 0, 0]), np.array([1, 1, 1, 0])).__round__(6)
+        0.766667
+    """
+    if len(labels) == 0:
+        return float("nan")
+    total = 0.0
+    for c in np.unique(labels):
+        is_p, is_y = predictions == c, labels == c
+        total += is_y.sum() * 2 * (is_p & is_y).sum() / (is_p.sum() + is_y.sum())
+    return float(total / len(labels))
+
+
+def _rounded_accuracy(p: Array, y: Array, limit: int) -> float:
+    return float((np.round(p.clip(-limit, limit)) == np.round(y.clip(-limit, limit))).mean())
+
+
+def _correlation(p: Array, y: Array) -> float:
+    if np.ptp(p) == 0 or np.ptp(y) == 0:
+        return 0.0
+    a, b = p - p.mean(), y - y.mean()
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def _array(values: Any) -> Array:
+    return values.detach().cpu().float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _flat(values: Any, name: str) -> Array:
+    array = _array(values).astype(np.float64)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape (N,) or (N, 1), got {array.shape}")
+    if stray := int((~np.isfinite(array)).sum()):
+        raise ValueError(f"{stray} of {len(array)} {name} are not finite")
+    return array

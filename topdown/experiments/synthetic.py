@@ -1,0 +1,128 @@
+r"""A synthetic stand-in for CMU-MOSEI, in which WHICH features of a modality are informative depends on the others.
+
+Sizes (300, 74, 35), lengths and labels are like those of word-aligned MOSEI; the content is planted. Every sample has a
+sentiment y and, for every modality k, a code :math:`c_k \in \{0, 1, 2\}`, drawn independently. The features of k are
+
+- a tenth that shows :math:`c_k` itself,
+- two halves, one per other modality j. Each half is cut into three groups of features. Group number :math:`c_j` carries
+  the sentiment as modality k sees it, :math:`y + \eta_k`; each of the other two carries the sentiment of a stranger, drawn
+  from the same distribution,
+- noise in what remains, and on top of everything.
+
+So no modality can tell by itself which of its features to trust: that stands in the others. A feature is *relevant* when it
+shows a code or carries the true sentiment; an oracle multiplies all others by zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from topdown.experiments.data import Ragged, SequenceDataset
+
+SIZES = {"text": 300, "audio": 74, "visual": 35}
+GROUPS = 3
+AMPLITUDE = 0.5  # of the planted patterns, against noise of standard deviation 1 at each step
+VIEW_NOISE = 0.7  # standard deviation of eta_k, by which the modalities disagree about the sentiment of a sample
+NOTE = "SYNTHETIC DATA: a stand-in for CMU-MOSEI with planted structure; no figure here says anything about MOSEI."
+
+
+class Synthetic(NamedTuple):
+    """The splits, and the planted truth: {split: {modality: (N, D_k)}}, 1 where a feature is relevant, else 0."""
+
+    splits: dict[str, SequenceDataset]
+    relevance: dict[str, dict[str, Tensor]]
+
+
+def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: int = 0) -> Synthetic:
+    """Makes the three splits.
+
+    Args:
+        samples: How many for train, valid and test.
+        seed: Of all random numbers; the same data for the same seed.
+
+    Returns:
+        The splits, with labels as in MOSEI (multiples of 1/3 in [-3, 3], a fifth of them exactly 0) and aligned modalities, and
+        the relevance of each feature in each sample.
+
+    Example:
+        >>> splits, relevance = synthetic_splits((8, 2, 2))
+        >>> splits["train"].sizes
+        {'text': 300, 'audio': 74, 'visual': 35}
+        >>> relevance["train"]["audio"].shape
+        torch.Size([8, 74])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    patterns = {k: torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1 for k, size in SIZES.items()}
+    made = {split: _split(count, patterns, generator) for split, count in zip(("train", "valid", "test"), samples, strict=True)}
+    return Synthetic({k: data for k, (data, _) in made.items()}, {k: relevant for k, (_, relevant) in made.items()})
+
+
+def feature_groups(name: str) -> Tensor:
+    """Tells what each feature of a modality is for.
+
+    Returns:
+        Of shape (D_k, 2): whose code decides on the feature (the number of the modality), and for which value of the code it
+        is informative. A feature that shows the code of its own modality has its own number and the value that it shows;
+        noise has (-1, -1).
+
+    Example:
+        >>> feature_groups("visual")[:6].tolist()
+        [[2, 0], [2, 1], [2, 2], [0, 0], [0, 0], [0, 0]]
+    """
+    names = list(SIZES)
+    own = names.index(name)
+    shown = max(GROUPS, SIZES[name] // 10 // GROUPS * GROUPS)
+    group = (SIZES[name] - shown) // ((len(names) - 1) * GROUPS)
+    rows = [[own, value] for value in range(GROUPS) for _ in range(shown // GROUPS)]
+    rows += [[j, value] for j in range(len(names)) if j != own for value in range(GROUPS) for _ in range(group)]
+    rows += [[-1, -1]] * (SIZES[name] - len(rows))
+    return torch.tensor(rows)
+
+
+def _sentiment(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    thirds = ((torch.randn(shape, generator=generator) * 1.15 + 0.35) * 3).round()
+    thirds = torch.where(thirds == 0, torch.randint(0, 2, shape, generator=generator) * 2.0 - 1, thirds)
+    neutral = torch.rand(shape, generator=generator) < 0.2
+    return torch.where(neutral, 0.0, thirds / 3).clamp(-3, 3)
+
+
+def _split(count: int, patterns: dict[str, Tensor], generator: torch.Generator) -> tuple[SequenceDataset, dict[str, Tensor]]:
+    labels = _sentiment((count,), generator)
+    codes = torch.randint(0, GROUPS, (count, len(SIZES)), generator=generator)
+    lengths = torch.exp(torch.randn(count, generator=generator) * 0.55 + 2.9).round().clamp(1, 50).long()
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    sequences, relevance = {}, {}
+    for own, (name, size) in enumerate(SIZES.items()):
+        decider, value = feature_groups(name).T
+        matches = codes[:, decider.clamp(min=0)] == value  # (N, D_k)
+        view = labels + torch.randn(count, generator=generator) * VIEW_NOISE
+        # One stranger for each group of features, as there is one sentiment for each group.
+        strangers = _sentiment((count, len(SIZES), GROUPS), generator)[:, decider.clamp(min=0), value.clamp(min=0)]
+        carried = torch.where(matches, view.unsqueeze(1), strangers)
+        carried = torch.where(decider == own, matches * 2.0 - 1, carried).masked_fill(decider < 0, 0.0)
+        mean = AMPLITUDE * carried * patterns[name]
+        noise = torch.randn(int(offsets[-1]), size, generator=generator)
+        sequences[name] = Ragged(mean.repeat_interleave(lengths, 0) + noise, offsets)
+        relevance[name] = ((decider == own) | (matches & (decider >= 0))).float()
+    report = {
+        "samples": count,
+        "synthetic": True,
+        "aligned": True,
+        "labels": {
+            "minimum": float(labels.min()),
+            "maximum": float(labels.max()),
+            "zeros": float((labels == 0).float().mean()),
+        },
+        "modalities": {
+            name: {
+                "size": size,
+                "lengths": {"minimum": int(lengths.min()), "median": float(lengths.median()), "maximum": int(lengths.max())},
+                "replaced": {"nan": 0, "+inf": 0, "-inf": 0},
+            }
+            for name, size in SIZES.items()
+        },
+    }
+    return SequenceDataset(sequences, {}, labels, report=report), relevance

@@ -1,0 +1,130 @@
+"""Tables in the form of the paper's Table 1, as markdown: what was measured here, and beside it what was published."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Run = Mapping[str, Any]
+
+COLUMNS = {"acc7": "Acc@7", "acc2_non0": "Acc@2", "f1_non0": "F1@2", "mae": "MAE", "corr": "Corr"}
+PERCENT = ("acc", "f1")
+
+# MMLatch (Paraskevopoulos et al., 2022), Tables 1 and 2: word-aligned CMU-MOSEI, mean and standard deviation of five runs.
+PUBLISHED = {
+    "MulT": ("51.8", "82.5", "82.3", "0.580", "0.703"),
+    "Baseline": ("51.3 ± 0.7", "81.9 ± 0.7", "82.2 ± 0.6", "0.593 ± 0.005", "0.695 ± 0.004"),
+    "Baseline + MMLatch (no LSTM), average": ("51.48 ± 0.41", "82.07 ± 0.47", "82.29 ± 0.39", "0.592 ± 0.002", "0.692 ± 0.003"),
+    "Baseline + MMLatch, average": ("52.0 ± 0.2", "82.4 ± 0.3", "82.5 ± 0.3", "0.585 ± 0.002", "0.700 ± 0.004"),
+    "Baseline + MMLatch, best": ("52.1", "82.8", "82.9", "0.582", "0.704"),
+}
+
+
+def summarize(runs: Sequence[Run]) -> dict[str, Any]:
+    """Summarizes runs by kind of feedback.
+
+    Args:
+        runs: Each with `kind`, `seed`, `metrics` (on the test split) and `validation_loss`.
+
+    Returns:
+        {kind: {"seeds", "mean", "std", "best_seed"}}: means and sample standard deviations (nan for a single run) of all
+        metrics, and the seed of the lowest validation loss.
+
+    Example:
+        >>> runs = [{"kind": "lstm", "seed": s, "metrics": {"mae": m}, "validation_loss": m} for s, m in enumerate([0.5, 0.7])]
+        >>> summary = summarize(runs)["lstm"]
+        >>> round(summary["mean"]["mae"], 3), round(summary["std"]["mae"], 3), summary["best_seed"]
+        (0.6, 0.141, 0)
+    """
+    summary: dict[str, Any] = {}
+    for kind in dict.fromkeys(run["kind"] for run in runs):
+        own = [run for run in runs if run["kind"] == kind]
+        values = {name: [_number(run["metrics"][name]) for run in own] for name in own[0]["metrics"]}
+        summary[kind] = {
+            "seeds": [run["seed"] for run in own],
+            "mean": {name: statistics.fmean(v) for name, v in values.items()},
+            "std": {name: statistics.stdev(v) if len(v) > 1 else float("nan") for name, v in values.items()},
+            "best_seed": min(own, key=lambda run: run["validation_loss"])["seed"],
+        }
+    return summary
+
+
+def results_table(runs: Sequence[Run], summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Makes the table: a row with mean ± sample standard deviation and one with the best run for each kind, then the published.
+
+    Args:
+        runs: As for :func:`summarize`.
+        summary: Of these runs.
+        names: What to call each kind.
+
+    Returns:
+        A markdown table; accuracies and F1 in percent.
+    """
+    rows = [("Model", *COLUMNS.values())]
+    for kind, entry in summary.items():
+        best = next(run for run in runs if run["kind"] == kind and run["seed"] == entry["best_seed"])
+        count = len(entry["seeds"])
+        average = [_cell(name, entry["mean"][name], entry["std"][name]) for name in COLUMNS]
+        rows.append((f"{names[kind]}, average of {count}" if count > 1 else names[kind], *average))
+        if count > 1:
+            single = [_cell(name, best["metrics"][name]) for name in COLUMNS]
+            rows.append((f"{names[kind]}, best by validation", *single))
+    rows += [(f"*published, CMU-MOSEI:* {name}", *cells) for name, cells in PUBLISHED.items()]
+    return markdown(rows)
+
+
+def all_metrics_table(summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Makes a table of every metric, with a column per kind: mean ± sample standard deviation."""
+    metrics = next(iter(summary.values()))["mean"]
+    rows = [("metric", *(names[kind] for kind in summary))]
+    for name in metrics:
+        rows.append((name, *(_cell(name, entry["mean"][name], entry["std"][name]) for entry in summary.values())))
+    return markdown(rows)
+
+
+def gap_closed(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Tells which share of the gap in MAE between no feedback and the oracle each kind closes.
+
+    Returns:
+        {kind: (mae of none - mae of kind) / (mae of none - mae of oracle)}; empty unless both were run and differ.
+
+    Example:
+        >>> gap_closed({k: {"mean": {"mae": m}} for k, m in {"none": 0.5, "lstm": 0.375, "oracle": 0.25}.items()})
+        {'lstm': 0.5}
+    """
+    mae = {kind: entry["mean"]["mae"] for kind, entry in summary.items()}
+    if not {"none", "oracle"} <= set(mae) or mae["none"] == mae["oracle"]:
+        return {}
+    gap = mae["none"] - mae["oracle"]
+    return {kind: (mae["none"] - value) / gap for kind, value in mae.items() if kind not in ("none", "oracle")}
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Lays out rows as a markdown table, the first of them its head.
+
+    Example:
+        >>> print(markdown([("model", "MAE"), ("ours", "0.59")]))
+        | model | MAE  |
+        |-------|------|
+        | ours  | 0.59 |
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _cell(name: str, mean: float | None, std: float | None = None) -> str:
+    mean, std = _number(mean), _number(std)
+    if name == "n":
+        return f"{mean:.0f}"
+    factor, digits = (100, 1) if name.startswith(PERCENT) else (1, 3)
+    if mean != mean:
+        return "undefined"
+    text = f"{mean * factor:.{digits}f}"
+    return text if std != std else f"{text} ± {std * factor:.{digits}f}"
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)  # null in results.json
