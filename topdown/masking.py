@@ -119,7 +119,8 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
     spread = time * last
     span = target_last.clamp(min=1)
     below = torch.div(spread, span, rounding_mode="floor")
-    fraction = ((spread - below * span) / span).to(mask.dtype).unsqueeze(-1)
+    wide = torch.promote_types(mask.dtype, torch.float32)
+    fraction = ((spread - below * span).to(wide) / span).to(mask.dtype).unsqueeze(-1)
     above = torch.minimum(below + 1, last)
     samples = torch.arange(len(mask), device=mask.device).unsqueeze(1)
     return torch.lerp(mask[samples, below], mask[samples, above], fraction)

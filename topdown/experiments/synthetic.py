@@ -120,7 +120,7 @@ def _split(count: int, patterns: dict[str, Tensor], generator: torch.Generator) 
             name: {
                 "size": size,
                 "lengths": {"minimum": int(lengths.min()), "median": float(lengths.median()), "maximum": int(lengths.max())},
-                "replaced": {"nan": 0, "+inf": 0, "-inf": 0},
+                "replaced": {},
             }
             for name, size in SIZES.items()
         },

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topdown.experiments import DataError, SequenceDataset
+from topdown.experiments.data import bucketed_batches
+
+lengths_of_samples = st.lists(st.integers(1, 6), min_size=1, max_size=8)
+
+
+def ragged(lengths, size, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.normal(size=(n, size)).astype(np.float32) for n in lengths]
+
+
+@given(lengths_of_samples, st.randoms())
+def test_batches_hold_the_samples_padded_with_zeros(lengths, random):
+    audio, text = ragged(lengths, 2), ragged(lengths[::-1], 3)
+    data = SequenceDataset.from_arrays({"audio": audio, "text": text, "vector": np.ones((len(lengths), 4))}, [0.5] * len(lengths))
+    indices = random.sample(range(len(lengths)), len(lengths))
+    batch = data.batch(indices)
+    assert data.aligned == (lengths == lengths[::-1])
+    for name, arrays in (("audio", audio), ("text", text)):
+        valid = batch.lengths if data.aligned else batch.lengths[name]
+        assert valid.tolist() == [len(arrays[i]) for i in indices]
+        assert batch.inputs[name].shape[1] == max(len(array) for array in arrays)
+        for row, i in zip(batch.inputs[name].numpy(), indices, strict=True):
+            np.testing.assert_array_equal(row[: len(arrays[i])], arrays[i])
+            assert (row[len(arrays[i]) :] == 0).all()
+            np.testing.assert_array_equal(data[i].inputs[name].numpy(), arrays[i])
+    assert batch.inputs["vector"].shape == (len(lengths), 4)
+    assert data.batch_lengths().tolist() == [max(pair) for pair in zip(lengths, lengths[::-1], strict=True)]
+
+
+def test_padded_arrays_are_cut_to_their_lengths():
+    padded = np.arange(12.0).reshape(2, 3, 2)
+    data = SequenceDataset.from_arrays({"a": padded, "b": padded}, [1, 0], lengths={"a": [3, 1]}, ids=["x", "y"])
+    assert data.labels.dtype == torch.int64
+    assert data.lengths["a"].tolist() == [3, 1]
+    assert data.lengths["b"].tolist() == [3, 3]
+    assert data[1].inputs["a"].tolist() == [[6.0, 7.0]]
+    assert data[-1].id == "y"
+    assert [sample.id for sample in data] == ["x", "y"]
+    assert data.sizes == {"a": 2, "b": 2}
+    with pytest.raises(IndexError, match="sample 2 of 2"):
+        data[2]
+
+
+def test_vectors_alone():
+    data = SequenceDataset.from_arrays({"a": np.ones((3, 2))}, [0.0, 1.0, 2.0])
+    assert data.batch([0, 2]).lengths is None
+    assert data.batch_lengths().tolist() == [1, 1, 1]
+    assert data.ids == ["0", "1", "2"]
+
+
+def test_masks_multiply_all_steps_of_a_sample():
+    data = SequenceDataset.from_arrays({"a": [np.ones((2, 2)), np.ones((1, 2))], "v": np.ones((2, 1))}, [0.0, 1.0])
+    masked = data.masked({"a": torch.tensor([[1.0, 0.0], [0.5, 2.0]]), "v": torch.tensor([[0.0], [3.0]])})
+    assert masked[0].inputs["a"].tolist() == [[1, 0], [1, 0]]
+    assert masked[1].inputs["a"].tolist() == [[0.5, 2.0]]
+    assert masked.vectors["v"].tolist() == [[0], [3]]
+    assert data[0].inputs["a"].tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        ({"a": np.ones((3, 2))}, {}, "'a' has 3 samples but there are 2 labels"),
+        ({"a": np.ones((2, 2))}, {"ids": ["x"]}, "'ids' has 1 samples but there are 2 labels"),
+        ({"a": [np.ones((2, 2)), np.ones((0, 2))]}, {}, r"sample 1 of 'a' has no steps: leave out such samples \(1 here\)"),
+        ({"a": [np.ones((2, 2)), np.ones((1, 3))]}, {}, r"'a' must be a list of arrays \(T_i, D\) with one D"),
+        ({"a": np.ones(2)}, {}, r"'a' has shape \(2,\): it must be"),
+        ({"a": np.full((2, 2), np.nan)}, {}, "'a' has 4 values that are not finite"),
+        ({"a": np.ones((2, 3, 2))}, {"lengths": [3, 4]}, r"lengths\[1\] of 'a' is 4, but it has 3 steps"),
+        ({"a": np.ones((2, 3, 2))}, {"lengths": [3.0, 2.0]}, "lengths of 'a' must be 2 integers, got float64"),
+        ({"a": np.ones((2, 3, 2))}, {"lengths": [3]}, r"lengths of 'a' must be 2 integers, got int64 of shape \(1,\)"),
+    ],
+)
+def test_wrong_arrays_are_named(inputs, options, message):
+    with pytest.raises(DataError, match=message):
+        SequenceDataset.from_arrays(inputs, [0.0, 1.0], **options)
+
+
+def test_labels_are_one_per_sample():
+    with pytest.raises(DataError, match=r"labels have shape \(2, 2\)"):
+        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, np.ones((2, 2)))
+
+
+@given(lengths_of_samples, st.integers(1, 5), st.integers(0, 99), st.integers(0, 9), st.integers(1, 3))
+def test_every_sample_is_in_one_batch_and_the_order_is_the_same_again(lengths, batch_size, seed, epoch, pool):
+    options = {"seed": seed, "epoch": epoch, "pool": pool}
+    batches = bucketed_batches(torch.tensor(lengths), batch_size, **options)
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= batch_size
+    again = bucketed_batches(torch.tensor(lengths), batch_size, **options)
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_epochs_differ_and_batches_hold_similar_lengths():
+    lengths = torch.randint(1, 51, (640,), generator=torch.Generator().manual_seed(0))
+    first, second = (bucketed_batches(lengths, 32, seed=0, epoch=epoch) for epoch in (1, 2))
+    assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    def padding(batches):
+        return sum(int(lengths[b].max()) * len(b) for b in batches) / int(lengths.sum())
+
+    assert padding(first) < 1.1
+    assert padding(bucketed_batches(lengths, 32, seed=0, epoch=1, pool=1)) > 1.5

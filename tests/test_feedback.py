@@ -1,0 +1,120 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from topdown import LinearFeedback, LSTMFeedback, PairwiseFeedback, SharedFeedback
+
+SOURCES = {"a": ["b"], "b": ["a"]}
+SIZES = ({"a": 4, "b": 6}, {"a": 3, "b": 2})
+
+
+@pytest.mark.parametrize("case", ["sorted", "unsorted", "equal"])
+@pytest.mark.parametrize("kind", ["seq", "static"])
+def test_public_code(golden, kind, case):
+    file = golden("mmlatch_feedback")
+    names = dict(zip("xyz", ("text", "audio", "visual"), strict=True))
+    sources = {"text": ["audio", "visual"], "audio": ["text", "visual"], "visual": ["text", "audio"]}
+    target_sizes = dict(zip(names.values(), file.config["mods"], strict=True))
+    network = LSTMFeedback if kind == "seq" else LinearFeedback
+    feedback = PairwiseFeedback(network, dict.fromkeys(target_sizes, file.config["hidden_dim"]), target_sizes, sources)
+    state = {}
+    for unit, (target, pair) in enumerate(sources.items(), start=1):
+        for branch, source in enumerate(pair, start=1):
+            for key, value in file.under(f"weights/{kind}/f{unit}.mask{branch}.").items():
+                state[f"{target}.{source}.{key.replace('rnn.', 'lstm.')}"] = value
+    feedback.load_state_dict(state)
+    encodings = {names[k]: file[f"in/{case}/hi_{k}"] for k in "xyz"}
+    logits = feedback(encodings, file[f"in/{case}/lengths"])
+    for unit, (target, pair) in enumerate(sources.items(), start=1):
+        for branch, source in enumerate(pair, start=1):
+            expected = file[f"out/{kind}/{case}/pre/f{unit}.mask{branch}"]
+            torch.testing.assert_close(logits[target][source], expected, rtol=0, atol=1e-5)
+
+
+@given(st.integers(0, 99), st.floats(0.1, 50))
+def test_lstm_masks_stay_within_their_bounds_and_projected_ones_leave_them(seed, size):
+    torch.manual_seed(seed)
+    x = torch.randn(2, 5, 4) * size
+    mask = torch.sigmoid(LSTMFeedback(4, 3)(x))
+    assert mask.min() > 0.2689
+    assert mask.max() < 0.7311
+    projected = LSTMFeedback(4, 3, projection=True)
+    with torch.no_grad():
+        projected.projection.weight.fill_(0.0)
+        projected.projection.bias.copy_(torch.tensor([-9.0, 0.0, 9.0]))
+    assert torch.sigmoid(projected(x))[0, 0].tolist() == pytest.approx([0.000123, 0.5, 0.999877], abs=1e-6)
+
+
+@pytest.mark.parametrize("network", [LinearFeedback, LSTMFeedback, nn.Linear])
+def test_a_pooled_encoding_gives_one_mask(network):
+    feedback = PairwiseFeedback(network, *SIZES, SOURCES)
+    logits = feedback({"a": torch.randn(2, 4), "b": torch.randn(2, 5, 6)}, torch.tensor([5, 3]))
+    assert logits["b"]["a"].shape == (2, 2)
+    assert logits["a"]["b"].shape == (2, 5, 3)
+
+
+def test_linear_feedback_is_a_matrix_and_a_bias():
+    network = LinearFeedback(2, 1)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[2.0, -1.0]]))
+        network.bias.fill_(0.5)
+    assert network(torch.tensor([[[3.0, 4.0]]])).tolist() == [[[2.5]]]
+
+
+def test_shared_feedback_runs_each_trunk_once():
+    sources = {"a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"]}
+    sizes = {"a": 4, "b": 6, "c": 5}
+    feedback = SharedFeedback(sizes, sizes, sources)
+    calls = []
+    for name, lstm in feedback.trunk.items():
+        original = lstm.forward
+        lstm.forward = lambda *args, name=name, original=original: (calls.append(name), original(*args))[1]
+    encodings = {k: torch.randn(2, 3, size) for k, size in sizes.items()}
+    logits = feedback(encodings, torch.tensor([3, 2]))
+    assert calls == ["b", "c", "a"]
+    state = feedback.trunk["c"](encodings["c"], torch.tensor([3, 2]))
+    torch.testing.assert_close(logits["a"]["c"], feedback.head["a"]["c"](state))
+
+
+def test_shared_feedback_may_run_both_ways():
+    feedback = SharedFeedback(*SIZES, SOURCES, bidirectional=True)
+    encodings = {"a": torch.randn(2, 3, 4), "b": torch.randn(2, 3, 6)}
+    forward, backward = feedback.trunk["b"].directions(encodings["b"])
+    expected = feedback.head["a"]["b"](forward + backward)
+    torch.testing.assert_close(feedback(encodings)["a"]["b"], expected)
+
+
+def test_sources_that_feed_nobody_have_no_trunk():
+    feedback = SharedFeedback(*SIZES, {"a": ["b"]})
+    assert list(feedback.trunk) == ["b"]
+    assert list(feedback({"a": torch.zeros(1, 2, 4), "b": torch.zeros(1, 2, 6)})) == ["a"]
+
+
+@pytest.mark.parametrize("feedback", [PairwiseFeedback(LSTMFeedback, *SIZES, SOURCES), SharedFeedback(*SIZES, SOURCES)])
+def test_absent_sources_are_left_out(feedback):
+    logits = feedback({"a": torch.zeros(1, 2, 4)})
+    assert logits["a"] == {}
+    assert list(logits["b"]) == ["a"]
+
+
+def test_networks_may_take_lengths_by_name():
+    class Counts(nn.Module):
+        def __init__(self, source_size, target_size):
+            super().__init__()
+            self.size = target_size
+
+        def forward(self, encoding, lengths=None):
+            return lengths.view(-1, 1, 1).expand(-1, encoding.shape[1], self.size).float()
+
+    feedback = PairwiseFeedback(Counts, *SIZES, SOURCES)
+    encodings = {"a": torch.zeros(2, 3, 4), "b": torch.zeros(2, 3, 6)}
+    lengths = {"a": torch.tensor([1, 2]), "b": torch.tensor([3, 1])}
+    assert feedback(encodings, lengths)["a"]["b"][:, 0, 0].tolist() == [3, 1]
+
+
+def test_logits_that_are_no_tensor_are_named():
+    feedback = PairwiseFeedback(nn.LSTM, *SIZES, SOURCES)
+    with pytest.raises(TypeError, match=r"from 'b' to 'a' \(LSTM\) must return a tensor of logits, got tuple"):
+        feedback({"a": torch.zeros(1, 2, 4), "b": torch.zeros(1, 2, 6)})

@@ -1,0 +1,296 @@
+"""A latch as an object: built late or early, saved, copied, shared between threads, in other dtypes, compiled."""
+
+import copy
+import io
+import pickle
+import threading
+
+import pytest
+import torch
+from toys import NoLengths, Toy, batch
+from torch import nn
+
+from topdown import Backbone, TopDownLatch
+from topdown.adapters import LSTMBackbone
+
+SIZES = {"text": 7, "audio": 4}
+KINDS = ["linear", "lstm", "shared", nn.Linear]
+LENGTHS = torch.tensor([6, 2, 4])
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=["linear", "lstm", "shared", "nn.Linear"])
+
+
+@pytest.fixture
+def inputs():
+    return batch(SIZES, dtype=torch.float32)
+
+
+@every_kind
+def test_three_ways_to_the_sizes_build_the_same(kind, inputs):
+    declared = TopDownLatch(Toy(SIZES), kind)
+    example = TopDownLatch(Toy(SIZES, declare=False), kind, example_inputs=inputs)
+    lazy = TopDownLatch(Toy(SIZES, declare=False), kind)
+    lazy(inputs)
+    shapes = {name: p.shape for name, p in declared.named_parameters()}
+    assert {name: p.shape for name, p in example.named_parameters()} == shapes
+    assert {name: p.shape for name, p in lazy.named_parameters()} == shapes
+
+
+def test_example_inputs_leave_the_backbone_as_it_was(inputs):
+    class Counting(Toy):
+        def __init__(self):
+            super().__init__(SIZES, declare=False)
+            self.norm = nn.BatchNorm1d(7)
+            self.frozen = nn.Dropout().eval()
+
+        def encode(self, inputs, lengths=None):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            self.norm(inputs["text"].transpose(1, 2))
+            return super().encode(inputs, lengths)
+
+    backbone = Counting()
+    TopDownLatch(backbone, example_inputs=inputs)
+    assert backbone.norm.num_batches_tracked == 0
+    assert backbone.training
+    assert not backbone.frozen.training
+
+
+OPTIMIZERS = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop]
+
+
+@every_kind
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_cannot_miss_the_feedback(kind, optimizer, inputs):
+    latch = TopDownLatch(NoLengths(SIZES), kind)
+    inside = nn.ModuleDict({"model": nn.Sequential(latch)})
+    for module in (latch, inside, copy.deepcopy(inside), pickle.loads(pickle.dumps(inside))):
+        with pytest.raises(RuntimeError, match="no parameters yet.*call the latch once, or pass example_inputs="):
+            optimizer(module.parameters(), lr=0.1)
+    latch(inputs)["score"].sum().backward()
+    held = {p for group in optimizer(inside.parameters(), lr=0.1).param_groups for p in group["params"]}
+    assert held == set(latch.parameters())
+    assert len(held) > len(list(latch.backbone.parameters()))
+
+
+def test_an_unbuilt_latch_is_not_counted_saved_or_loaded(inputs):
+    latch = TopDownLatch(NoLengths(SIZES))
+    with pytest.raises(ValueError, match="uninitialized parameter"):
+        sum(p.numel() for p in latch.parameters())
+    with pytest.raises(RuntimeError, match="no parameters yet"):
+        latch.state_dict()
+    with pytest.raises(RuntimeError, match="no parameters yet"):
+        latch.load_state_dict(TopDownLatch(NoLengths(SIZES), example_inputs=inputs).state_dict())
+    with pytest.raises(RuntimeError, match="no parameters yet"):
+        latch.feedback({})
+
+
+def test_the_first_call_needs_all_modalities(inputs):
+    class Skips(NoLengths):
+        def encode(self, inputs):
+            return super().encode({k: x for k, x in inputs.items() if x is not None})
+
+    latch = TopDownLatch(Skips(SIZES))
+    with pytest.raises(ValueError, match=r"\['audio'\] are None.*pass example_inputs="):
+        latch({**inputs, "audio": None})
+    latch(inputs)
+    assert latch({**inputs, "audio": None})["names"] == ("text",)
+
+
+def test_an_unbuilt_latch_follows_to_and_train(inputs):
+    latch = TopDownLatch(NoLengths(SIZES)).double().eval()
+    latch({k: x.double() for k, x in inputs.items()})
+    assert {p.dtype for p in latch.parameters()} == {torch.float64}
+    assert not any(module.training for module in latch.modules())
+
+
+def test_feedback_is_made_like_the_backbone():
+    assert {p.dtype for p in TopDownLatch(Toy(SIZES).bfloat16()).parameters()} == {torch.bfloat16}
+
+
+@every_kind
+def test_state_dict_round_trip_and_backbone_checkpoint(kind, inputs):
+    backbone = Toy(SIZES)
+    latch = TopDownLatch(copy.deepcopy(backbone), kind)
+    keys = list(latch.state_dict())
+    assert [key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")] == list(backbone.state_dict())
+    assert all(key.startswith(("backbone.", "feedback.")) for key in keys)
+    latch.backbone.load_state_dict(backbone.state_dict())
+    file = io.BytesIO()
+    torch.save(latch.state_dict(), file)
+    file.seek(0)
+    other = TopDownLatch(Toy(SIZES), kind)
+    assert not torch.equal(other(inputs), latch(inputs))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(inputs), latch(inputs))
+
+
+@every_kind
+def test_copies_and_pickles_are_equal_and_apart(kind, inputs):
+    latch = TopDownLatch(Toy(SIZES), kind, combine="max").eval()
+    with latch.disabled():
+        copies = [copy.deepcopy(latch), pickle.loads(pickle.dumps(latch))]
+    for other in copies:
+        assert torch.equal(other(inputs, LENGTHS), latch(inputs, LENGTHS))
+        with torch.no_grad():
+            next(other.feedback.parameters()).add_(1.0)
+        assert not torch.equal(other(inputs, LENGTHS), latch(inputs, LENGTHS))
+
+
+def test_two_threads_at_once(inputs):
+    latch = TopDownLatch(Toy(SIZES)).eval()
+    bottom_up, masked = latch.backbone(inputs), latch(inputs)
+    started, wrong = threading.Barrier(2), []
+
+    def run(disabled):
+        started.wait()
+        for _ in range(100):
+            if disabled:
+                with latch.disabled():
+                    wrong.append(not torch.equal(latch(inputs), bottom_up))
+            else:
+                wrong.append(not torch.equal(latch(inputs), masked))
+
+    threads = [threading.Thread(target=run, args=(disabled,)) for disabled in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wrong) == 200
+    assert not any(wrong)
+
+
+def test_two_threads_build_one_feedback(inputs):
+    latch = TopDownLatch(NoLengths(SIZES))
+    started, seen = threading.Barrier(2), []
+
+    def run():
+        started.wait()
+        latch(inputs)
+        seen.append(latch.feedback)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen[0] is seen[1]
+
+
+@every_kind
+@pytest.mark.parametrize("build", [Toy, lambda sizes: LSTMBackbone(sizes, hidden_size=5)], ids=["toy", "lstm"])
+def test_float64_and_bfloat16(kind, build, inputs):
+    latch = TopDownLatch(build(SIZES), kind).eval()
+    single = latch(inputs, LENGTHS)
+    double = latch.double()({k: x.double() for k, x in inputs.items()}, LENGTHS)
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-6)
+    half = latch.bfloat16()({k: x.bfloat16() for k, x in inputs.items()}, LENGTHS)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), double, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@every_kind
+def test_compiles_in_one_graph_and_can_be_disabled(kind, inputs):
+    torch._dynamo.reset()
+    latch = TopDownLatch(Toy(SIZES), kind).eval()
+    compiled = torch.compile(latch, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(inputs, LENGTHS), latch(inputs, LENGTHS))
+    with latch.disabled():
+        assert torch.equal(compiled(inputs, LENGTHS), latch.backbone(inputs, LENGTHS))
+    torch.testing.assert_close(compiled(inputs, LENGTHS), latch(inputs, LENGTHS))
+
+
+def test_a_toy_satisfies_the_protocol():
+    assert isinstance(Toy(SIZES), Backbone)
+    assert not isinstance(nn.Linear(1, 1), Backbone)
+
+
+def test_options_are_shown():
+    text = repr(TopDownLatch(Toy(SIZES), "linear", combine=torch.sum, scale=2.0))
+    assert "combine=sum, align=error, encoder_grad=False, mask_dropout=0.0, scale=2.0, passes=1" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backbone": nn.Linear(1, 1)}, TypeError, r"Linear has no encode and no fuse\(\): a backbone needs encode"),
+        ({"feedback": "gru"}, ValueError, "feedback='gru' is not known: use one of .'linear', 'lstm', 'shared'"),
+        ({"feedback": 3}, TypeError, "feedback=3 is neither a kind nor callable"),
+        ({"combine": "median"}, ValueError, "combine='median' is not known"),
+        ({"align": "crop"}, ValueError, "align='crop' is not known"),
+        ({"mask_dropout": 1.0}, ValueError, r"mask_dropout=1.0 must lie in \[0, 1\)"),
+        ({"passes": 0}, ValueError, "passes=0 must be a whole number, at least 1"),
+        ({"passes": True}, ValueError, "passes=True must be a whole number"),
+        ({"sources": {"text": []}}, ValueError, r"sources\['text'\] = \[\] must list at least one source"),
+        ({"sources": {"text": "audio"}}, ValueError, r"sources\['text'\] = 'audio' must list"),
+        ({"sources": {"text": ["audio", "audio"]}}, ValueError, "names a source twice"),
+        ({"sources": {"text": ["lidar"]}}, ValueError, r"'lidar' is not among the encodings \['text', 'audio'\]"),
+        ({"sources": {"lidar": ["text"]}}, ValueError, r"'lidar' is not among the inputs \['text', 'audio'\]"),
+        ({"feedback": lambda a, b: None}, TypeError, "'audio' must be a torch.nn.Module, got NoneType"),
+    ],
+)
+def test_wrong_options_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        TopDownLatch(**{"backbone": Toy(SIZES), **options})
+
+
+def test_a_backbone_must_be_a_module():
+    class Plain:
+        def encode(self, inputs): ...
+        def fuse(self, encodings): ...
+
+    with pytest.raises(TypeError, match="must be a torch.nn.Module, got Plain"):
+        TopDownLatch(Plain())
+
+
+@pytest.mark.parametrize(
+    ("change", "lengths", "error", "message"),
+    [
+        (lambda x: [1], None, TypeError, "inputs must be a mapping from modality to tensor, got list"),
+        (lambda x: {"text": None}, None, ValueError, r"all of \['text'\] are missing"),
+        (lambda x: {**x, "audio": [1.0]}, None, TypeError, "'audio' is a list: inputs must be tensors"),
+        (lambda x: {**x, "audio": x["audio"][:2]}, None, ValueError, r"'audio' has shape \(2, 6, 4\) but 'text' has shape \(3,"),
+        (lambda x: x, torch.tensor([7, 1, 1]), ValueError, r"lengths\[0\] of 'text' is 7, but it has 6 steps"),
+        (lambda x: x, {"vision": LENGTHS}, ValueError, r"lengths name \['vision'\], but the modalities are \['audio', 'text'\]"),
+        (lambda x: {**x, "audio": x["audio"].long()}, None, TypeError, "'audio' has shape .* and torch.int64: a mask multiplies"),
+    ],
+)
+def test_wrong_inputs_are_named(change, lengths, error, message, inputs):
+    class Lenient(Toy):
+        def encode(self, inputs, lengths=None):
+            return super().encode({k: x.float() for k, x in inputs.items() if x is not None}, lengths)
+
+    with pytest.raises(error, match=message):
+        TopDownLatch(Lenient(SIZES))(change(inputs), lengths)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "lengths", "error", "message"),
+    [
+        ([1], None, TypeError, r"encode\(\) must return a mapping from modality to encoding, got list"),
+        ({"text": 1}, None, TypeError, r"encode\(\) gave 'text' as int"),
+        ({"text": torch.zeros(3, 2, 2, 2)}, None, ValueError, r"'text' of shape \(3, 2, 2, 2\) for a batch of 3"),
+        ({"text": torch.zeros(2, 6, 5)}, None, ValueError, r"'text' of shape \(2, 6, 5\) for a batch of 3"),
+        ({"text": torch.zeros(3, 4, 5)}, LENGTHS, ValueError, "gave 'text' 4 steps for an input of 6: its lengths no longer fit"),
+        ({"text": torch.zeros(3, 6, 9)}, None, ValueError, "gave 'text' of size 9, but the feedback was built for 5"),
+    ],
+)
+def test_wrong_encodings_are_named(encodings, lengths, error, message, inputs):
+    latch = TopDownLatch(Toy(SIZES))
+    latch.backbone.encode = lambda inputs, lengths=None: encodings
+    with pytest.raises(error, match=message):
+        latch(inputs, lengths)
+
+
+def test_encodings_that_are_none_count_as_missing(inputs):
+    latch = TopDownLatch(Toy(SIZES))
+    latch.backbone.encode = lambda inputs, lengths=None: {"text": torch.zeros(3, 6, 5), "audio": None}
+    assert list(latch.masks(inputs)) == ["audio"]
+
+
+def test_logits_that_do_not_fit_are_named(inputs):
+    latch = TopDownLatch(Toy(SIZES), lambda source_size, target_size: nn.Linear(source_size, 9))
+    with pytest.raises(ValueError, match=r"from 'audio' gave logits of shape \(3, 6, 9\) for 'text', whose inputs have shape \(3, 6, 7\)"):
+        latch(inputs)
