@@ -46,12 +46,12 @@ def test_symmetric_attention_of_the_public_code(golden):
 
 def test_equation_one_against_numpy():
     attention = SymmetricAttention(4).double()
-    k, l = torch.randn(2, 1, 3, 4, dtype=torch.float64)
+    r_k, r_l = torch.randn(2, 1, 3, 4, dtype=torch.float64)
     query, _, _ = (w.detach().numpy() for w in attention.first.weight.chunk(3))
     _, key, value = (w.detach().numpy() for w in attention.second.weight.chunk(3))
-    k0, l0 = k[0].numpy(), l[0].numpy()
-    expected = softmax((k0 @ query.T) @ (l0 @ key.T).T / np.sqrt(4)) @ (l0 @ value.T) + k0
-    np.testing.assert_allclose(attention.directions(k, l)[0][0].detach().numpy(), expected, atol=1e-12)
+    k, other = r_k[0].numpy(), r_l[0].numpy()
+    expected = softmax((k @ query.T) @ (other @ key.T).T / np.sqrt(4)) @ (other @ value.T) + k
+    np.testing.assert_allclose(attention.directions(r_k, r_l)[0][0].detach().numpy(), expected, atol=1e-12)
 
 
 def test_padded_keys_are_not_seen():

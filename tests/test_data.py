@@ -18,7 +18,9 @@ def ragged(lengths, size, seed=0):
 @given(lengths_of_samples, st.randoms())
 def test_batches_hold_the_samples_padded_with_zeros(lengths, random):
     audio, text = ragged(lengths, 2), ragged(lengths[::-1], 3)
-    data = SequenceDataset.from_arrays({"audio": audio, "text": text, "vector": np.ones((len(lengths), 4))}, [0.5] * len(lengths))
+    data = SequenceDataset.from_arrays(
+        {"audio": audio, "text": text, "vector": np.ones((len(lengths), 4))}, [0.5] * len(lengths)
+    )
     indices = random.sample(range(len(lengths)), len(lengths))
     batch = data.batch(indices)
     assert data.aligned == (lengths == lengths[::-1])

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import Constant, NoLengths, Toy, Zero, batch, sigmoid
 from torch import nn
+from toys import Constant, NoLengths, Toy, Zero, batch, sigmoid
 
 from topdown import LatchTrace, LSTMFeedback, PairwiseFeedback, SharedFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone
@@ -70,7 +70,9 @@ def test_equation_four_against_a_numpy_loop():
         f = {}
         for source in (j, i):
             network = latch.feedback[k][source]
-            f[source] = sigmoid(encodings[source].detach().numpy() @ network.weight.detach().numpy().T + network.bias.detach().numpy())
+            f[source] = sigmoid(
+                encodings[source].detach().numpy() @ network.weight.detach().numpy().T + network.bias.detach().numpy()
+            )
         masked[k] = np.empty_like(inputs[k].numpy())
         for b, t, d in np.ndindex(*inputs[k].shape):
             mask = (f[j][b, t, d] + f[i][b, t, d]) / 2
@@ -248,7 +250,9 @@ def test_one_modality_alone_feeds_back_to_itself():
     assert latch.masks(batch({"ecg": 4}, dtype=torch.float32))["ecg"].shape == (3, 6, 4)
 
 
-@given(st.lists(st.text(max_size=6), min_size=1, max_size=4, unique=True), st.integers(1, 4), st.sampled_from(["lstm", "shared"]))
+@given(
+    st.lists(st.text(max_size=6), min_size=1, max_size=4, unique=True), st.integers(1, 4), st.sampled_from(["lstm", "shared"])
+)
 def test_any_names_and_sizes(names, size, kind):
     sizes = {name: size + i for i, name in enumerate(names)}
     latch = TopDownLatch(Toy(sizes), kind)

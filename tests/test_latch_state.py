@@ -7,8 +7,8 @@ import threading
 
 import pytest
 import torch
-from toys import NoLengths, Toy, batch
 from torch import nn
+from toys import NoLengths, Toy, batch
 
 from topdown import Backbone, TopDownLatch
 from topdown.adapters import LSTMBackbone
@@ -65,7 +65,7 @@ def test_an_optimizer_cannot_miss_the_feedback(kind, optimizer, inputs):
     latch = TopDownLatch(NoLengths(SIZES), kind)
     inside = nn.ModuleDict({"model": nn.Sequential(latch)})
     for module in (latch, inside, copy.deepcopy(inside), pickle.loads(pickle.dumps(inside))):
-        with pytest.raises(RuntimeError, match="no parameters yet.*call the latch once, or pass example_inputs="):
+        with pytest.raises(RuntimeError, match=r"no parameters yet.*call the latch once, or pass example_inputs="):
             optimizer(module.parameters(), lr=0.1)
     latch(inputs)["score"].sum().backward()
     held = {p for group in optimizer(inside.parameters(), lr=0.1).param_groups for p in group["params"]}
@@ -241,7 +241,7 @@ def test_a_backbone_must_be_a_module():
         def encode(self, inputs): ...
         def fuse(self, encodings): ...
 
-    with pytest.raises(TypeError, match="must be a torch.nn.Module, got Plain"):
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got Plain"):
         TopDownLatch(Plain())
 
 
@@ -251,10 +251,25 @@ def test_a_backbone_must_be_a_module():
         (lambda x: [1], None, TypeError, "inputs must be a mapping from modality to tensor, got list"),
         (lambda x: {"text": None}, None, ValueError, r"all of \['text'\] are missing"),
         (lambda x: {**x, "audio": [1.0]}, None, TypeError, "'audio' is a list: inputs must be tensors"),
-        (lambda x: {**x, "audio": x["audio"][:2]}, None, ValueError, r"'audio' has shape \(2, 6, 4\) but 'text' has shape \(3,"),
+        (
+            lambda x: {**x, "audio": x["audio"][:2]},
+            None,
+            ValueError,
+            r"'audio' has shape \(2, 6, 4\) but 'text' has shape \(3,",
+        ),
         (lambda x: x, torch.tensor([7, 1, 1]), ValueError, r"lengths\[0\] of 'text' is 7, but it has 6 steps"),
-        (lambda x: x, {"vision": LENGTHS}, ValueError, r"lengths name \['vision'\], but the modalities are \['audio', 'text'\]"),
-        (lambda x: {**x, "audio": x["audio"].long()}, None, TypeError, "'audio' has shape .* and torch.int64: a mask multiplies"),
+        (
+            lambda x: x,
+            {"vision": LENGTHS},
+            ValueError,
+            r"lengths name \['vision'\], but the modalities are \['audio', 'text'\]",
+        ),
+        (
+            lambda x: {**x, "audio": x["audio"].long()},
+            None,
+            TypeError,
+            "'audio' has shape .* and torch.int64: a mask multiplies",
+        ),
     ],
 )
 def test_wrong_inputs_are_named(change, lengths, error, message, inputs):
@@ -273,7 +288,12 @@ def test_wrong_inputs_are_named(change, lengths, error, message, inputs):
         ({"text": 1}, None, TypeError, r"encode\(\) gave 'text' as int"),
         ({"text": torch.zeros(3, 2, 2, 2)}, None, ValueError, r"'text' of shape \(3, 2, 2, 2\) for a batch of 3"),
         ({"text": torch.zeros(2, 6, 5)}, None, ValueError, r"'text' of shape \(2, 6, 5\) for a batch of 3"),
-        ({"text": torch.zeros(3, 4, 5)}, LENGTHS, ValueError, "gave 'text' 4 steps for an input of 6: its lengths no longer fit"),
+        (
+            {"text": torch.zeros(3, 4, 5)},
+            LENGTHS,
+            ValueError,
+            "gave 'text' 4 steps for an input of 6: its lengths no longer fit",
+        ),
         ({"text": torch.zeros(3, 6, 9)}, None, ValueError, "gave 'text' of size 9, but the feedback was built for 5"),
     ],
 )
@@ -292,5 +312,7 @@ def test_encodings_that_are_none_count_as_missing(inputs):
 
 def test_logits_that_do_not_fit_are_named(inputs):
     latch = TopDownLatch(Toy(SIZES), lambda source_size, target_size: nn.Linear(source_size, 9))
-    with pytest.raises(ValueError, match=r"from 'audio' gave logits of shape \(3, 6, 9\) for 'text', whose inputs have shape \(3, 6, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"from 'audio' gave logits of shape \(3, 6, 9\) for 'text', whose inputs have shape \(3, 6, 7\)"
+    ):
         latch(inputs)

@@ -112,7 +112,7 @@ class TestPublicCode:
         with pytest.raises(ValueError, match=r"keys of another configuration of mmlatch: \['encoder.gate'\]"):
             mmlatch_from_reference({**state, "encoder.gate": torch.zeros(1)})
         del state["encoder.fuser.att_fuser.tav.k.weight"]
-        with pytest.raises(ValueError, match="'encoder.fuser.att_fuser.tav.k.weight' is missing"):
+        with pytest.raises(ValueError, match=r"'encoder.fuser.att_fuser.tav.k.weight' is missing"):
             mmlatch_from_reference(state)
 
 
@@ -143,9 +143,9 @@ def test_equations_of_the_paper_by_hand():
         scores = (queries @ w_q.T) @ (source @ w_k.T).transpose(1, 2) / 2  # sqrt(d) = 2
         return scores.softmax(-1) @ (source @ w_v.T) + queries
 
-    def symmetric(k, l):
-        pair = backbone.pairs[k][l]
-        return attend(r[k], r[l], pair.first, pair.second) + attend(r[l], r[k], pair.second, pair.first)
+    def symmetric(k, j):
+        pair = backbone.pairs[k][j]
+        return attend(r[k], r[j], pair.first, pair.second) + attend(r[j], r[k], pair.second, pair.first)
 
     m_ta, m_tv, m_av = symmetric("t", "a"), symmetric("t", "v"), symmetric("a", "v")
     a_avt = attend(m_av, r["t"], backbone.trimodal.projections, backbone.trimodal.projections)
@@ -207,11 +207,19 @@ def test_garbage_in_the_padding_of_encodings_does_not_reach_the_prediction():
 @pytest.mark.parametrize(
     ("change", "lengths", "message"),
     [
-        ({"smell": torch.zeros(3, 6, 2)}, None, r"inputs \['smell'\] are not among the modalities \['text', 'audio', 'visual'\]"),
+        (
+            {"smell": torch.zeros(3, 6, 2)},
+            None,
+            r"inputs \['smell'\] are not among the modalities \['text', 'audio', 'visual'\]",
+        ),
         ({"text": torch.zeros(3, 300)}, None, r"'text' has shape \(3, 300\), but LSTMBackbone takes \(B, T, 300\)"),
         ({"text": torch.zeros(3, 6, 30)}, None, r"'text' has shape \(3, 6, 30\), but LSTMBackbone takes \(B, T, 300\)"),
         (dict.fromkeys(MOSEI), None, "all of .* are missing"),
-        ({"audio": torch.zeros(3, 7, 74)}, None, "'audio' has 7 steps but 'text' has 6: LSTMBackbone puts modalities side by side"),
+        (
+            {"audio": torch.zeros(3, 7, 74)},
+            None,
+            "'audio' has 7 steps but 'text' has 6: LSTMBackbone puts modalities side by side",
+        ),
         ({}, {"text": torch.tensor([6, 2, 4])}, "'audio' has other lengths than 'text'"),
         ({}, {k: torch.tensor([6, 2, 4 + (k == "visual")]) for k in MOSEI}, "'visual' has other lengths than 'text'"),
         ({}, torch.tensor([6, 2, 9]), r"lengths\[2\] of 'text' is 9"),

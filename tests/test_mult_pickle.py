@@ -118,7 +118,10 @@ def set_split(key, value):
         (set_split("labels", lambda a: a.astype(str)), "valid: 'labels' has shape .* of <U"),
         (set_split("audio", lambda a: a[..., 0]), r"valid: 'audio' has shape \(6, 8\) of float64"),
         (set_split("audio", lambda a: a * np.nan), r"valid: 'audio': feature 0 is never finite \(4 such features\)"),
-        (lambda c: [c["valid"][k].__setitem__(2, 0) for k in KEYS.values()] and None, "valid: sample 2 has no steps, only zeros"),
+        (
+            lambda c: [c["valid"][k].__setitem__(2, 0) for k in KEYS.values()] and None,
+            "valid: sample 2 has no steps, only zeros",
+        ),
     ],
 )
 def test_wrong_files_are_named(tmp_path, change, message):
@@ -154,7 +157,9 @@ def test_pickles_that_would_run_code_are_refused_by_name(tmp_path, name):
         raw = pickle.dumps({"train": payload}, protocol=protocol)
         path = tmp_path / "hostile.pkl"
         path.write_bytes(raw.replace(b"{mark}", str(mark).encode()) if protocol == 0 else raw)
-        with pytest.raises(DataError, match=r"hostile.pkl: refused, since it would call (posix.system|\w*builtin\w*\.(eval|getattr))"):
+        with pytest.raises(
+            DataError, match=r"hostile.pkl: refused, since it would call (posix.system|\w*builtin\w*\.(eval|getattr))"
+        ):
             load_splits(path)
         assert not mark.exists()
 
@@ -166,7 +171,10 @@ def test_pickles_that_would_run_code_are_refused_by_name(tmp_path, name):
         (b"hello", "not a pickle, or cut short"),
         (pickle.dumps(np.ones(9))[:-20], "not a pickle, or cut short"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000\ntS'b'\ntR.", "refused.*shape .1000000000"),
-        (b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRS'12345678'\ntR.", "refused.*numpy's scalar for object"),
+        (
+            b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRS'12345678'\ntR.",
+            "refused.*numpy's scalar for object",
+        ),
         (b"c_codecs\nencode\n(VAAAA\nVzlib\ntR.", "refused.*codecs.encode with 'zlib'"),
         (b"Phello\n.", "refused.*persistent_load"),
     ],

@@ -26,5 +26,5 @@ def test_plain_names_are_keys_of_the_state_dict():
 def test_errors():
     with pytest.raises(KeyError, match="no module for 'audio': there are 'text'"):
         ModalityDict({"text": nn.Identity()})["audio"]
-    with pytest.raises(TypeError, match="'text' must be a torch.nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"'text' must be a torch.nn.Module, got int"):
         ModalityDict({"text": 3})

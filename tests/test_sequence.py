@@ -3,9 +3,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import numpy_lstm
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from toys import numpy_lstm
 
 from topdown import SequenceLSTM
 from topdown.sequence import check_lengths, last_valid, reverse_valid, valid_steps, zero_padding

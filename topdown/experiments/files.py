@@ -37,6 +37,18 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
 
 
+def check_writable(path: Path) -> None:
+    """Checks, without making anything, that a directory is there or can be made, and can be written to.
+
+    Raises:
+        DataError: if not.
+    """
+    existing = next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "is not a directory" if not existing.is_dir() else "may not be written to"
+        raise DataError(f"{path}: {existing} {what}; choose another --out")
+
+
 def make_directory(path: Path) -> None:
     """Makes a directory that can be written to, unless it is there.
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,20 +18,16 @@ from torch import Tensor, nn
 import topdown
 from topdown.experiments.data import DataError, SequenceDataset
 from topdown.experiments.figures import draw_masks, relevance_auc, sentiment_profile, write_mask_table
-from topdown.experiments.files import make_directory, require, write_json, write_text
+from topdown.experiments.files import check_writable, make_directory, require, write_json, write_text
 from topdown.experiments.metrics import sentiment_metrics
 from topdown.experiments.mult_pickle import load_splits
+from topdown.experiments.options import FREE_OPTIONS, KINDS, ORACLE, sentiment_parser
 from topdown.experiments.reporting import data_table, show_epochs
 from topdown.experiments.synthetic import NOTE, synthetic_splits
-from topdown.experiments.tables import all_metrics_table, gap_closed, results_table, summarize
+from topdown.experiments.tables import full_report, gap_closed, summarize
 from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
 from topdown.feedback import FEEDBACK_KINDS
 from topdown.latch import TopDownLatch
-
-KINDS = ("none", *FEEDBACK_KINDS)
-ORACLE = "oracle"
-# Options that may differ between a run and its continuation.
-FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume")
 
 Build = Callable[[Mapping[str, int]], nn.Module]
 
@@ -49,8 +45,10 @@ def run_sentiment(argv: Sequence[str] | None, *, name: str, baseline: str, build
         SystemExit: with status 2 after one line on standard error, if an option or the data cannot be used; with 130 if
             interrupted.
     """
-    parser = _parser(name)
+    parser = sentiment_parser(name)
     options = parser.parse_args(argv)
+    if options.resume and options.out is None:
+        parser.error("--resume needs --out: the directory of the run to go on with")
     try:
         _Experiment(options, name=name, baseline=baseline, build=build).run()
     except (DataError, ImportError) as error:
@@ -61,40 +59,6 @@ def run_sentiment(argv: Sequence[str] | None, *, name: str, baseline: str, build
         raise SystemExit(130) from None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
-def _parser(name: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=f"{name}.py",
-        description="Trains a baseline with each kind of top-down feedback and compares them as the paper's Table 1 does. "
-        "Without --data it runs on synthetic data.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--data", type=Path, metavar="FILE", help="a MulT pickle, such as mosei_senti_data.pkl or mosi_data.pkl")
-    add("--feedback", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}")
-    add("--seeds", type=_positive, default=5, metavar="N", help="runs of each kind, with seeds 0 to N-1")
-    add("--epochs", type=_positive, default=100, metavar="N", help="at most; training stops early")
-    add("--batch-size", type=_positive, default=32, metavar="N", help="samples of a batch")
-    add("--learning-rate", type=float, default=5e-4, metavar="X", help="of Adam, at the start")
-    add("--patience", type=_positive, default=10, metavar="N", help="epochs without a fall before training stops")
-    add("--samples", type=_positive, default=1000, metavar="N", help="training samples of the synthetic data")
-    add("--out", type=Path, metavar="DIR", help="where to write results; nothing is written without it")
-    add("--device", default="cpu", help="such as cpu or cuda")
-    add("--resume", action="store_true", help="go on with what --out holds")
-    return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
 class _Experiment:
     """One command, from its options to its files."""
 
@@ -103,7 +67,7 @@ class _Experiment:
         self.name = name
         self.build = build
         self.synthetic = options.data is None
-        self.kinds = list(dict.fromkeys(options.feedback)) + ([ORACLE] if self.synthetic else [])
+        self.wanted = [*dict.fromkeys(options.feedback), *([ORACLE] if self.synthetic else [])]
         self.names = {kind: f"{baseline} + MMLatch ({kind})" for kind in FEEDBACK_KINDS}
         self.names |= {"none": baseline, ORACLE: f"{baseline}, irrelevant features removed (oracle)"}
         self.runs: list[dict[str, Any]] = []
@@ -115,20 +79,22 @@ class _Experiment:
         self._check_device()
         if out is not None:
             require("matplotlib.figure")  # before hours of training, not after
+            check_writable(out)
             self._read_earlier_runs(out)
         self._load()
         if out is not None:
             make_directory(out)
             make_directory(out / "checkpoints")
+            self._write_results(complete=False)
         print(data_table(self.splits), flush=True)
         for seed in range(self.options.seeds):
-            for kind in self.kinds:
+            for kind in self.wanted:
                 if not any(run["kind"] == kind and run["seed"] == seed for run in self.runs):
                     self._train(kind, seed)
-                    self._write_results(complete=False)
-        self.runs.sort(key=lambda run: (self.kinds.index(run["kind"]), run["seed"]))
+        self.runs.sort(key=lambda run: ((*KINDS, ORACLE).index(run["kind"]), run["seed"]))
         self._write_results(complete=True)
-        table = self._table()
+        counts = ", ".join(f"N {split} = {len(data)}" for split, data in self.splits.items())
+        table = full_report(self.runs, self.names, source=f"{self._note()} {counts}.")
         print(f"\n{table}", flush=True)
         if out is not None:
             write_text(out / "table.md", table + "\n")
@@ -167,7 +133,7 @@ class _Experiment:
                     f"{path}: was made with {option} {configuration.get(option)}, not {value}; "
                     "repeat the options of the earlier run, or choose another --out"
                 )
-        self.runs = [run for run in runs if run["kind"] in self.kinds and run["seed"] < self.options.seeds]
+        self.runs = list(runs)
 
     def _configuration(self) -> dict[str, Any]:
         configuration = {k: v for k, v in vars(self.options).items() if k not in FREE_OPTIONS}
@@ -175,6 +141,9 @@ class _Experiment:
             configuration["data"] = str(self.options.data.resolve())
             configuration["samples"] = None
         return {"experiment": self.name, **configuration}
+
+    def _note(self) -> str:
+        return NOTE if self.synthetic else f"Measured on {self._source()}."
 
     def _source(self) -> str:
         return "SYNTHETIC DATA" if self.synthetic else str(self.options.data.name)
@@ -234,7 +203,7 @@ class _Experiment:
         if self.relevance and isinstance(model, TopDownLatch):
             run["relevance_auc"] = relevance_auc(model, splits["test"], self.relevance["test"], device=options.device)
         finished = self._checkpoint(kind, seed)
-        if finished is not None and unfinished is not None:
+        if finished is not None:
             state = {
                 "model": model.cpu().state_dict(),
                 "kind": kind,
@@ -244,18 +213,17 @@ class _Experiment:
                 "data": self._source(),
             }
             save_checkpoint(state, finished)
-            self.runs.append(run)
-            self._write_results(complete=False)
+        self.runs.append(run)
+        self._write_results(complete=False)
+        if unfinished is not None:
             unfinished.unlink(missing_ok=True)
-        else:
-            self.runs.append(run)
 
     def _write_results(self, *, complete: bool) -> None:
         if self.options.out is None:
             return
         summary = summarize(self.runs)
         content = {
-            "note": NOTE if self.synthetic else f"Measured on {self._source()}.",
+            "note": self._note(),
             "complete": complete,
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -267,32 +235,6 @@ class _Experiment:
             "share_of_oracle_gap_closed": gap_closed(summary),
         }
         write_json(self.options.out / "results.json", content)
-
-    def _table(self) -> str:
-        summary = summarize(self.runs)
-        counts = ", ".join(f"N {split} = {len(data)}" for split, data in self.splits.items())
-        source = NOTE if self.synthetic else f"Measured on {self._source()}."
-        lines = [
-            f"{source} {counts}.",
-            "Mean ± sample standard deviation over seeds. Published rows are the paper's, on CMU-MOSEI, not measured here.",
-            "",
-            results_table(self.runs, summary, self.names),
-            "",
-            "All metrics (definitions: topdown.experiments.sentiment_metrics):",
-            "",
-            all_metrics_table(summary, self.names),
-        ]
-        closed = gap_closed(summary)
-        if closed:
-            gain = summary["none"]["mean"]["mae"] - summary[ORACLE]["mean"]["mae"]
-            lines += ["", f"An oracle that knows the planted relevance lowers the MAE of no feedback by {gain:.3f}."]
-            lines += [f"Feedback {kind!r} closes {share:.0%} of that gap." for kind, share in closed.items()]
-        for kind in summary:
-            aucs = [run["relevance_auc"] for run in self.runs if run["kind"] == kind and "relevance_auc" in run]
-            if aucs:
-                means = ", ".join(f"{name} {sum(auc[name] for auc in aucs) / len(aucs):.2f}" for name in aucs[0])
-                lines.append(f"Masks of {kind!r} rank relevant features above others with probability: {means} (chance 0.5).")
-        return "\n".join(lines)
 
     def _write_masks(self, out: Path) -> None:
         profiles = {}

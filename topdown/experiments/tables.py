@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 Run = Mapping[str, Any]
 
@@ -43,8 +44,8 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
         values = {name: [_number(run["metrics"][name]) for run in own] for name in own[0]["metrics"]}
         summary[kind] = {
             "seeds": [run["seed"] for run in own],
-            "mean": {name: statistics.fmean(v) for name, v in values.items()},
-            "std": {name: statistics.stdev(v) if len(v) > 1 else float("nan") for name, v in values.items()},
+            "mean": {name: float(np.mean(v)) for name, v in values.items()},
+            "std": {name: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for name, v in values.items()},
             "best_seed": min(own, key=lambda run: run["validation_loss"])["seed"],
         }
     return summary
@@ -81,6 +82,38 @@ def all_metrics_table(summary: Mapping[str, Any], names: Mapping[str, str]) -> s
     for name in metrics:
         rows.append((name, *(_cell(name, entry["mean"][name], entry["std"][name]) for entry in summary.values())))
     return markdown(rows)
+
+
+def full_report(runs: Sequence[Run], names: Mapping[str, str], *, source: str) -> str:
+    """Makes the whole text of table.md: where the figures come from, both tables, and what feedback made of planted structure.
+
+    Args:
+        runs: As for :func:`summarize`; runs on synthetic data may have `relevance_auc`.
+        names: What to call each kind.
+        source: What was measured on what.
+    """
+    summary = summarize(runs)
+    lines = [
+        source,
+        "Mean ± sample standard deviation over seeds. Published rows are the paper's, on CMU-MOSEI, not measured here.",
+        "",
+        results_table(runs, summary, names),
+        "",
+        "All metrics (definitions: topdown.experiments.sentiment_metrics):",
+        "",
+        all_metrics_table(summary, names),
+    ]
+    closed = gap_closed(summary)
+    if closed:
+        gain = summary["none"]["mean"]["mae"] - summary["oracle"]["mean"]["mae"]
+        lines += ["", f"An oracle that knows the planted relevance lowers the MAE of no feedback by {gain:.3f}."]
+        lines += [f"Feedback {kind!r} closes {share:.0%} of that gap." for kind, share in closed.items()]
+    for kind in summary:
+        aucs = [run["relevance_auc"] for run in runs if run["kind"] == kind and "relevance_auc" in run]
+        if aucs:
+            means = ", ".join(f"{name} {np.mean([auc[name] for auc in aucs]):.2f}" for name in aucs[0])
+            lines.append(f"Masks of {kind!r} rank relevant features above others with probability: {means} (chance 0.5).")
+    return "\n".join(lines)
 
 
 def gap_closed(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,267 @@
+"""The example as a user runs it: outputs, interruption and resumption, and wrong input."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mult_files import make_file
+
+from topdown import TopDownLatch
+from topdown.adapters import LSTMBackbone
+from topdown.experiments import sentiment
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+main = load("mosei_lstm").main
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setitem(main.__globals__, "LSTMBackbone", lambda sizes: LSTMBackbone(sizes, hidden_size=4))
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def numbers(content):
+    """What must not depend on when and how fast a run was."""
+    for run in content["runs"]:
+        for record in [run, *run["history"]]:
+            record.pop("seconds")
+    return {key: value for key, value in content.items() if key not in ("date", "command")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "deep" / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(main.__globals__, "LSTMBackbone", lambda sizes: LSTMBackbone(sizes, hidden_size=4))
+        main([*TINY, "--feedback", "none", "lstm", "--out", str(out)])
+    return out
+
+
+def test_everything_is_written(finished):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoints",
+        "masks.csv",
+        "masks.png",
+        "results.json",
+        "table.md",
+    ]
+    names = {f"{kind}-seed{seed}.pt" for kind in ("none", "lstm", "oracle") for seed in (0, 1)}
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == names
+
+
+def test_results_hold_every_run(finished):
+    content = results(finished)
+    assert content["complete"] is True
+    assert content["configuration"]["epochs"] == 2
+    assert content["versions"]["torch"] == torch.__version__
+    assert content["data"]["train"]["samples"] == 40
+    assert [(run["kind"], run["seed"]) for run in content["runs"]] == [
+        (kind, seed) for kind in ("none", "lstm", "oracle") for seed in (0, 1)
+    ]
+    for run in content["runs"]:
+        assert run["metrics"]["n"] == 16
+        assert run["epochs"] == len(run["history"]) == 2
+        assert run["seconds"] == pytest.approx(sum(record["seconds"] for record in run["history"]))
+        assert run["validation_loss"] == pytest.approx(run["validation"]["mae"], abs=1e-6)
+        assert ("relevance_auc" in run) == (run["kind"] == "lstm")
+    mae = [run["metrics"]["mae"] for run in content["runs"] if run["kind"] == "lstm"]
+    assert content["summary"]["lstm"]["mean"]["mae"] == pytest.approx(sum(mae) / 2)
+    assert set(content["share_of_oracle_gap_closed"]) == {"lstm"}
+
+
+def test_every_output_says_that_the_data_is_synthetic(finished, capsys):
+    assert "SYNTHETIC DATA" in results(finished)["note"]
+    assert (finished / "table.md").read_text().startswith("SYNTHETIC DATA")
+    rows = list(csv.DictReader((finished / "masks.csv").read_text().splitlines()))
+    assert {row["data"] for row in rows} == {"SYNTHETIC DATA"}
+    assert torch.load(finished / "checkpoints" / "lstm-seed0.pt", weights_only=True)["data"] == "SYNTHETIC DATA"
+    main([*TINY, "--feedback", "none", "--seeds", "1"])
+    assert capsys.readouterr().out.count("SYNTHETIC DATA") == 2
+
+
+def test_masks_of_every_feature_and_class(finished):
+    rows = list(csv.DictReader((finished / "masks.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 7 * (300 + 74 + 35)
+    assert {row["feedback"] for row in rows} == {"lstm"}
+    assert all(0.2689 < float(row["mean_mask"]) < 0.7311 for row in rows if row["mean_mask"])
+    assert {int(row["samples"]) for row in rows if row["seed"] == "0" and row["class"] == "0"} != {0}
+
+
+def test_checkpoints_load_and_give_the_reported_masks(finished):
+    state = torch.load(finished / "checkpoints" / "lstm-seed1.pt", weights_only=True)
+    latch = TopDownLatch(LSTMBackbone(state["input_sizes"], hidden_size=4), "lstm")
+    latch.load_state_dict(state["model"])
+    assert state["kind"] == "lstm"
+    assert state["epoch"] in (1, 2)
+
+
+def test_kinds_start_alike_and_see_the_same_batches(finished, monkeypatch):
+    initial, seen = [], []
+    original = sentiment.fit
+
+    def spy(model, train, valid, **options):
+        backbone = model.backbone if isinstance(model, TopDownLatch) else model
+        initial.append({name: value.clone() for name, value in backbone.state_dict().items()})
+        batches = []
+        taken = train.batch
+        train.batch = lambda indices: batches.append(indices.tolist()) or taken(indices)
+        try:
+            result = original(model, train, valid, **options)
+        finally:
+            del train.batch
+        seen.append(batches)
+        return result
+
+    monkeypatch.setattr(sentiment, "fit", spy)
+    main([*TINY, "--seeds", "1"])
+    assert len(initial) == 5  # none, linear, lstm, shared, oracle
+    for state, batches in zip(initial, seen, strict=True):
+        assert all(torch.equal(value, initial[0][name]) for name, value in state.items())
+        assert batches == seen[0]
+
+
+def test_an_interrupted_run_resumes_to_the_same_numbers(finished, tmp_path, monkeypatch, capsys):
+    original, epochs = sentiment.fit, []
+
+    def interrupted(*arguments, on_epoch, **options):
+        def show(record):
+            epochs.append(record)
+            on_epoch(record)
+            if len(epochs) == 3:  # within the second run
+                raise KeyboardInterrupt
+
+        return original(*arguments, on_epoch=show, **options)
+
+    arguments = [*TINY, "--feedback", "none", "lstm", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(sentiment, "fit", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+    assert stopped.value.code == 130
+    assert f"interrupted; go on with --resume --out {tmp_path}" in capsys.readouterr().err
+    assert results(tmp_path)["complete"] is False
+    assert (tmp_path / "checkpoints" / "lstm-seed0.unfinished.pt").exists()
+    main([*arguments, "--resume"])
+    said = capsys.readouterr().out
+    assert "lstm seed 0  epoch 2/2" in said
+    assert "lstm seed 0  epoch 1/2" not in said
+    assert "none seed 0  epoch" not in said
+    assert numbers(results(tmp_path)) == numbers(results(finished))
+    for name in ("masks.csv", "table.md"):
+        assert (tmp_path / name).read_text() == (finished / name).read_text()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted(
+        path.name for path in (finished / "checkpoints").iterdir()
+    )
+
+
+def test_kinds_and_seeds_may_be_added_and_none_is_lost(tmp_path, capsys):
+    def run(*arguments):
+        main(["--samples", "40", "--epochs", "2", *arguments, "--out", str(tmp_path), "--resume"])
+        return numbers(results(tmp_path))
+
+    run("--feedback", "none", "--seeds", "1")
+    everything = run("--feedback", "linear", "none", "--seeds", "2")
+    assert [(r["kind"], r["seed"]) for r in everything["runs"]] == [
+        (k, s) for k in ("none", "linear", "oracle") for s in (0, 1)
+    ]
+    capsys.readouterr()
+    assert run("--feedback", "linear", "--seeds", "1") == everything
+    assert "epoch" not in capsys.readouterr().out
+
+
+def failure(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--feedback", "gru"], "argument --feedback: invalid choice: 'gru' (choose from"),
+        (["--seeds", "0"], "argument --seeds: '0' is not a whole number of at least 1"),
+        (["--epochs", "-1"], "argument --epochs"),
+        (["--device", "cuda:99"], "--device cuda:99: not available here"),
+        (["--device", "toaster"], "--device toaster: not available here"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--resume"], "--resume needs --out"),
+    ],
+)
+def test_wrong_options_are_one_line(capsys, arguments, message):
+    assert message in failure(capsys, arguments)
+
+
+WRONG_DATA = {
+    "labels out of range": (lambda c: c["train"].update(labels=c["train"]["labels"] + 9), "outside [-3, 3]"),
+    "missing key": (lambda c: c["train"].pop("vision") is None or None, "has no array 'vision'"),
+    "other N": (lambda c: c["test"].update(text=c["test"]["text"][:3]), "'text' has 3 samples but 'labels' has 7"),
+    "zero length": (lambda c: [c["test"][k].__setitem__(0, 0) for k in ("text", "audio", "vision")] and None, "has no steps"),
+    "all nan": (lambda c: c["test"]["audio"].__setitem__(slice(None), float("nan")), "is never finite"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_DATA)
+def test_wrong_data_is_one_line_and_writes_nothing(capsys, tmp_path, name):
+    change, message = WRONG_DATA[name]
+    make_file(tmp_path / "data.pkl", change)
+    error = failure(capsys, ["--data", tmp_path / "data.pkl", "--out", tmp_path / "out"])
+    assert message in error
+    assert str(tmp_path / "data.pkl") in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_no_data_are_one_line(capsys, tmp_path):
+    assert "there is no such file" in failure(capsys, ["--data", tmp_path / "none.pkl"])
+    (tmp_path / "text.pkl").write_text("hello")
+    assert "not a pickle" in failure(capsys, ["--data", tmp_path / "text.pkl"])
+    (tmp_path / "code.pkl").write_bytes(b"cos\nsystem\n(S'touch x'\ntR.")
+    assert "refused, since it would call os.system" in failure(capsys, ["--data", tmp_path / "code.pkl"])
+
+
+def test_an_out_that_cannot_be_written_is_one_line_before_training(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    error = failure(capsys, [*TINY, "--out", tmp_path / "file" / "out"])
+    assert "is not a directory" in error
+    assert "choose another --out" in error
+
+
+def test_earlier_results_are_not_overwritten(capsys, finished, tmp_path):
+    assert "go on with --resume, or choose another --out" in failure(capsys, [*TINY, "--out", finished])
+    assert "was made with epochs 2, not 7" in failure(capsys, [*TINY, "--epochs", "7", "--out", finished, "--resume"])
+    (tmp_path / "results.json").write_text("[]")
+    assert "not the results of this experiment" in failure(capsys, [*TINY, "--out", tmp_path, "--resume"])
+
+
+def test_a_file_of_data_as_a_program(tmp_path):
+    make_file(tmp_path / "data.pkl")
+    command = [sys.executable, EXAMPLES / "mosei_lstm.py", "--data", tmp_path / "data.pkl"]
+    options = ["--feedback", "none", "linear", "--seeds", "1", "--epochs", "1", "--out", tmp_path / "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+    assert "| train | 12 |" in run.stdout
+    assert "SYNTHETIC" not in run.stdout
+    assert results(tmp_path / "out")["note"] == "Measured on data.pkl."
+    wrong = subprocess.run([*command[:-1], tmp_path / "no.pkl"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)

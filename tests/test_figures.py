@@ -1,0 +1,85 @@
+import csv
+
+import pytest
+import torch
+from torch import nn
+from toys import Toy
+
+from topdown import MaskProfile, TopDownLatch
+from topdown.experiments import SequenceDataset
+from topdown.experiments.figures import draw_masks, relevance_auc, sentiment_profile, write_mask_table
+
+
+class First(nn.Module):
+    """The mask of each step is sigmoid of the first value of the source's encoding plus the number of the feature."""
+
+    def __init__(self, source_size, target_size):
+        super().__init__()
+        self.features = target_size
+
+    def forward(self, encoding):
+        return encoding[..., :1] * 0 + torch.arange(self.features, dtype=encoding.dtype)
+
+
+@pytest.fixture
+def latch():
+    return TopDownLatch(Toy({"a": 3, "b": 2}), First)
+
+
+@pytest.fixture
+def data():
+    arrays = {name: [torch.randn(n, size).numpy() for n in (3, 1, 2, 5)] for name, size in (("a", 3), ("b", 2))}
+    return SequenceDataset.from_arrays(arrays, [-2.6, 0.2, 0.5, 7.0])
+
+
+def test_profile_of_rounded_labels(latch, data):
+    profile = sentiment_profile(latch, data, batch_size=2)["a"]
+    assert profile.samples.tolist() == [1, 0, 0, 2, 0, 0, 1]  # -2.6 -> -3; 0.2 and 0.5 -> 0; 7 is clipped
+    expected = torch.sigmoid(torch.arange(3.0)).double()
+    torch.testing.assert_close(profile.mean[3], expected, rtol=0, atol=1e-6)
+    assert profile.mean[1].isnan().all()
+
+
+def test_auc_by_hand(latch, data):
+    # Masks rise with the number of the feature.
+    relevance = {"a": torch.tensor([[0, 0, 1.0]] * 3 + [[1.0, 0, 0]]), "b": torch.tensor([[0, 1.0], [1.0, 0]] * 2)}
+    auc = relevance_auc(latch, data, relevance, batch_size=3)
+    assert auc == pytest.approx({"a": 0.75, "b": 0.5})
+
+
+def test_equal_masks_are_chance(data):
+    latch = TopDownLatch(Toy({"a": 3, "b": 2}), "linear")
+    for p in latch.feedback.parameters():
+        nn.init.zeros_(p)
+    relevance = {"a": torch.tensor([[0, 0, 1.0]] * 4), "b": torch.tensor([[0, 1.0]] * 4)}
+    assert relevance_auc(latch, data, relevance) == pytest.approx({"a": 0.5, "b": 0.5})
+
+
+PROFILE = {"a": MaskProfile(torch.tensor([[0.25, 0.5], [float("nan")] * 2]), torch.tensor([4, 0]), (-3, -2))}
+
+
+def test_csv(tmp_path):
+    write_mask_table(tmp_path / "masks.csv", {("lstm", 1): PROFILE}, data="mine")
+    rows = list(csv.DictReader((tmp_path / "masks.csv").read_text().splitlines()))
+    assert len(rows) == 4
+    assert rows[2] == {
+        "feedback": "lstm",
+        "seed": "1",
+        "modality": "a",
+        "feature": "1",
+        "class": "-3",
+        "mean_mask": "0.500000",
+        "samples": "4",
+        "data": "mine",
+    }
+    assert rows[3]["mean_mask"] == ""
+
+
+def test_figure(tmp_path):
+    from matplotlib.image import imread
+
+    profiles = {("lstm", 1): PROFILE, ("lstm", 0): PROFILE, ("linear", 0): PROFILE}
+    draw_masks(tmp_path / "masks.png", profiles, best={"none": 0, "lstm": 1, "linear": 0}, title="t")
+    image = imread(tmp_path / "masks.png")
+    assert image.shape[0] > 500
+    assert image[..., :3].std() > 0.05  # something was drawn

@@ -1,0 +1,80 @@
+import json
+import stat
+import sys
+import types
+
+import pytest
+
+from topdown.experiments import DataError, synthetic_splits
+from topdown.experiments.files import check_writable, make_directory, require, write_json, write_text
+from topdown.experiments.reporting import data_table, show_epochs
+
+RECORD = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25, "learning_rate": 5e-4, "seconds": 1.0}
+
+
+def test_json_is_strict_and_files_are_readable_by_others(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": float("nan"), "b": [1.5, float("inf")], 3: ("x",)})
+    assert json.loads(path.read_text()) == {"a": None, "b": [1.5, None], "3": ["x"]}
+    assert stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_directories_that_cannot_be_made_are_named(tmp_path):
+    make_directory(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file: cannot be written to \(File exists\); choose another --out"):
+        make_directory(tmp_path / "file")
+
+
+def test_directories_are_checked_before_they_are_made(tmp_path, monkeypatch):
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"out: .*file is not a directory; choose another --out"):
+        check_writable(tmp_path / "file" / "out")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # as for a user who is not root
+    with pytest.raises(DataError, match="may not be written to; choose another --out"):
+        check_writable(tmp_path / "a")
+
+
+def test_a_missing_library_names_the_extra():
+    assert require("json") is json
+    with pytest.raises(ImportError, match=r"no_such is not installed: pip install 'topdown-latch\[experiments\]'"):
+        require("no_such.library")
+
+
+def test_the_data_table_shows_what_was_replaced():
+    splits = synthetic_splits((4, 2, 2)).splits
+    report = splits["train"].report["modalities"]["audio"]
+    report["replaced"] = {"nan": 0, "-inf": 2}
+    report["empty_samples"], report["samples_with_zeros_at_the_end"] = 1, 3
+    table = data_table(splits)
+    assert "2 -inf; 1 samples are all zeros; 3 samples end in zero rows, kept" in table
+    assert "labels of train: " in table
+    assert "exactly 0" in table
+
+
+def test_epochs_are_plain_lines_where_there_is_no_terminal(capsys):
+    with show_epochs("lstm seed 0", 9) as show:
+        show(RECORD)
+    expected = "lstm seed 0  epoch 1/9  train 0.5000  validation 0.2500  learning rate 5.00e-04  1.0 s\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_epochs_are_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda: True, write=sys.stdout.write, flush=lambda: None))
+    with show_epochs("lstm seed 0", 9) as show:
+        show(RECORD)
+    shown = capsys.readouterr().out
+    assert "lstm seed 0" in shown
+    assert "1/9" in shown
+    assert "train=0.5000, validation=0.2500" in shown

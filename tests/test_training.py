@@ -1,0 +1,144 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from topdown.experiments import DataError, SequenceDataset, training
+from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
+
+
+class Mean(nn.Module):
+    """Predicts from the mean over valid steps; has dropout, so that random numbers matter."""
+
+    def __init__(self, outputs=1):
+        super().__init__()
+        self.layer = nn.Linear(3, outputs)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, inputs, lengths=None):
+        return self.dropout(self.layer(inputs["a"].sum(1) / lengths.unsqueeze(1)))
+
+
+def data(count, seed=0, classes=False):
+    generator = np.random.default_rng(seed)
+    arrays = [generator.normal(size=(n, 3)) for n in generator.integers(1, 7, count)]
+    sums = np.array([array.mean(0)[0] for array in arrays])
+    return SequenceDataset.from_arrays({"a": arrays}, (sums > 0).astype(int) if classes else 2 * sums)
+
+
+def scripted(losses, monkeypatch, **options):
+    """Fits a model whose validation losses are given."""
+    remaining = list(losses)
+    weights = []
+
+    def fake_predict(model, data, **_):
+        weights.append(copy.deepcopy(model.state_dict()))
+        return (data.labels + remaining.pop(0)).unsqueeze(1)
+
+    monkeypatch.setattr(training, "predict", fake_predict)
+    model = Mean()
+    result = fit(model, data(20), data(10, 1), epochs=len(losses), **options)
+    return model, result, weights
+
+
+def test_the_rate_is_halved_after_two_epochs_without_a_fall(monkeypatch):
+    losses = [3.0, 2.0, 2.0, 2.5, 2.0, 1.0, 1.5, 1.1, 1.0, 1.2, 0.5]
+    _, result, _ = scripted(losses, monkeypatch, learning_rate=8e-4)
+    rates = [record["learning_rate"] for record in result.history]
+    # Halved after two epochs without a fall: 3 and 4, 7 and 8, 9 and 10; epoch 6 falls before a second one in a row.
+    assert rates == pytest.approx([8e-4] * 4 + [4e-4] * 4 + [2e-4] * 2 + [1e-4])
+    assert [record["valid_loss"] for record in result.history] == pytest.approx(losses)
+
+
+def test_training_stops_early_with_the_weights_of_the_best_epoch(monkeypatch):
+    losses = [3.0, 1.0, 1.0, 2.0, 1.5, 0.5]
+    model, result, weights = scripted(losses, monkeypatch, patience=3)
+    assert len(result.history) == 5
+    assert (result.best_epoch, result.best_loss) == (2, pytest.approx(1.0))
+    assert all(torch.equal(value, weights[1][name]) for name, value in model.state_dict().items())
+    assert not torch.equal(weights[1]["layer.weight"], weights[4]["layer.weight"])
+
+
+def test_the_best_epoch_may_be_the_last(monkeypatch):
+    _, result, _ = scripted([3.0, 2.0, 1.0], monkeypatch)
+    assert result.best_epoch == 3
+
+
+def test_training_learns_and_the_loss_is_the_mean_over_samples():
+    model = Mean()
+    train, valid = data(200), data(50, 1)
+    before = (predict(model, valid).squeeze(1) - valid.labels).abs().mean()
+    result = fit(model, train, valid, epochs=30, learning_rate=0.05)
+    after = (predict(model, valid).squeeze(1) - valid.labels).abs().mean()
+    assert result.best_loss == pytest.approx(after.item())
+    assert after < before / 2
+
+
+def test_cross_entropy_for_classes():
+    model = Mean(outputs=2)
+    train, valid = data(200, classes=True), data(50, 1, classes=True)
+    result = fit(model, train, valid, loss="cross_entropy", epochs=30, learning_rate=0.05)
+    outputs = predict(model, valid)
+    assert result.best_loss == pytest.approx(nn.functional.cross_entropy(outputs, valid.labels).item())
+    assert (outputs.argmax(1) == valid.labels).double().mean() > 0.9
+
+
+def test_predictions_are_in_the_order_of_the_data():
+    model, test = Mean().eval(), data(23)
+    alone = torch.stack([model(test.batch([i]).inputs, test.batch([i]).lengths)[0] for i in range(len(test))])
+    torch.testing.assert_close(predict(model.train(), test, batch_size=4), alone)
+
+
+def test_random_numbers_of_the_caller_are_left_alone():
+    model = Mean()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(model, data(20), data(10, 1), epochs=2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_an_interrupted_training_ends_as_if_it_had_never_stopped(tmp_path, stop_after):
+    class Stop(Exception):
+        pass
+
+    def stop(record):
+        if record["epoch"] == stop_after:
+            raise Stop
+
+    torch.manual_seed(3)
+    whole, broken = Mean(), Mean()
+    broken.load_state_dict(whole.state_dict())
+    expected = fit(whole, data(50), data(10, 1), epochs=8, seed=2, learning_rate=0.05)
+    arguments = {"epochs": 8, "seed": 2, "learning_rate": 0.05, "checkpoint": tmp_path / "state.pt"}
+    with pytest.raises(Stop):
+        fit(broken, data(50), data(10, 1), on_epoch=stop, **arguments)
+    continued = Mean()
+    result = fit(continued, data(50), data(10, 1), **arguments)
+    assert (result.best_epoch, result.best_loss) == (expected.best_epoch, expected.best_loss)
+    for name in ("epoch", "train_loss", "valid_loss", "learning_rate"):
+        assert [record[name] for record in result.history] == [record[name] for record in expected.history]
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in continued.state_dict().items())
+
+
+def test_checkpoints_are_whole_and_damage_is_named(tmp_path):
+    path = tmp_path / "state.pt"
+    save_checkpoint({"a": torch.ones(2)}, path)
+    with pytest.raises(AttributeError):  # a local function cannot be pickled; the old file stays
+        save_checkpoint({"a": lambda: None}, path)
+    assert torch.load(path, weights_only=True)["a"].tolist() == [1, 1]
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"state.pt: not a checkpoint \(.*\); delete it to train anew"):
+        load_checkpoint(path)
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    model = Mean()
+    with torch.no_grad():
+        model.layer.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="the loss of epoch 1 is not finite"):
+        fit(model, data(20), data(10, 1), epochs=1)

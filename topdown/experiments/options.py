@@ -1,0 +1,52 @@
+"""The options of the sentiment experiment."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from topdown.feedback import FEEDBACK_KINDS
+
+KINDS = ("none", *FEEDBACK_KINDS)
+ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
+# Options that may differ between a run and its continuation.
+FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and exits with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with the message, on one line whatever it holds."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def sentiment_parser(name: str) -> OneLineParser:
+    """Makes the parser of the experiment called `name`."""
+    parser = OneLineParser(
+        prog=f"{name}.py",
+        description="Trains a baseline with each kind of top-down feedback and compares them as the paper's Table 1 does. "
+        "Without --data it runs on synthetic data.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, metavar="FILE", help="a MulT pickle, such as mosei_senti_data.pkl or mosi_data.pkl")
+    add("--feedback", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}")
+    add("--seeds", type=_positive, default=5, metavar="N", help="runs of each kind, with seeds 0 to N-1")
+    add("--epochs", type=_positive, default=100, metavar="N", help="at most; training stops early")
+    add("--batch-size", type=_positive, default=32, metavar="N", help="samples of a batch")
+    add("--learning-rate", type=float, default=5e-4, metavar="X", help="of Adam, at the start")
+    add("--patience", type=_positive, default=10, metavar="N", help="epochs without a fall before training stops")
+    add("--samples", type=_positive, default=1000, metavar="N", help="training samples of the synthetic data")
+    add("--out", type=Path, metavar="DIR", help="where to write results; nothing is written without it")
+    add("--device", default="cpu", help="such as cpu or cuda")
+    add("--resume", action="store_true", help="go on with what --out holds")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
