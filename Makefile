@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test check lint types unit wheel clean
+
+# Everything from an empty clone: synthetic data, no feedback against LSTM feedback, tables and figures in build/demo.
+demo: .venv/ready
+	rm -rf build/demo
+	$(BIN)/python examples/mosei_lstm.py --feedback none lstm --seeds 2 --epochs 10 --out build/demo
+
+test: .venv/ready
+	$(BIN)/pytest --cov
+
+check: lint types test wheel
+	rm -rf build/tiny
+	$(BIN)/python examples/mosei_lstm.py --samples 64 --epochs 1 --seeds 1 --out build/tiny
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+# Builds the wheel, installs it elsewhere without dependencies, and imports it from another directory.
+wheel: .venv/ready
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel .
+	$(PYTHON) -m zipfile -e build/wheel/*.whl build/wheel/site
+	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -c "import topdown, topdown.adapters.reference, topdown.experiments; \
+	assert topdown.__file__.startswith('$(CURDIR)/build/wheel/site'), topdown.__file__; \
+	assert topdown.adapters.__file__.startswith('$(CURDIR)/build/wheel/site'); print('wheel', topdown.__version__)"
+
+.venv/ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

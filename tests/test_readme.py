@@ -1,0 +1,25 @@
+"""What the README shows runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_code_runs_and_prints_what_it_says(number, capsys):
+    block = BLOCKS[number]
+    exec(compile(block, f"README.md, block {number}", "exec"), {})
+    # A comment behind print(...) is what it prints.
+    expected = re.findall(r"^\s*print\(.*\)  # (.*)$", block, flags=re.MULTILINE)
+    assert expected
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_the_first_block_is_short_and_comes_early():
+    assert len(BLOCKS) >= 2
+    assert BLOCKS[0].count("\n") <= 26
+    assert README[: README.index("```python")].count("\n") < 30
