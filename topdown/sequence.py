@@ -223,7 +223,7 @@ class SequenceLSTM(nn.RNNBase):
 
     @property
     def _weights(self) -> list[Tensor]:
-        return cast(list[Tensor], self._flat_weights)  # four of each direction
+        return cast("list[Tensor]", self._flat_weights)  # four of each direction
 
     def _run(self, sequence: Tensor, weights: list[Tensor]) -> Tensor:
         zero = sequence.new_zeros(1, len(sequence), self.hidden_size)
