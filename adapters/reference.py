@@ -1,7 +1,7 @@
 """Our modules from the state dicts of the public reference codes.
 
-The public code of the paper is georgepar/mmlatch (its `AVTClassifier`). Only tensors are rearranged; nothing is scaled, so
-that gradients of that code can be mapped in the same way.
+The public code of the paper is georgepar/mmlatch (its `AVTClassifier`), that of MulT is yaohungt/Multimodal-Transformer (its
+`MULTModel`). Only tensors are rearranged; nothing is scaled, so that gradients can be mapped in the same way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.adapters.lstm import LSTMBackbone
+from topdown.adapters.mult import MulTBackbone
 from topdown.feedback import LinearFeedback, LSTMFeedback, PairwiseFeedback
 from topdown.latch import TopDownLatch
 
@@ -47,7 +48,7 @@ def mmlatch_from_reference(state_dict: Mapping[str, Tensor]) -> TopDownLatch | L
         ...
         ValueError: this is not the state dict of an mmlatch AVTClassifier: 'classifier.weight' is missing
     """
-    reference = _Reader(state_dict)
+    reference = _Reader(state_dict, "an mmlatch AVTClassifier")
     head = reference.take("classifier.weight")
     hidden_size = head.shape[1] // 2
     sizes = {k: reference.look(f"encoder.{k}.encoder.rnn.rnn.weight_ih_l0").shape[1] for k in MODALITIES}
@@ -89,6 +90,63 @@ def mmlatch_from_reference(state_dict: Mapping[str, Tensor]) -> TopDownLatch | L
     return model.eval()
 
 
+def mult_from_reference(state_dict: Mapping[str, Tensor], *, num_heads: int, causal: bool) -> MulTBackbone:
+    """Builds MulT from a state dict of its public code.
+
+    The result behaves like that code in evaluation mode, but for what :class:`topdown.adapters.MulTBackbone` names: keys
+    are masked by lengths, and every step has a position. It has the dropouts that are that code's defaults.
+
+    References:
+        yaohungt/Multimodal-Transformer at commit a670936, class MULTModel (src/models.py)
+
+    Args:
+        state_dict: That of a `MULTModel` which predicts from all three modalities.
+        num_heads: Of the attentions; a state dict does not tell.
+        causal: Whether it was trained with a future mask (`--attn_mask`, on by default); a state dict does not tell.
+
+    Returns:
+        A :class:`topdown.adapters.MulTBackbone` in evaluation mode with modalities text, audio and visual.
+
+    Raises:
+        ValueError: if keys are missing, or there are keys that this configuration does not have.
+
+    Example:
+        >>> mult_from_reference({}, num_heads=5, causal=True)
+        Traceback (most recent call last):
+        ...
+        ValueError: this is not the state dict of a MulT MULTModel: 'out_layer.weight' is missing
+    """
+    reference = _Reader(state_dict, "a MulT MULTModel")
+    head = reference.take("out_layer.weight")
+    short = {"text": "l", "audio": "a", "visual": "v"}
+    convolutions = {k: reference.take(f"proj_{letter}.weight") for k, letter in short.items()}
+    model = MulTBackbone(
+        {k: weight.shape[1] for k, weight in convolutions.items()},
+        size=convolutions["text"].shape[0],
+        num_heads=num_heads,
+        num_layers=sum(key.startswith("trans_l_with_a.layers.") and key.endswith(".fc1.bias") for key in state_dict),
+        output_size=head.shape[0],
+        causal=causal,
+        kernel_sizes={k: weight.shape[2] for k, weight in convolutions.items()},
+        embedding_dropout=0.25,
+        attention_dropout={"text": 0.1},
+        output_dropout=0.0,
+        dropout_on="weights",
+    )
+    weights = {"head.weight": head, "head.bias": reference.take("out_layer.bias")}
+    for ours, theirs in (("expand", "proj1"), ("contract", "proj2")):
+        weights |= {f"{ours}.{kind}": reference.take(f"{theirs}.{kind}") for kind in ("weight", "bias")}
+    for k, letter in short.items():
+        weights[f"projections.{k}.weight"] = convolutions[k]
+        weights |= reference.transformer(f"memory.{k}", f"trans_{letter}_mem", len(model.memory[k].layers))
+        for j, transformer in model.crossmodal[k].items():
+            weights |= reference.transformer(f"crossmodal.{k}.{j}", f"trans_{letter}_with_{short[j]}", len(transformer.layers))
+    reference.left = {key for key in reference.left if not key.endswith((".version", "._float_tensor"))}
+    reference.check_empty()
+    model.to(head.dtype).load_state_dict(weights)
+    return model.eval()
+
+
 def _feedback(reference: _Reader, encoding_sizes: dict[str, int], sizes: dict[str, int]) -> tuple[nn.Module, dict[str, Tensor]]:
     static = "encoder.fm.f1.mask1.weight" in reference.state
     network = LinearFeedback if static else _DroppedLSTMFeedback
@@ -111,13 +169,14 @@ class _DroppedLSTMFeedback(LSTMFeedback):
 class _Reader:
     """Takes tensors out of a state dict and keeps count of them."""
 
-    def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
+    def __init__(self, state_dict: Mapping[str, Tensor], model: str) -> None:
+        self.model = model
         self.state = dict(state_dict)
         self.left = set(state_dict)
 
     def look(self, key: str) -> Tensor:
         if key not in self.state:
-            raise ValueError(f"this is not the state dict of an mmlatch AVTClassifier: {key!r} is missing")
+            raise ValueError(f"this is not the state dict of {self.model}: {key!r} is missing")
         return self.state[key]
 
     def take(self, key: str) -> Tensor:
@@ -132,6 +191,27 @@ class _Reader:
     def attention(self, ours: str, theirs: str, kinds: str | list[str]) -> dict[str, Tensor]:
         return {f"{ours}.weight": torch.cat([self.take(f"{theirs}.{kind}.weight") for kind in kinds])}
 
+    def transformer(self, ours: str, theirs: str, layers: int) -> dict[str, Tensor]:
+        names = {
+            "attention.projections.weight": "self_attn.in_proj_weight",
+            "attention.projections.bias": "self_attn.in_proj_bias",
+            **{
+                f"{name}.{kind}": f"{other}.{kind}"
+                for name, other in {
+                    "attention.output": "self_attn.out_proj",
+                    "attention_norm": "layer_norms.0",
+                    "feedforward_norm": "layer_norms.1",
+                    "expand": "fc1",
+                    "contract": "fc2",
+                }.items()
+                for kind in ("weight", "bias")
+            },
+        }
+        weights = {f"{ours}.norm.{kind}": self.take(f"{theirs}.layer_norm.{kind}") for kind in ("weight", "bias")}
+        for i in range(layers):
+            weights |= {f"{ours}.layers.{i}.{a}": self.take(f"{theirs}.layers.{i}.{b}") for a, b in names.items()}
+        return weights
+
     def check_empty(self) -> None:
         if self.left:
-            raise ValueError(f"this state dict has keys of another configuration of mmlatch: {sorted(self.left)}")
+            raise ValueError(f"this state dict has keys of another configuration of {self.model}: {sorted(self.left)}")

@@ -9,12 +9,16 @@ from torch import nn
 from toys import Constant, NoLengths, Toy, Zero, batch, sigmoid
 
 from topdown import LatchTrace, LSTMFeedback, PairwiseFeedback, SharedFeedback, TopDownLatch
-from topdown.adapters import LSTMBackbone
+from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.sequence import valid_steps
 
 SIZES = {"text": 7, "audio": 4, "visual": 3}
 KINDS = ["linear", "lstm", "shared", nn.Linear, lambda a, b: LSTMFeedback(a, b, projection=True)]
-BACKBONES = {"toy": Toy, "lstm": lambda sizes: LSTMBackbone(sizes, hidden_size=5)}
+BACKBONES = {
+    "toy": Toy,
+    "lstm": lambda sizes: LSTMBackbone(sizes, hidden_size=5),
+    "mult": lambda sizes: MulTBackbone(sizes, size=4, num_heads=2, num_layers=1),
+}
 LENGTHS = torch.tensor([6, 2, 4])
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=["linear", "lstm", "shared", "nn.Linear", "projected"])
@@ -278,6 +282,81 @@ def test_sequences_vectors_and_pooled_encodings_mix(kind):
     for i, n in enumerate(LENGTHS):
         alone = {k: x[i : i + 1, :n] if x.dim() == 3 else x[i : i + 1] for k, x in inputs.items()}
         torch.testing.assert_close(latch(alone), trace.output[i : i + 1])
+
+
+@pytest.mark.parametrize("align", ["error", "interpolate", "pool"])
+def test_lengths_belong_to_sequences_alone(align):
+    class Tokens(Toy):  # a vector becomes a sequence of one step
+        def encode(self, inputs, lengths=None):
+            encodings = super().encode(inputs, lengths)
+            return {k: r.unsqueeze(1) if r.dim() == 2 else r for k, r in encodings.items()}
+
+        def fuse(self, encodings, lengths=None):
+            return self.head(sum(r.mean(1) for r in encodings.values()))
+
+    sizes = {"text": 7, "patient": 3}
+    inputs = batch(sizes)
+    inputs["patient"] = inputs["patient"][:, 0]
+    latch = TopDownLatch(Tokens(sizes), Zero, align=align).double()
+    if align == "error":
+        with pytest.raises(ValueError, match="'patient' has 1 steps but 'text' has 6"):
+            latch.masks(inputs, LENGTHS)
+        return
+    assert all((mask == 0.5).all() for mask in latch.masks(inputs, LENGTHS).values())
+
+
+def test_a_vector_pools_by_the_lengths_of_the_source():
+    sizes = {"text": 7, "audio": 4, "patient": 3}
+    latch = TopDownLatch(Toy(sizes), "linear", align="pool").double().eval()
+    inputs = batch(sizes)
+    inputs["patient"] = inputs["patient"][:, 0]
+    lengths = {"text": torch.tensor([6, 2, 4]), "audio": torch.tensor([1, 5, 3])}
+    trace = latch.trace(inputs, lengths)
+    for source, own in lengths.items():
+        logits = latch.feedback[("patient")][source](trace.encodings[source])
+        expected = torch.stack([torch.sigmoid(h[:n]).mean(0) for h, n in zip(logits, own, strict=True)])
+        torch.testing.assert_close(trace.feedback["patient"][source], expected)
+
+
+def test_networks_see_zeros_at_padded_steps():
+    class Sums(nn.Module):  # no lengths, and not step by step
+        def __init__(self, source_size, target_size):
+            super().__init__()
+            self.layer = nn.Linear(source_size, target_size)
+
+        def forward(self, encoding):
+            return self.layer(encoding.sum(1))
+
+    class Careless(Toy):
+        def encode(self, inputs, lengths=None):
+            return super().encode(inputs)
+
+    latch = TopDownLatch(Careless(SIZES), Sums).double()
+    inputs = batch(SIZES)
+    changed = {k: torch.where(valid_steps(LENGTHS, 6).unsqueeze(-1), x, 9.0) for k, x in inputs.items()}
+    masks, others = latch.masks(inputs, LENGTHS), latch.masks(changed, LENGTHS)
+    assert all(torch.equal(masks[k], others[k]) for k in SIZES)
+
+
+def test_a_missing_modality_stays_none_for_the_backbone():
+    seen = []
+
+    class Watching(Toy):
+        def encode(self, inputs, lengths=None):
+            seen.append(dict(inputs))
+            return super().encode(inputs, lengths)
+
+    TopDownLatch(Watching(SIZES), "linear").double()({**batch(SIZES), "audio": None})
+    assert [list(inputs) for inputs in seen] == [list(SIZES)] * 2
+    assert all(inputs["audio"] is None for inputs in seen)
+
+
+def test_mask_dropout_is_drawn_for_each_step_and_masks_may_exceed_one():
+    sizes = {"text": 7, "audio": 4}
+    latch = TopDownLatch(Toy(sizes, pooled=["audio"]), Constant, mask_dropout=0.5).double().train()
+    mask = latch.masks(batch(sizes))["text"]
+    assert not torch.equal(mask, mask[:, :1].expand_as(mask))
+    assert (TopDownLatch(Toy(sizes), Constant, scale=3.0).double().masks(batch(sizes))["text"] == 3).all()
 
 
 def test_a_backbone_without_lengths_that_returns_a_structure():

@@ -1,8 +1,11 @@
 """A latch as an object: built late or early, saved, copied, shared between threads, in other dtypes, compiled."""
 
+import contextlib
 import copy
 import io
 import pickle
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -140,24 +143,21 @@ def test_copies_and_pickles_are_equal_and_apart(kind, inputs):
 def test_two_threads_at_once(inputs):
     latch = TopDownLatch(Toy(SIZES)).eval()
     bottom_up, masked = latch.backbone(inputs), latch(inputs)
-    started, wrong = threading.Barrier(2), []
+    meet, results = threading.Barrier(2), {}
 
     def run(disabled):
-        started.wait()
-        for _ in range(100):
-            if disabled:
-                with latch.disabled():
-                    wrong.append(not torch.equal(latch(inputs), bottom_up))
-            else:
-                wrong.append(not torch.equal(latch(inputs), masked))
+        with latch.disabled() if disabled else contextlib.nullcontext():
+            meet.wait()  # both are where they shall be
+            results[disabled] = [latch(inputs) for _ in range(20)]
+            meet.wait()  # neither has left yet
 
     threads = [threading.Thread(target=run, args=(disabled,)) for disabled in (True, False)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(wrong) == 200
-    assert not any(wrong)
+    assert all(torch.equal(output, bottom_up) for output in results[True])
+    assert all(torch.equal(output, masked) for output in results[False])
 
 
 def test_two_threads_build_one_feedback(inputs):
@@ -191,7 +191,7 @@ def test_float64_and_bfloat16(kind, build, inputs):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@every_kind
+@pytest.mark.parametrize("kind", ["linear", nn.Linear], ids=["linear", "nn.Linear"])
 def test_compiles_in_one_graph_and_can_be_disabled(kind, inputs):
     torch._dynamo.reset()
     latch = TopDownLatch(Toy(SIZES), kind).eval()
@@ -200,6 +200,75 @@ def test_compiles_in_one_graph_and_can_be_disabled(kind, inputs):
     with latch.disabled():
         assert torch.equal(compiled(inputs, LENGTHS), latch.backbone(inputs, LENGTHS))
     torch.testing.assert_close(compiled(inputs, LENGTHS), latch(inputs, LENGTHS))
+    by_name = {name: LENGTHS.clone() for name in SIZES}
+    torch.testing.assert_close(compiled(inputs, by_name), latch(inputs, LENGTHS))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@every_kind
+def test_compiled_latches_train(kind, inputs):
+    torch._dynamo.reset()
+    latch = TopDownLatch(Toy(SIZES), kind)
+    gradients = []
+    for model in (latch, torch.compile(latch, backend="aot_eager")):
+        latch.zero_grad()
+        model(inputs, LENGTHS).square().sum().backward()
+        gradients.append([p.grad.clone() for p in latch.parameters()])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+def test_importing_topdown_does_not_load_the_compiler():
+    code = "import sys, topdown, topdown.adapters; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@every_kind
+@pytest.mark.parametrize("build", [Toy, lambda sizes: LSTMBackbone(sizes, hidden_size=5)], ids=["toy", "lstm"])
+def test_autocast_trains_every_parameter(kind, build, inputs):
+    latch = TopDownLatch(build(SIZES), kind).eval()
+    gradients = []
+    for options in ({"cache_enabled": True}, {"cache_enabled": False}):
+        latch.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, **options):
+            output = latch(inputs, LENGTHS)
+        output.float().square().sum().backward()
+        gradients.append({name: p.grad for name, p in latch.named_parameters()})
+    assert all(gradient is not None for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=0.02, atol=1e-3)
+
+
+def test_a_first_call_in_inference_mode_leaves_parameters_that_learn(inputs):
+    latch = TopDownLatch(NoLengths(SIZES))
+    with torch.inference_mode():
+        latch(inputs)
+    latch(inputs)["score"].sum().backward()
+    assert all(p.grad is not None for p in latch.parameters())
+    latch.load_state_dict(latch.state_dict())
+
+
+def test_unknown_modalities_are_named(inputs):
+    latch = TopDownLatch(NoLengths(SIZES))
+    latch({"text": inputs["text"]})
+    with pytest.raises(ValueError, match=r"inputs \['audio'\] are unknown: the feedback was built for \['text'\]; build it"):
+        latch(inputs)
+    chosen = TopDownLatch(NoLengths({**SIZES, "image": 5}), "linear", sources={"text": ["audio"]})
+    image = torch.randn(3, 2, 4, 5)  # neither a target nor a source: of any shape
+    assert list(chosen.masks({**inputs, "image": image})) == ["text"]
+
+
+def test_feedback_built_from_a_call_is_like_its_encodings(inputs):
+    class Mixed(NoLengths):
+        def __init__(self):
+            super().__init__(SIZES)
+            self.frozen = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+            self._parameters = {"frozen": self.frozen}  # the first of all
+
+    assert next(Mixed().parameters()).dtype == torch.bfloat16
+    latch = TopDownLatch(Mixed(), "linear")
+    latch(inputs)
+    assert {p.dtype for p in latch.feedback.parameters()} == {torch.float32}
 
 
 def test_a_toy_satisfies_the_protocol():
@@ -223,6 +292,10 @@ def test_options_are_shown():
         ({"mask_dropout": 1.0}, ValueError, r"mask_dropout=1.0 must lie in \[0, 1\)"),
         ({"passes": 0}, ValueError, "passes=0 must be a whole number, at least 1"),
         ({"passes": True}, ValueError, "passes=True must be a whole number"),
+        ({"scale": 0.0}, ValueError, "scale=0.0 must be a positive number"),
+        ({"scale": float("nan")}, ValueError, "scale=nan must be"),
+        ({"sources": {}}, ValueError, r"sources={} must name at least one target"),
+        ({"sources": ["text"]}, ValueError, r"sources=\['text'\] must name at least one target"),
         ({"sources": {"text": []}}, ValueError, r"sources\['text'\] = \[\] must list at least one source"),
         ({"sources": {"text": "audio"}}, ValueError, r"sources\['text'\] = 'audio' must list"),
         ({"sources": {"text": ["audio", "audio"]}}, ValueError, "names a source twice"),
@@ -249,7 +322,9 @@ def test_a_backbone_must_be_a_module():
     ("change", "lengths", "error", "message"),
     [
         (lambda x: [1], None, TypeError, "inputs must be a mapping from modality to tensor, got list"),
-        (lambda x: {"text": None}, None, ValueError, r"all of \['text'\] are missing"),
+        (lambda x: {"text": None}, None, ValueError, r"all of \['text'\] are None"),
+        (lambda x: {}, None, ValueError, "there is no input: it is empty"),
+        (lambda x: x, "six", TypeError, "lengths must be a tensor of shape .* or a mapping from modality to one, got str"),
         (lambda x: {**x, "audio": [1.0]}, None, TypeError, "'audio' is a list: inputs must be tensors"),
         (
             lambda x: {**x, "audio": x["audio"][:2]},
@@ -310,9 +385,28 @@ def test_encodings_that_are_none_count_as_missing(inputs):
     assert list(latch.masks(inputs)) == ["audio"]
 
 
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        ([1], TypeError, r"Ready must return logits as {target: {source: tensor}}"),
+        ({"text": torch.zeros(3, 6, 7)}, TypeError, "Ready must return logits as"),
+        ({"text": {"audio": None}}, TypeError, "from 'audio' to 'text' must be a tensor of logits, got NoneType"),
+        ({"text": {"audio": torch.zeros(2, 6, 7)}}, ValueError, "the batch and the last size must be the same"),
+    ],
+)
+def test_what_a_ready_feedback_returns_is_checked(returned, error, message, inputs):
+    class Ready(nn.Module):
+        def forward(self, encodings):  # without lengths, as a backbone may be
+            return returned
+
+    with pytest.raises(error, match=message):
+        TopDownLatch(Toy(SIZES), Ready())(inputs, LENGTHS)
+
+
 def test_logits_that_do_not_fit_are_named(inputs):
     latch = TopDownLatch(Toy(SIZES), lambda source_size, target_size: nn.Linear(source_size, 9))
     with pytest.raises(
-        ValueError, match=r"from 'audio' gave logits of shape \(3, 6, 9\) for 'text', whose inputs have shape \(3, 6, 7\)"
+        ValueError,
+        match=r"from 'audio' gave logits of shape \(3, 6, 9\) for 'text', whose inputs have shape \(3, 6, 7\): the batch",
     ):
         latch(inputs)

@@ -101,7 +101,7 @@ class TestPublicCode:
         model = mmlatch_from_reference(file.under("weights/seq/"))
         assert not model.training
         assert model.mask_dropout == 0.2
-        assert model.feedback["text"]["audio"].dropout.p == 0.1
+        assert model.feedback["text"]["audio"].dropout == 0.1
         assert model.backbone.encoders["text"].dropout.p == 0.2
         assert model.backbone.encoders["text"].attention.dropout == 0.2
         assert model.backbone.dropout.p == 0.1
@@ -109,7 +109,7 @@ class TestPublicCode:
 
     def test_unknown_and_missing_keys_are_named(self, file):
         state = file.under("weights/none/")
-        with pytest.raises(ValueError, match=r"keys of another configuration of mmlatch: \['encoder.gate'\]"):
+        with pytest.raises(ValueError, match=r"keys of another configuration of an mmlatch AVTClassifier: \['encoder.gate'\]"):
             mmlatch_from_reference({**state, "encoder.gate": torch.zeros(1)})
         del state["encoder.fuser.att_fuser.tav.k.weight"]
         with pytest.raises(ValueError, match=r"'encoder.fuser.att_fuser.tav.k.weight' is missing"):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topdown.masking import align_mask, combine_masks, finite_padding, interpolate_mask, pool_mask
+from topdown.sequence import valid_steps
 
 RULES = ["mean", "max", "min", "product"]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
@@ -104,9 +105,12 @@ def test_pooling_averages_valid_steps_only():
 
 def test_a_shared_time_is_used_as_it_is():
     mask, lengths = torch.rand(2, 5, 3), torch.tensor([5, 2])
+    valid = valid_steps(lengths, 5)
     for align in ("error", "interpolate", "pool"):
         assert align_mask(mask, lengths, 5, lengths, align=align) is mask
-        assert align_mask(mask, lengths, 5, lengths.clone(), align=align) is mask
+        assert torch.equal(align_mask(mask, lengths, 5, lengths.clone(), align=align)[valid], mask[valid])
+        # No lengths and full lengths are the same.
+        assert torch.equal(align_mask(mask, None, 5, torch.tensor([5, 5]), align=align), mask)
 
 
 def test_pooling_leaves_a_sample_alone_whose_length_is_its_targets():
@@ -131,6 +135,15 @@ def test_error_names_both_modalities():
         align_mask(torch.zeros(1, 9, 1), None, 7, None, source="audio", target="text")
     with pytest.raises(ValueError, match="'audio' and 'text' have 7 steps but other lengths"):
         align_mask(torch.zeros(1, 7, 1), torch.tensor([3]), 7, torch.tensor([4]), source="audio", target="text")
+    with pytest.raises(ValueError, match="lengths have no entry for 'audio', so all its 7 steps count: add it"):
+        align_mask(torch.zeros(1, 7, 1), None, 7, torch.tensor([4]), source="audio", target="text")
+
+
+def test_interpolation_in_bfloat16_is_as_fine_as_its_values():
+    ramp = torch.linspace(0, 1, 500).view(1, 500, 1)
+    exact = interpolate_mask(ramp, torch.tensor([500]), 333, torch.tensor([333]))
+    coarse = interpolate_mask(ramp.bfloat16(), torch.tensor([500]), 333, torch.tensor([333]))
+    torch.testing.assert_close(coarse.float(), exact, rtol=0, atol=0.004)
 
 
 def test_finite_padding_changes_nothing_else():

@@ -73,7 +73,12 @@ def test_the_report_says_what_was_found(tmp_path):
     assert report["samples"] == 12
     assert report["aligned"] is False
     labels = content["train"]["labels"]
-    assert report["labels"] == {"minimum": labels.min(), "maximum": labels.max(), "zeros": 0.5}
+    assert report["labels"] == {
+        "shape": [12, 1, 1],
+        "minimum": labels.min(),
+        "maximum": labels.max(),
+        "zeros": 0.5,
+    }
     audio = report["modalities"]["audio"]
     lengths = (content["train"]["audio"] != 0).any(-1).sum(1)
     assert audio["lengths"] == {"minimum": lengths.min(), "median": np.median(lengths), "maximum": lengths.max()}
@@ -115,6 +120,10 @@ def set_split(key, value):
         (set_split("labels", lambda a: a * 0 + 3.5), r"valid: label 0 is 3.5, outside \[-3, 3\] \(6 such labels\)"),
         (set_split("labels", lambda a: a * np.nan), "valid: label 0 is nan, outside"),
         (set_split("labels", lambda a: np.zeros((6, 4, 2))), r"valid: 'labels' has shape \(6, 4, 2\)"),
+        (set_split("labels", lambda a: np.array(1.0)), r"valid: 'labels' has shape \(\) of float64"),
+        (set_split("id", lambda a: 5), "valid: 'id' has a int but 'labels' has 6"),
+        (set_split("audio", lambda a: a[:, :0]), r"valid: 'audio' has shape \(6, 0, 4\)"),
+        (set_split("audio", lambda a: a[..., :3]), r"valid has features .*'audio': 3.*, but train has .*'audio': 4"),
         (set_split("labels", lambda a: a.astype(str)), "valid: 'labels' has shape .* of <U"),
         (set_split("audio", lambda a: a[..., 0]), r"valid: 'audio' has shape \(6, 8\) of float64"),
         (set_split("audio", lambda a: a * np.nan), r"valid: 'audio': feature 0 is never finite \(4 such features\)"),
@@ -184,6 +193,62 @@ def test_damaged_and_crafted_pickles_are_refused(tmp_path, raw, message):
     path.write_bytes(raw)
     with pytest.raises(DataError, match=message):
         load_arrays(path)
+
+
+class Lying:
+    """A dtype that holds objects and denies it."""
+
+    def __reduce__(self):
+        state = (3, "|", None, ("f",), {"f": (np.dtype("O"), 0)}, 8, 1, 0)
+        return np.dtype, ("V8", False, True), state
+
+
+class Pointers:
+    def __reduce__(self):
+        return np.ndarray, ((12,), Lying(), b"ABCDEFGH" * 12)
+
+
+def test_types_that_lie_about_their_content_are_refused(tmp_path):
+    path = tmp_path / "data.pkl"
+    for payload in (Lying(), Pointers()):
+        make_file(path, lambda content, payload=payload: content["train"].update(id=payload))
+        with pytest.raises(DataError, match="refused, since it would call numpy's dtype for 'V8'"):
+            load_splits(path)
+    lying_state = b"cnumpy\ndtype\n(S'O8'\nI00\nI01\ntR(I3\nS'|'\nN(S'f'\ntN tb."
+    path.write_bytes(lying_state)
+    with pytest.raises(DataError):
+        load_arrays(path)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"c_codecs\nencode\n(N(dS'__defaults__'\n(S'zlib'\ntstb.",  # a function with new defaults
+        b"c_codecs\nencode\n}S'x'\nI1\nsb.",
+        b"cnumpy\nndarray\n(I4\ntR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\ntS'f8'\nI00\nS'12345678'\ntb.",
+    ],
+)
+def test_the_stand_ins_cannot_be_changed(tmp_path, raw):
+    (tmp_path / "data.pkl").write_bytes(raw)
+    with pytest.raises(DataError, match="refused, since it would call"):
+        load_arrays(tmp_path / "data.pkl")
+    assert "encode" in str(load_arrays.__globals__["_encode"])
+    assert load_arrays.__globals__["_encode"].__defaults__ == ("utf-8",)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8", "S3", "U2", "?", "<f2", "O", "<c16"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_every_plain_type_are_read(tmp_path, dtype, order):
+    array = np.asfortranarray if order == "F" else np.ascontiguousarray
+    expected = array(np.arange(6).reshape(2, 3).astype(dtype))
+    for protocol in range(6):
+        (tmp_path / "data.pkl").write_bytes(pickle.dumps([expected, expected[0, 1], np.str_("")], protocol=protocol))
+        read, scalar, empty = load_arrays(tmp_path / "data.pkl")
+        np.testing.assert_array_equal(np.asarray(read), expected)
+        assert read.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")  # numpy itself swaps when it reads
+        assert scalar == expected[0, 1]
+        assert empty == ""
 
 
 def test_scalars_and_containers_are_read(tmp_path):

@@ -5,7 +5,10 @@ from torch import nn
 
 from topdown.naming import ModalityDict
 
-names = st.lists(st.text(max_size=8) | st.sampled_from(["keys", "names", "training", "a.b", "a%2Eb", "forward"]), unique=True)
+names = st.lists(
+    st.text(max_size=8) | st.sampled_from(["keys", "names", "training", "a.b", "a%2Eb", "forward", "_modules", "_parameters"]),
+    unique=True,
+)
 
 
 @given(names)

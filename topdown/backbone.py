@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
@@ -17,10 +17,12 @@ Inputs: TypeAlias = Mapping[str, Tensor | None]
 class Backbone(Protocol):
     """A model whose bottom-up pass has two halves.
 
-    Any module with these two methods will do; both may do without the parameter `lengths`. `encode` must keep the
-    modalities apart, since each is masked by what the model has understood of the OTHERS. When the module also has
-    the attributes `input_sizes` and `encoding_sizes` (mappings from modality to size), a latch reads them and builds
-    its feedback at once; otherwise it reads the sizes from an example or from the first call.
+    Any module with these two methods will do. `encode` must keep the modalities apart, since each is masked by what the model
+    has understood of the OTHERS. A latch calls these two and never `forward`. It hands `lengths` to whichever of them has that
+    parameter; what they make of padding, and of a modality that is None or absent, is theirs to decide.
+
+    When the module also has the attributes `input_sizes` and `encoding_sizes` (mappings from modality to size), a latch reads
+    them and builds its feedback at once; otherwise it reads the sizes from an example or from the first call.
     """
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Mapping[str, Any]:
@@ -78,12 +80,16 @@ def check_inputs(inputs: object, lengths: Lengths) -> dict[str, Tensor]:
     """
     if not isinstance(inputs, Mapping):
         raise TypeError(f"inputs must be a mapping from modality to tensor, got {type(inputs).__name__}")
+    if lengths is not None and not isinstance(lengths, (Tensor, Mapping)):
+        raise TypeError(
+            f"lengths must be a tensor of shape (B,) or a mapping from modality to one, got {type(lengths).__name__}"
+        )
     for name, value in inputs.items():
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"{name!r} is a {type(value).__name__}: inputs must be tensors, or None where one is missing")
     present = {name: value for name, value in inputs.items() if value is not None}
     if not present:
-        raise ValueError(f"there is no input: all of {list(inputs)} are missing")
+        raise ValueError(f"there is no input: all of {list(inputs)} are None" if inputs else "there is no input: it is empty")
     first = next(iter(present))
     for name, value in present.items():
         if value.dim() == 0 or len(value) != len(present[first]):
@@ -93,11 +99,17 @@ def check_inputs(inputs: object, lengths: Lengths) -> dict[str, Tensor]:
             )
         if value.dim() == 3:
             check_lengths(lengths_of(lengths, name), value, name)
+    if lengths is not None and not isinstance(lengths, (Tensor, Mapping)):
+        raise TypeError(
+            f"lengths must be a tensor of shape (B,) or a mapping from modality to one, got {type(lengths).__name__}"
+        )
     return present
 
 
-def check_encodings(encodings: object, inputs: Mapping[str, Tensor], lengths: Lengths) -> dict[str, Tensor]:
-    """Checks what `encode` returned and drops the modalities that are None.
+def check_encodings(
+    encodings: object, inputs: Mapping[str, Tensor], lengths: Lengths, used: Collection[str] | None
+) -> dict[str, Tensor]:
+    """Checks what `encode` returned, and returns what feedback reads: the encodings named in `used`, or all; never None.
 
     Raises:
         TypeError: if it is not a mapping from modality to tensor.
@@ -108,14 +120,14 @@ def check_encodings(encodings: object, inputs: Mapping[str, Tensor], lengths: Le
     batch = len(next(iter(inputs.values())))
     present: dict[str, Tensor] = {}
     for name, value in encodings.items():
-        if value is None:
+        if value is None or (used is not None and name not in used):
             continue
         if not isinstance(value, Tensor):
             raise TypeError(f"encode() gave {name!r} as {type(value).__name__}: an encoding must be a tensor")
         if value.dim() not in (2, 3) or len(value) != batch:
             raise ValueError(
                 f"encode() gave {name!r} of shape {tuple(value.shape)} for a batch of {batch}: "
-                "an encoding must have shape (B, T, d), or (B, d) when it is pooled"
+                "feedback reads (B, T, d), or (B, d) when it is pooled; name what it may read with sources={target: [sources]}"
             )
         sequence = inputs.get(name)
         if value.dim() == 3 and lengths_of(lengths, name) is not None and sequence is not None:
@@ -126,3 +138,40 @@ def check_encodings(encodings: object, inputs: Mapping[str, Tensor], lengths: Le
                 )
         present[name] = value
     return present
+
+
+def encoding_lengths(name: str, encoding: Tensor, inputs: Mapping[str, Tensor], lengths: Lengths) -> Tensor | None:
+    """Returns the lengths of an encoding: those of its modality where both are sequences, else None.
+
+    An encoding that is no input of its own, such as a joint one, has the lengths that are named for it, or those of all
+    modalities when it has as many steps as a sequence among the inputs.
+    """
+    if encoding.dim() != 3:
+        return None
+    if name in inputs:
+        return lengths_of(lengths, name) if inputs[name].dim() == 3 else None
+    if isinstance(lengths, Mapping):
+        return lengths.get(name)
+    same_steps = any(x.dim() == 3 and x.shape[1] == encoding.shape[1] for x in inputs.values())
+    return lengths if same_steps else None
+
+
+def check_logits(logits: object, source: str, target: str, inputs: Tensor) -> None:
+    """Checks that logits fit the inputs that they shall mask.
+
+    Raises:
+        TypeError: if they are no tensor, or the inputs cannot be masked.
+        ValueError: if shapes do not fit.
+    """
+    if not inputs.is_floating_point() or inputs.dim() not in (2, 3):
+        raise TypeError(
+            f"{target!r} has shape {tuple(inputs.shape)} and {inputs.dtype}: a mask multiplies floating-point inputs of "
+            "shape (B, T, D) or (B, D); name the targets that can be masked with sources={target: [sources]}"
+        )
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(logits).__name__}")
+    if logits.dim() not in (2, 3) or len(logits) != len(inputs) or logits.shape[-1] != inputs.shape[-1]:
+        raise ValueError(
+            f"the feedback from {source!r} gave logits of shape {tuple(logits.shape)} for {target!r}, "
+            f"whose inputs have shape {tuple(inputs.shape)}: the batch and the last size must be the same"
+        )

@@ -51,8 +51,8 @@ class LSTMFeedback(nn.Module):
         source_size: d_j, the size of the encodings of the source.
         target_size: D_k, the features of the target.
         projection: Whether a linear map D_k -> D_k follows the LSTM. (Default: False, the public code)
-        dropout: Dropout on the logits of an LSTM step, so a dropped value gives a mask of 1/2. (Default: 0; the public
-            code has 0.1)
+        dropout: Dropout on the states of the LSTM; without a projection a dropped one gives a mask of 1/2. (Default: 0; the
+            public code has 0.1)
 
     Example:
         >>> LSTMFeedback(8, 12)(torch.zeros(2, 5, 8), torch.tensor([5, 3])).shape
@@ -62,8 +62,8 @@ class LSTMFeedback(nn.Module):
     def __init__(self, source_size: int, target_size: int, *, projection: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.lstm = SequenceLSTM(source_size, target_size)
-        self.projection = nn.Linear(target_size, target_size) if projection else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(target_size, target_size) if projection else None
+        self.dropout = dropout
 
     def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns the logits of a mask.
@@ -75,8 +75,10 @@ class LSTMFeedback(nn.Module):
         Returns:
             Of shape (B, T, D_k), or (B, D_k).
         """
-        logits: Tensor = self.projection(self.dropout(over_time(self.lstm, encoding, lengths)))
-        return logits
+        logits = over_time(self.lstm, encoding, lengths)
+        if self.dropout:
+            logits = nn.functional.dropout(logits, self.dropout, self.training)
+        return logits if self.projection is None else self.projection(logits)
 
 
 def over_time(lstm: SequenceLSTM, encoding: Tensor, lengths: Tensor | None) -> Tensor:

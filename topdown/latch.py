@@ -23,7 +23,17 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import Backbone, Inputs, call, check_backbone, check_encodings, check_inputs, takes_lengths
+from topdown.backbone import (
+    Backbone,
+    Inputs,
+    call,
+    check_backbone,
+    check_encodings,
+    check_inputs,
+    check_logits,
+    encoding_lengths,
+    takes_lengths,
+)
 from topdown.feedback import Network, build_feedback, check_feedback
 from topdown.masking import ALIGN_RULES, COMBINE_RULES, Align, Combine, align_mask, combine_masks, finite_padding, pool_mask
 from topdown.sequence import Lengths, lengths_of, zero_padding
@@ -52,8 +62,9 @@ class LatchTrace(NamedTuple):
 class TopDownLatch(nn.Module):
     r"""Wraps a backbone so that what it has understood of the other modalities masks the inputs of each one.
 
-    The latch is called like the backbone and returns what the backbone's `fuse` returns. The backbone stays the user's
-    own module, under `latch.backbone`; its parameters keep their names behind that prefix.
+    The latch is called as latch(inputs, lengths) and returns what the backbone's `fuse` returns; it never calls the backbone's
+    `forward`. The backbone stays the user's own module, under `latch.backbone`; its parameters keep their names behind that
+    prefix.
 
     When the sizes of inputs and encodings are unknown, feedback is built in the first call (as torch's lazy modules are).
     Until then an optimizer, a parameter count or a state dict raises an error instead of missing the feedback.
@@ -61,25 +72,27 @@ class TopDownLatch(nn.Module):
     Args:
         backbone: A module with `encode(inputs[, lengths])` and `fuse(encodings[, lengths])`: see
             :class:`topdown.Backbone`.
-        feedback: The networks that turn encodings into logits of masks. "lstm": one LSTM per pair of target and source
-            (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared": one LSTM per
-            source and a linear map per pair; a factory (source_size, target_size) -> module for pairs, such as
+        feedback: The networks that turn encodings, 0 at padded steps, into logits of masks. "lstm": one LSTM per pair of
+            target and source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared":
+            one LSTM per source and a linear map per pair; a factory (source_size, target_size) -> module for pairs, such as
             `torch.nn.Linear`, whose modules take (encoding) or (encoding, lengths); or a ready module called as
-            feedback(encodings, lengths) -> {target: {source: logits}}. (Default: "lstm")
+            feedback(encodings[, lengths]) -> {target: {source: logits}}. (Default: "lstm")
         combine: How masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
             (J, B, T, D) to (B, T, D). (Default: "mean")
         sources: {target: [sources]}; targets that are not named are not masked. None masks every input with every
-            other modality, and a modality that is alone with itself. (Default: None)
+            other modality (Eq. 4), and a modality that is alone with itself. Inputs and encodings that are not named here
+            may have any shape. (Default: None)
         align: What to do with a source whose time differs from its target's: "error", "interpolate" by relative
             position within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. A pooled
             encoding masks all steps alike, and a target without time takes the average over the source's steps, in
-            every case. (Default: "error")
+            every case. (Default: "error"; the paper's modalities are word-aligned)
         encoder_grad: Whether gradients flow through the encoders in the first pass. May be set later.
             (Default: False, Section 3 of the paper; its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
-        scale: Masks are scale times the combined ones; with 2 and zero logits the inputs are untouched. (Default: 1)
+        scale: Masks are scale times the combined ones; with 2 and zero logits the inputs are untouched. (Default: 1,
+            the paper)
         passes: How often feedback is applied. Each pass masks the raw inputs anew. With `encoder_grad=False` gradients
-            reach the feedback from the last one alone. (Default: 1)
+            reach the feedback from the last one alone. (Default: 1, the paper)
         example_inputs: Inputs from which to read the sizes at once, when the backbone does not have them as attributes
             `input_sizes` and `encoding_sizes`. The backbone encodes them once, in evaluation mode.
 
@@ -128,6 +141,8 @@ class TopDownLatch(nn.Module):
             raise ValueError(f"combine={combine!r} is not known: use one of {COMBINE_RULES}, or a function")
         if align not in ALIGN_RULES:
             raise ValueError(f"align={align!r} is not known: use one of {ALIGN_RULES}")
+        if not 0.0 < scale < float("inf"):
+            raise ValueError(f"scale={scale} must be a positive number")
         if not 0.0 <= mask_dropout < 1.0:
             raise ValueError(f"mask_dropout={mask_dropout} must lie in [0, 1)")
         if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
@@ -142,8 +157,10 @@ class TopDownLatch(nn.Module):
         self.mask_dropout = mask_dropout
         self.scale = scale
         self.passes = passes
+        self.input_sizes: dict[str, int] | None = None
         self.encoding_sizes: dict[str, int] | None = None
         self._encode_takes_lengths = takes_lengths(self._model.encode)
+        self._feedback_takes_lengths = not isinstance(feedback, nn.Module) or takes_lengths(feedback.forward)
         self._fuse_takes_lengths = takes_lengths(self._model.fuse)
         self._disabled_in: list[int] = []
         if isinstance(feedback, nn.Module):
@@ -155,7 +172,7 @@ class TopDownLatch(nn.Module):
         input_sizes = getattr(backbone, "input_sizes", None)
         encoding_sizes = getattr(backbone, "encoding_sizes", None)
         if isinstance(input_sizes, Mapping) and isinstance(encoding_sizes, Mapping):
-            self._build(dict(input_sizes), dict(encoding_sizes))
+            self._build(dict(input_sizes), dict(encoding_sizes), None)
         elif example_inputs is not None:
             self._build_from(example_inputs)
 
@@ -180,6 +197,8 @@ class TopDownLatch(nn.Module):
     def masks(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
         """Returns the masks {target: (B, T_k, D_k)} that :meth:`forward` would apply; none while disabled.
 
+        They have a gradient, for regularizers; call within `torch.no_grad()` where that is not wanted.
+
         Args:
             inputs: As in :meth:`forward`.
             lengths: As in :meth:`forward`.
@@ -187,7 +206,7 @@ class TopDownLatch(nn.Module):
         return self._first_pass(inputs, lengths)[1]
 
     def trace(self, inputs: Inputs, lengths: Lengths = None) -> LatchTrace:
-        """Returns the output together with the masks and what they were made from.
+        """Returns the output together with the masks and what they were made from; only the output while disabled.
 
         Args:
             inputs: As in :meth:`forward`.
@@ -198,7 +217,10 @@ class TopDownLatch(nn.Module):
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[TopDownLatch]:
-        """Turns the feedback off within a `with` block, in the current thread: the latch is then its backbone, bit for bit."""
+        """Turns the feedback off within a `with` block, in the current thread (a compiled latch: in all threads).
+
+        The latch then returns fuse(encode(inputs)) of its backbone, bit for bit; there are no masks to be had.
+        """
         thread = threading.get_ident()
         self._disabled_in.append(thread)
         try:
@@ -216,6 +238,10 @@ class TopDownLatch(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_disabled_in": []}  # a copy made within disabled() is not disabled
+
+    @property
+    def _used(self) -> set[str] | None:
+        return None if self.sources is None else {name for names in self.sources.values() for name in names}
 
     @property
     def _model(self) -> Backbone:
@@ -239,19 +265,25 @@ class TopDownLatch(nn.Module):
         known = {*inputs, *(self.encoding_sizes or {})}
         if isinstance(lengths, Mapping) and not known.issuperset(lengths):
             raise ValueError(f"lengths name {sorted(set(lengths) - known)}, but the modalities are {sorted(known)}")
-        present = {k: finite_padding(x, lengths_of(lengths, k)) if x.dim() == 3 else x for k, x in present.items()}
+        valid = {k: lengths_of(lengths, k) if x.dim() == 3 else None for k, x in present.items()}
+        present = {k: finite_padding(x, valid[k]) if x.dim() == 3 else x for k, x in present.items()}
         masked: Inputs = {**inputs, **present}
         for _ in range(self.passes):
-            encodings = self._encode(masked, present, lengths)
-            feedback = self._feedback(encodings, present, lengths)
+            encodings, own = self._encode(masked, present, lengths)
+            feedback = self._feedback(encodings, own, present, valid)
             masks = {target: self._mask(list(f.values()), present[target]) for target, f in feedback.items()}
             masked = {**inputs, **present, **{k: present[k] * mask for k, mask in masks.items()}}
         return masked, masks, feedback, encodings
 
-    def _encode(self, masked: Inputs, present: dict[str, Tensor], lengths: Lengths) -> dict[str, Tensor]:
+    def _encode(
+        self, masked: Inputs, present: dict[str, Tensor], lengths: Lengths
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns the encodings of a first pass, 0 at padded steps, and the lengths of those that have any."""
         with contextlib.nullcontext() if self.encoder_grad else torch.no_grad():
             encodings = call(self._model.encode, masked, lengths, self._encode_takes_lengths)
-        encodings = check_encodings(encodings, present, lengths)
+        if not self.encoder_grad and not torch.compiler.is_compiling():
+            torch.clear_autocast_cache()  # before torch 2.7 it would hand weights without gradient to the second pass
+        encodings = check_encodings(encodings, present, lengths, self._used)
         if isinstance(self.feedback, UnbuiltFeedback):
             missing = [name for name, value in masked.items() if value is None]
             if missing:
@@ -259,42 +291,57 @@ class TopDownLatch(nn.Module):
                     f"{missing} are None, but the latch reads the sizes of all modalities from its first call: "
                     "pass example_inputs= with all of them"
                 )
-            self._build(_sizes(present), _sizes(encodings))
-        for name, size in (self.encoding_sizes or {}).items():
+            self._build(_sizes(present), _sizes(encodings), next(iter(encodings.values())))
+        self._check_known(present, encodings)
+        own = {k: n for k, r in encodings.items() if (n := encoding_lengths(k, r, present, lengths)) is not None}
+        return {k: zero_padding(r, own.get(k)) if r.dim() == 3 else r for k, r in encodings.items()}, own
+
+    def _check_known(self, present: dict[str, Tensor], encodings: dict[str, Tensor]) -> None:
+        if self.input_sizes is None or self.encoding_sizes is None:  # a ready feedback module
+            return
+        for what, given, sizes in (("inputs", present, self.input_sizes), ("encodings", encodings, self.encoding_sizes)):
+            if self.sources is None and (unknown := [name for name in given if name not in sizes]):
+                raise ValueError(
+                    f"{what} {unknown} are unknown: the feedback was built for {list(sizes)}; build it with all modalities "
+                    "(example_inputs=), or say who masks whom with sources={target: [sources]}"
+                )
+        for name, size in self.encoding_sizes.items():
             if name in encodings and encodings[name].shape[-1] != size:
                 raise ValueError(
                     f"encode() gave {name!r} of size {encodings[name].shape[-1]}, but the feedback was built for {size}"
                 )
-        return {k: zero_padding(r, lengths_of(lengths, k)) if r.dim() == 3 else r for k, r in encodings.items()}
 
     def _feedback(
-        self, encodings: dict[str, Tensor], present: dict[str, Tensor], lengths: Lengths
+        self,
+        encodings: dict[str, Tensor],
+        own: dict[str, Tensor],
+        present: dict[str, Tensor],
+        valid: Mapping[str, Tensor | None],
     ) -> dict[str, dict[str, Tensor]]:
-        logits = self.feedback(encodings, lengths)
-        return {
-            target: {source: self._aligned(h, source, target, present[target], lengths) for source, h in by_source.items()}
-            for target, by_source in logits.items()
-            if target in present and by_source
-        }
+        logits = call(self.feedback, encodings, own or None, self._feedback_takes_lengths)
+        if not isinstance(logits, Mapping) or not all(isinstance(by_source, Mapping) for by_source in logits.values()):
+            raise TypeError(f"{type(self.feedback).__name__} must return logits as {{target: {{source: tensor}}}}")
+        masks: dict[str, dict[str, Tensor]] = {}
+        for target, by_source in logits.items():
+            if target not in present or not by_source:
+                continue
+            masks[target] = {}
+            for source, h in by_source.items():
+                check_logits(h, source, target, present[target])
+                fits = source in encodings and h.dim() == 3 and h.shape[1] == encodings[source].shape[1]
+                masks[target][source] = self._aligned(
+                    torch.sigmoid(h), own.get(source) if fits else None, source, target, present[target], valid[target]
+                )
+        return masks
 
-    def _aligned(self, logits: Tensor, source: str, target: str, inputs: Tensor, lengths: Lengths) -> Tensor:
-        if not inputs.is_floating_point() or inputs.dim() not in (2, 3):
-            raise TypeError(
-                f"{target!r} has shape {tuple(inputs.shape)} and {inputs.dtype}: a mask multiplies floating-point inputs of "
-                "shape (B, T, D) or (B, D); name the targets that can be masked with sources={target: [sources]}"
-            )
-        if logits.shape[-1] != inputs.shape[-1] or logits.dim() not in (2, 3):
-            raise ValueError(
-                f"the feedback from {source!r} gave logits of shape {tuple(logits.shape)} for {target!r}, "
-                f"whose inputs have shape {tuple(inputs.shape)}: the last size must be the same"
-            )
-        mask = torch.sigmoid(logits)
+    def _aligned(
+        self, mask: Tensor, lengths: Tensor | None, source: str, target: str, inputs: Tensor, target_lengths: Tensor | None
+    ) -> Tensor:
         if inputs.dim() == 2:
-            return mask if mask.dim() == 2 else pool_mask(mask, lengths_of(lengths, source)).squeeze(1)
+            return mask if mask.dim() == 2 else pool_mask(mask, lengths).squeeze(1)
         if mask.dim() == 2:
             return mask.unsqueeze(1)
-        source_lengths, target_lengths = lengths_of(lengths, source), lengths_of(lengths, target)
-        return align_mask(mask, source_lengths, inputs.shape[1], target_lengths, align=self.align, source=source, target=target)
+        return align_mask(mask, lengths, inputs.shape[1], target_lengths, align=self.align, source=source, target=target)
 
     def _mask(self, masks: list[Tensor], inputs: Tensor) -> Tensor:
         mask = combine_masks(masks, self.combine)
@@ -311,10 +358,11 @@ class TopDownLatch(nn.Module):
         finally:
             for module, mode in training.items():
                 module.training = mode
-        self._build(_sizes(present), _sizes(check_encodings(encodings, present, None)))
+        encodings = check_encodings(encodings, present, None, self._used)
+        self._build(_sizes(present), _sizes(encodings), next(iter(encodings.values())))
 
-    def _build(self, input_sizes: dict[str, int], encoding_sizes: dict[str, int]) -> None:
-        with _build_lock:
+    def _build(self, input_sizes: dict[str, int], encoding_sizes: dict[str, int], like: Tensor | None) -> None:
+        with _build_lock, torch.inference_mode(False):  # parameters made in inference mode could never be trained
             unbuilt = self.feedback
             if not isinstance(unbuilt, UnbuiltFeedback):  # another thread was faster
                 return
@@ -326,13 +374,16 @@ class TopDownLatch(nn.Module):
                     if name not in sizes:
                         raise ValueError(f"sources[{target!r}] = {names}: {name!r} is not among the {what} {list(sizes)}")
             feedback = build_feedback(unbuilt.kind, encoding_sizes, input_sizes, sources)
-            like = next((p for p in self.backbone.parameters() if p.is_floating_point()), None)
-            self.encoding_sizes = encoding_sizes
+            if like is None or torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
+                like = next((p for p in self.backbone.parameters() if p.is_floating_point()), like)
+            self.input_sizes, self.encoding_sizes = input_sizes, encoding_sizes
             feedback.train(self.training)
             self.feedback = feedback if like is None else feedback.to(device=like.device, dtype=like.dtype)
 
 
 def _checked_sources(sources: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    if not isinstance(sources, Mapping) or not sources:
+        raise ValueError(f"sources={sources!r} must name at least one target, as in {{'visual': ['text', 'audio']}}")
     for target, names in sources.items():
         if isinstance(names, str) or not names:
             raise ValueError(f"sources[{target!r}] = {names!r} must list at least one source, as in {{{target!r}: ['...']}}")

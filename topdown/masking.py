@@ -141,7 +141,8 @@ def align_mask(
     A source that shares the time of its target (as many steps, and equal lengths) is used as it is. Otherwise "error"
     raises, "interpolate" maps by relative position (:func:`interpolate_mask`), and "pool" averages over valid steps
     (:func:`pool_mask`) each sample whose length differs from the target's. What happens to a sample depends on its own
-    lengths alone, never on the batch that it is in.
+    lengths alone, never on the batch that it is in. Compiled code does not compare lengths: with "error" it trusts that
+    they are equal.
 
     Args:
         mask: Of shape (B, T_j, D).
@@ -165,30 +166,27 @@ def align_mask(
         ValueError: 'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool', or align them first
     """
     steps = mask.shape[1]
-    same_lengths = _equal(lengths, target_lengths)
-    if steps == target_steps and same_lengths:
+    if steps == target_steps and lengths is target_lengths:
         return mask
-    remedy = "pass align='interpolate' or align='pool', or align them first"
-    if align == "error":
-        if steps != target_steps:
-            raise ValueError(f"{source!r} has {steps} steps but {target!r} has {target_steps}: {remedy}")
-        raise ValueError(f"{source!r} and {target!r} have {steps} steps but other lengths: {remedy}")
-    if lengths is None and target_lengths is None and align == "pool":
+    if align == "pool" and lengths is target_lengths is None:
         return pool_mask(mask, None)
-    lengths = torch.full((len(mask),), steps) if lengths is None else lengths
-    target_lengths = torch.full((len(mask),), target_steps) if target_lengths is None else target_lengths
+    remedy = "pass align='interpolate' or align='pool', or align them first"
+    if align == "error" and steps != target_steps:
+        raise ValueError(f"{source!r} has {steps} steps but {target!r} has {target_steps}: {remedy}")
+    own = torch.full((len(mask),), steps) if lengths is None else lengths
+    other = torch.full((len(mask),), target_steps) if target_lengths is None else target_lengths
+    if align == "error":
+        if torch.compiler.is_compiling() or torch.equal(own, other):
+            return mask
+        for name, given in ((source, lengths), (target, target_lengths)):
+            if given is None:
+                raise ValueError(f"lengths have no entry for {name!r}, so all its {steps} steps count: add it, or {remedy}")
+        raise ValueError(f"{source!r} and {target!r} have {steps} steps but other lengths: {remedy}")
     if align == "interpolate":
-        return interpolate_mask(mask, lengths, target_steps, target_lengths)
-    pooled = pool_mask(mask, lengths)
+        return interpolate_mask(mask, own, target_steps, other)
     fitted = torch.nn.functional.pad(mask[:, :target_steps], (0, 0, 0, max(0, target_steps - steps)))
-    same = (lengths == target_lengths).to(mask.device).view(-1, 1, 1)
-    return torch.where(same, fitted, pooled)
-
-
-def _equal(lengths: Tensor | None, others: Tensor | None) -> bool:
-    if lengths is None or others is None or torch.compiler.is_compiling():
-        return lengths is others
-    return lengths is others or torch.equal(lengths, others)
+    same = (own == other).to(mask.device).view(-1, 1, 1)
+    return torch.where(same, fitted, pool_mask(mask, own))
 
 
 def finite_padding(inputs: Tensor, lengths: Tensor | None) -> Tensor:

@@ -40,7 +40,7 @@ class ModalityDict(nn.Module, Generic[M]):
             self.add_module(self._key(name), module)
 
     def _key(self, name: str) -> str:
-        plain = name and "." not in name and not name.startswith("%") and not hasattr(type(self), name)
+        plain = name and "." not in name and not name.startswith(("%", "_")) and not hasattr(type(self), name)
         if plain and name not in ("names", "training"):
             return name
         return "%" + name.replace("%", "%25").replace(".", "%2E")

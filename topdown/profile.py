@@ -48,7 +48,7 @@ def mask_profile(
         A :class:`MaskProfile` per modality.
 
     Raises:
-        ValueError: if a label is none of the classes, or a class is named twice.
+        ValueError: if a label is none of the classes, a class is named twice, or there is not one label per sample.
 
     Example:
         >>> masks = {"audio": torch.tensor([[[0.2], [0.4]], [[0.5], [0.9]]])}
@@ -62,6 +62,11 @@ def mask_profile(
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for masks, labels, lengths in batches:
+        for name, mask in masks.items():
+            if labels.shape != (len(mask),):
+                raise ValueError(
+                    f"labels have shape {tuple(labels.shape)}, but there are {len(mask)} masks of {name!r}: one each"
+                )
         members = labels.detach().cpu().view(-1, 1) == torch.tensor(classes)
         if not bool(members.any(1).all()):
             stray = sorted(set(labels[~members.any(1).to(labels.device)].tolist()))

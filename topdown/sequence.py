@@ -41,7 +41,8 @@ def lengths_of(lengths: Lengths, name: str) -> Tensor | None:
 def check_lengths(lengths: Tensor | None, sequence: Tensor, name: str) -> None:
     """Checks that lengths fit a padded batch.
 
-    The values are looked at when they are on the CPU, where they belong: to read them elsewhere would stall the device.
+    The values are looked at when they are on the CPU, where they belong (to read them elsewhere would stall the device), and
+    not in compiled code.
 
     Args:
         lengths: Number of valid steps of each sample, of shape (B,), or None.
@@ -61,8 +62,10 @@ def check_lengths(lengths: Tensor | None, sequence: Tensor, name: str) -> None:
     if lengths is None:
         return
     if not isinstance(lengths, Tensor) or lengths.dtype not in INTEGERS:
-        what = str(lengths.dtype) if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {what}: use torch.as_tensor(lengths)")
+        what, remedy = type(lengths).__name__, "torch.as_tensor(lengths)"
+        if isinstance(lengths, Tensor):
+            what, remedy = str(lengths.dtype), "lengths.long(), or mask.sum(1) for a mask of valid steps"
+        raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {what}: use {remedy}")
     batch, steps = sequence.shape[:2]
     if lengths.shape != (batch,):
         raise ValueError(
@@ -157,7 +160,7 @@ def last_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """
     if lengths is None:
         return sequence[:, -1]
-    last = lengths.to(sequence.device, non_blocking=True) - 1
+    last = lengths.to(sequence.device, torch.int64, non_blocking=True) - 1
     return sequence[torch.arange(len(sequence), device=sequence.device), last]
 
 
@@ -226,9 +229,12 @@ class SequenceLSTM(nn.RNNBase):
         return cast("list[Tensor]", self._flat_weights)  # four of each direction
 
     def _run(self, sequence: Tensor, weights: list[Tensor]) -> Tensor:
-        zero = sequence.new_zeros(1, len(sequence), self.hidden_size)
-        output: Tensor = torch.lstm(sequence, (zero, zero), weights, True, 1, 0.0, self.training, False, True)[0]
-        return output
+        if torch.compiler.is_compiling():
+            from topdown.uncompiled import run_lstm_uncompiled
+
+            uncompiled: Tensor = run_lstm_uncompiled(sequence, weights, self.training)
+            return uncompiled
+        return run_lstm(sequence, weights, self.training)
 
     def _packed(self, sequence: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
         batch, steps, _ = sequence.shape
@@ -241,3 +247,10 @@ class SequenceLSTM(nn.RNNBase):
         )
         output, _ = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)
         return output.chunk(directions, dim=-1)
+
+
+def run_lstm(sequence: Tensor, weights: list[Tensor], training: bool) -> Tensor:
+    """Runs one direction over all steps: (B, T, D) and the four tensors of a direction to hidden states (B, T, H)."""
+    zero = sequence.new_zeros(1, len(sequence), weights[1].shape[1])
+    output: Tensor = torch.lstm(sequence, (zero, zero), weights, True, 1, 0.0, training, False, True)[0]
+    return output

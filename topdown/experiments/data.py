@@ -139,8 +139,11 @@ class SequenceDataset:
             valid = lengths.get(name) if isinstance(lengths, Mapping) else lengths
             if isinstance(value, (list, tuple)):
                 arrays = [np.asarray(array) for array in value]
-                if len({array.shape[1:] for array in arrays}) > 1 or any(array.ndim != 2 for array in arrays):
-                    raise DataError(f"{name!r} must be a list of arrays (T_i, D) with one D, got {arrays[0].shape}, ...")
+                shapes = {array.shape[1:] for array in arrays}
+                if len(shapes) != 1 or any(array.ndim != 2 for array in arrays):
+                    raise DataError(f"{name!r} must be a list of arrays (T_i, D) with one D, got (T_i, *D) with D in {shapes}")
+                if valid is not None:
+                    raise DataError(f"{name!r} is a list of arrays, whose lengths are their own: leave out lengths for it")
                 sequences[name] = ragged_from_list(arrays)
             else:
                 array = np.asarray(value)
@@ -158,6 +161,8 @@ class SequenceDataset:
         targets = targets.to(torch.float32 if targets.is_floating_point() else torch.int64)
         if targets.dim() != 1:
             raise DataError(f"labels have shape {tuple(targets.shape)}: there must be one per sample, (N,)")
+        if len(wrong := (~targets.isfinite()).nonzero()):
+            raise DataError(f"label {int(wrong[0])} is not finite ({len(wrong)} such labels): leave out such samples")
         return cls(sequences, vectors, targets, ids)
 
     @property
@@ -198,8 +203,18 @@ class SequenceDataset:
 
         Returns:
             The batch, with sequences padded on the right.
+
+        Raises:
+            IndexError: if there is no such sample, or none is asked for.
         """
         indices = torch.as_tensor(indices)
+        if indices.dtype != torch.int64 or indices.dim() != 1 or len(indices) == 0:
+            raise IndexError(
+                f"a batch takes a list of at least one number, got {indices.dtype} of shape {tuple(indices.shape)}"
+            )
+        if len(stray := indices[(indices < -len(self)) | (indices >= len(self))]):
+            raise IndexError(f"sample {int(stray[0])} of {len(self)}")
+        indices = indices % len(self)
         padded = {name: ragged.pad(indices) for name, ragged in self.sequences.items()}
         inputs = {name: values for name, (values, _) in padded.items()}
         inputs |= {name: vector[indices] for name, vector in self.vectors.items()}

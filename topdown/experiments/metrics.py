@@ -74,13 +74,17 @@ def classification_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         The metrics by name.
 
     Raises:
-        ValueError: if there is no sample, or the shapes differ.
+        ValueError: if there is no sample, the shapes differ, or a prediction is not finite.
 
     Example:
         >>> classification_metrics([[0.1, 2.0], [0.3, 0.2]], [1, 1])["acc"]
         0.5
     """
     p, y = _array(predictions), _array(labels)
+    if not np.isfinite(np.asarray(p, np.float64)).all():
+        raise ValueError("a prediction is not finite")
+    if p.ndim == 2 and p.shape[1] < 2:
+        raise ValueError(f"predictions have shape {p.shape}: logits need two classes or more, classes have shape (N,)")
     p = p.argmax(-1) if p.ndim == 2 else p
     if p.shape != y.shape or len(y) == 0:
         raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
@@ -111,11 +115,12 @@ def _correlation(p: Array, y: Array) -> float:
     if np.ptp(p) == 0 or np.ptp(y) == 0:
         return 0.0
     a, b = p - p.mean(), y - y.mean()
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # squares of tiny and of huge values would vanish and overflow
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
 def _array(values: Any) -> Array:
-    return values.detach().cpu().float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    return values.detach().cpu().to(torch.float64).numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
 def _flat(values: Any, name: str) -> Array:

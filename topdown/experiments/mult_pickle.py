@@ -47,7 +47,13 @@ def load_splits(path: str | Path) -> dict[str, SequenceDataset]:
     missing = [split for split in SPLITS if not isinstance(content, dict) or not isinstance(content.get(split), dict)]
     if missing:
         raise DataError(f"{path}: has no {', '.join(missing)}; a MulT pickle is a dict of train, valid and test")
-    return {split: _read_split(content[split], f"{path}: {split}") for split in SPLITS}
+    splits = {split: _read_split(content[split], f"{path}: {split}") for split in SPLITS}
+    for split, data in splits.items():
+        if data.sizes != splits["train"].sizes:
+            raise DataError(
+                f"{path}: {split} has features {data.sizes}, but train has {splits['train'].sizes}; the file is damaged"
+            )
+    return splits
 
 
 def _read_split(split: dict[str, Any], where: str) -> SequenceDataset:
@@ -55,10 +61,10 @@ def _read_split(split: dict[str, Any], where: str) -> SequenceDataset:
     if missing:
         raise DataError(f"{where}: has no array {', '.join(map(repr, missing))}; it has {sorted(map(str, split))}")
     labels = _labels(split["labels"], where)
-    arrays: dict[str, Array] = {name: split.pop(key) for name, key in KEYS.items()}
+    arrays: dict[str, Array] = {name: np.asarray(split.pop(key)) for name, key in KEYS.items()}
     for name, array in arrays.items():
         key = KEYS[name]
-        if array.ndim != 3 or array.dtype.kind not in "fiu":
+        if array.ndim != 3 or array.dtype.kind not in "fiu" or 0 in array.shape[1:]:
             raise DataError(f"{where}: {key!r} has shape {array.shape} of {array.dtype}; expected numbers of shape (N, T, D)")
         if len(array) != len(labels):
             raise DataError(f"{where}: {key!r} has {len(array)} samples but 'labels' has {len(labels)}; the file is damaged")
@@ -77,6 +83,7 @@ def _read_split(split: dict[str, Any], where: str) -> SequenceDataset:
         "samples": len(labels),
         "aligned": aligned,
         "labels": {
+            "shape": list(split["labels"].shape),
             "minimum": float(labels.min()),
             "maximum": float(labels.max()),
             "zeros": float((labels == 0).mean()),
@@ -118,7 +125,9 @@ def _read_modality(array: Array, filled: Array, where: str) -> tuple[Ragged, dic
 
 
 def _labels(labels: Array, where: str) -> Array:
-    if labels.dtype.kind not in "fiu" or labels.ndim > 3 or (labels.ndim == 3 and labels.shape[1] != 1) or not len(labels):
+    labels = np.asarray(labels)
+    middle = labels.shape[1:-1]  # of (N, 1, 1), or (N, 1, 7) with sentiment first
+    if labels.dtype.kind not in "fiu" or labels.ndim not in (1, 2, 3) or 0 in labels.shape or middle not in ((), (1,)):
         raise DataError(
             f"{where}: 'labels' has shape {labels.shape} of {labels.dtype}; expected one sentiment per sample, (N, 1, 1)"
         )
@@ -135,7 +144,12 @@ def _labels(labels: Array, where: str) -> Array:
 def _ids(ids: Any, count: int, where: str) -> list[str] | None:
     if ids is None:
         return None
-    if len(ids) != count:
-        raise DataError(f"{where}: 'id' has {len(ids)} entries but 'labels' has {count}; the file is damaged")
-    rows = np.asarray(ids).reshape(count, -1)
-    return ["|".join(part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in row) for row in rows]
+    rows = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    if not isinstance(rows, (list, tuple)) or len(rows) != count:
+        found = f"{len(rows)} entries" if isinstance(rows, (list, tuple)) else f"a {type(rows).__name__}"
+        raise DataError(f"{where}: 'id' has {found} but 'labels' has {count}; the file is damaged")
+    return ["|".join(map(_text, row)) if isinstance(row, (list, tuple)) else _text(row) for row in rows]
+
+
+def _text(part: Any) -> str:
+    return part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)

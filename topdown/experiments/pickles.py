@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections import OrderedDict
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from topdown.experiments.data import DataError
 def load_arrays(path: str | Path) -> Any:
     """Loads a pickle that holds nothing but arrays, containers, strings and numbers.
 
-    A pickle is a program, and may do anything to whoever loads it. This reader knows a handful of functions, those that
-    numpy arrays are made of, and refuses every other by its name before it is called.
+    A pickle is a program, and may do anything to whoever loads it. This reader gives it stand-ins for the handful of
+    functions that numpy arrays are made of, which take plain types of numbers and strings only, and refuses every other by
+    its name before it is called.
 
     Args:
         path: The file.
@@ -48,37 +50,96 @@ class _Refused(Exception):
     pass
 
 
+class _StandIn:
+    """What a pickle gets in place of a function: it may be called, and nothing else."""
+
+    __slots__ = ("call",)
+    call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "call", call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise _Refused(f"setattr of {name}")
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise _Refused("setstate of a function")
+
+
+class _DType:
+    """A plain type of numbers, strings or objects; a pickled numpy dtype may lie about what it holds, and is never made."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[biufcSUO]\d{1,9}", code):
+            raise _Refused(f"numpy's dtype for {code!r}")
+        self.code, self.order = code.lstrip("<>|="), "="
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or state[2:5] != (None,) * 3:
+            raise _Refused(f"numpy's dtype with state {state!r}")
+        self.order = state[1]
+
+    def make(self) -> np.dtype[Any]:
+        return np.dtype(self.code).newbyteorder("=" if self.order == "|" else self.order)  # type: ignore[arg-type]
+
+
+class _Array(np.ndarray[Any, Any]):
+    """An array that takes its type from a stand-in when its state is set."""
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, dtype, fortran, data = state
+        super().__setstate__((version, shape, _made(dtype), fortran, data))
+
+
+def _made(dtype: Any) -> np.dtype[Any]:
+    if not isinstance(dtype, _DType):
+        raise _Refused(f"numpy with a dtype {dtype!r}")
+    return dtype.make()
+
+
 def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> Any:
-    if subtype is not np.ndarray or shape != (0,):
-        raise _Refused(f"numpy's _reconstruct for {subtype} of shape {shape}")
-    return np.ndarray((0,), np.int8)  # empty, as numpy writes it; its state follows, with shape, dtype and data
+    if subtype is not _NDARRAY or shape != (0,):
+        raise _Refused(f"numpy's _reconstruct with shape {shape!r}")
+    return _Array((0,), np.int8)  # empty, as numpy writes it; its state follows, with shape, dtype and data
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, (bytes, str)):
-        raise _Refused(f"numpy's scalar for {dtype}")
+    made = _made(dtype)
     data = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(data, dtype, count=1)[0]
+    if made.hasobject or not isinstance(data, bytes) or len(data) != made.itemsize:
+        raise _Refused(f"numpy's scalar for {made}")
+    return np.frombuffer(data, made, count=1)[0] if data else made.type()
 
 
 def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> Any:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+    return np.frombuffer(buffer, _made(dtype)).reshape(shape, order=order)
 
 
-def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    if encoding not in ("latin1", "utf-8"):
+def _encode(text: Any, encoding: Any = "utf-8") -> Any:
+    if not isinstance(text, str) or encoding not in ("latin1", "utf-8"):
         raise _Refused(f"codecs.encode with {encoding!r}")
     return text.encode(encoding)
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
+def _never(*_: Any) -> NoReturn:
+    raise _Refused("numpy.ndarray")
+
+
+_NDARRAY = _StandIn(_never)  # only named, as an argument of _reconstruct
+_ALLOWED: dict[tuple[str, str], _StandIn] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _StandIn(_DType),
+    ("collections", "OrderedDict"): _StandIn(dict),
+    ("_codecs", "encode"): _StandIn(_encode),
+    ("__builtin__", "bytes"): _StandIn(lambda: b""),  # so the oldest protocols write empty bytes
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _StandIn(_reconstruct) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _StandIn(_scalar) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _StandIn(_frombuffer) for core in ("core", "_core")},
 }
 
 

@@ -1,0 +1,219 @@
+"""MulT, the multimodal transformer for unaligned sequences, as a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from topdown.adapters.transformer import DropoutOn, Transformer, attention_mask
+from topdown.backbone import Inputs
+from topdown.naming import ModalityDict
+from topdown.sequence import Lengths, check_lengths, last_valid, lengths_of, zero_padding
+
+
+class MulTBackbone(nn.Module):
+    r"""Creates the multimodal transformer: every modality attends to every other one, whatever their lengths.
+
+    .. math::
+        p_k &= \mathrm{conv}_k(x_k)                                                        & (B, T_k, d) \\
+        z_{k \leftarrow j} &= \mathrm{Transformer}_{kj}(p_k \text{ attends to } p_j)       & (B, T_k, d) \\
+        r_k &= \mathrm{Transformer}_k(\|_{j \ne k} z_{k \leftarrow j})                     & (B, T_k, (K-1) d) \\
+        h &= \|_k r_k[\text{last valid step}] \\
+        y &= W (h + W_2 \, \mathrm{relu}(W_1 h))
+
+    `encode` returns :math:`r_k`, so `TopDownLatch(MulTBackbone(...), align="interpolate")` is the last row of the paper's
+    Table 2 (its public code does not contain it). With `lengths`, padding changes nothing; without, all steps are valid.
+
+    Where this differs from the public code of MulT: keys beyond their length are masked (that code has no key padding mask),
+    the last step is the last valid one, and every step has a position (that code gives none to a step whose first channel
+    happens to be 0). Convolutions keep the number of steps. Attention dropout is on keys: see `dropout_on`.
+
+    Dropouts take a number for all modalities, or a mapping; those not named in it have 0.
+
+    References:
+        Multimodal Transformer for Unaligned Multimodal Language Sequences (Tsai et al., 2019),
+        https://arxiv.org/abs/1906.00295, Table 5, column MOSEI ("paper" below); yaohungt/Multimodal-Transformer ("code")
+
+    Args:
+        input_sizes: The features D_k of each modality, such as {"text": 300, "audio": 74, "visual": 35}; two or more.
+        size: d, of the crossmodal transformers. (Default: 40, paper; code 30)
+        num_heads: Of every attention; must divide `size`. (Default: 8, paper; code 5)
+        num_layers: Of every transformer, but at least 3 of those that read all sources. (Default: 4, paper; code 5)
+        output_size: How many values are predicted. (Default: 1)
+        causal: Whether attention is hidden the future. (Default: True, code)
+        kernel_sizes: Of the convolutions, odd; a number, or a mapping. (Default: 1 for the first modality, which is text in
+            MOSEI, and 3 for others, paper; code 1)
+        embedding_dropout: On the inputs of the first modality and on what enters a transformer. (Default: 0.3, paper; code
+            0.25)
+        attention_dropout: On attention weights, by the source that is attended to; transformers that read all sources have that
+            of the first modality. (Default: 0.1 for the first modality and 0 for others, code)
+        relu_dropout: (Default: 0.1, code)
+        residual_dropout: (Default: 0.1, paper and code)
+        output_dropout: (Default: 0.1, paper; code 0)
+        dropout_on: What attention dropout drops: "keys", for all queries at once, which keeps attention fast and small, or
+            "weights", one by one, as the code does: see :class:`topdown.adapters.transformer.MultiheadAttention`.
+            (Default: "keys")
+
+    Raises:
+        ValueError: if there are fewer than two modalities, heads do not divide the size, or a kernel is even.
+
+    Example:
+        >>> backbone = MulTBackbone({"text": 30, "audio": 7, "visual": 5}, num_layers=1)
+        >>> inputs = {"text": torch.randn(2, 6, 30), "audio": torch.randn(2, 20, 7), "visual": torch.randn(2, 9, 5)}
+        >>> backbone(inputs).shape
+        torch.Size([2, 1])
+        >>> backbone.encode(inputs)["audio"].shape
+        torch.Size([2, 20, 80])
+    """
+
+    def __init__(
+        self,
+        input_sizes: Mapping[str, int],
+        *,
+        size: int = 40,
+        num_heads: int = 8,
+        num_layers: int = 4,
+        output_size: int = 1,
+        causal: bool = True,
+        kernel_sizes: int | Mapping[str, int] | None = None,
+        embedding_dropout: float = 0.3,
+        attention_dropout: float | Mapping[str, float] | None = None,
+        relu_dropout: float = 0.1,
+        residual_dropout: float = 0.1,
+        output_dropout: float = 0.1,
+        dropout_on: DropoutOn = "keys",
+    ) -> None:
+        super().__init__()
+        names = list(input_sizes)
+        if len(names) < 2:
+            raise ValueError(f"MulT crosses modalities, so it needs at least two of them, got {names}")
+        if size % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide size={size}: choose one that does")
+        if dropout_on not in ("keys", "weights"):
+            raise ValueError(f"dropout_on={dropout_on!r} is not known: use 'keys' or 'weights'")
+        kernels = _by_name({names[0]: 1} if kernel_sizes is None else kernel_sizes, names, 3, "kernel_sizes")
+        attention = _by_name(
+            {names[0]: 0.1} if attention_dropout is None else attention_dropout, names, 0.0, "attention_dropout"
+        )
+        for name, kernel in kernels.items():
+            if kernel < 1 or kernel % 2 == 0:
+                raise ValueError(f"the kernel of {name!r} is {kernel}: it must be odd, to keep the number of steps")
+        self.input_sizes = dict(input_sizes)
+        self.encoding_sizes = dict.fromkeys(names, (len(names) - 1) * size)
+        self.causal = causal
+
+        def transformer(width: int, layers: int, dropout: float) -> Transformer:
+            return Transformer(
+                width,
+                layers,
+                num_heads,
+                embedding_dropout=embedding_dropout,
+                attention_dropout=dropout,
+                relu_dropout=relu_dropout,
+                residual_dropout=residual_dropout,
+                dropout_on=dropout_on,
+            )
+
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.projections = ModalityDict(
+            {k: nn.Conv1d(D, size, int(kernels[k]), padding="same", bias=False) for k, D in input_sizes.items()}
+        )
+        self.crossmodal = ModalityDict(
+            {k: ModalityDict({j: transformer(size, num_layers, attention[j]) for j in names if j != k}) for k in names}
+        )
+        self.memory = ModalityDict(
+            {k: transformer(self.encoding_sizes[k], max(num_layers, 3), attention[names[0]]) for k in names}
+        )
+        width = sum(self.encoding_sizes.values())
+        self.expand, self.contract = nn.Linear(width, width), nn.Linear(width, width)
+        self.output_dropout = nn.Dropout(output_dropout)
+        self.head = nn.Linear(width, output_size)
+
+    def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:
+        """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size)."""
+        return self.fuse(self.encode(inputs, lengths), lengths)
+
+    def encode(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
+        """Encodes each modality that is there, by what it finds in the others.
+
+        Args:
+            inputs: Of shape (B, T_k, D_k) per modality; None or absent where it is missing.
+            lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor.
+
+        Returns:
+            Of shape (B, T_k, (K-1) d) per modality, zero at padded steps. The part of a missing source is zero.
+
+        Raises:
+            ValueError: if a modality is unknown, all are missing, or a shape does not fit.
+        """
+        valid = {k: lengths_of(lengths, k) for k in self.input_sizes}
+        projected = self._project(inputs, valid)
+        encodings = {}
+        for k, target in projected.items():
+            crossed = []
+            for j, transformer in self.crossmodal[k].items():
+                if j not in projected:
+                    crossed.append(torch.zeros_like(target))
+                    continue
+                steps = (target.shape[1], projected[j].shape[1])
+                allowed = attention_mask(steps, (valid[k], valid[j]), causal=self.causal, device=target.device)
+                crossed.append(transformer(target, projected[j], allowed))
+            steps = (target.shape[1], target.shape[1])
+            allowed = attention_mask(steps, (valid[k], valid[k]), causal=self.causal, device=target.device)
+            encodings[k] = zero_padding(self.memory[k](torch.cat(crossed, dim=-1), None, allowed), valid[k])
+        return encodings
+
+    def fuse(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
+        """Predicts from the last valid step of each encoding.
+
+        Args:
+            encodings: Of shape (B, T_k, (K-1) d) per modality.
+            lengths: As in :meth:`encode`.
+
+        Returns:
+            Of shape (B, output_size).
+        """
+        last = self.last_states(encodings, lengths)
+        hidden = self.contract(self.output_dropout(torch.relu(self.expand(last))))
+        prediction: Tensor = self.head(hidden + last)
+        return prediction
+
+    def last_states(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
+        """Returns the last valid steps of all modalities side by side, of shape (B, K (K-1) d); zero for missing ones."""
+        present = {name: encodings[name] for name in self.input_sizes if encodings.get(name) is not None}
+        states = {name: last_valid(encoding, lengths_of(lengths, name)) for name, encoding in present.items()}
+        missing = torch.zeros_like(next(iter(states.values())))
+        return torch.cat([states.get(name, missing) for name in self.input_sizes], dim=-1)
+
+    def _project(self, inputs: Inputs, lengths: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        unknown = [name for name in inputs if name not in self.input_sizes]
+        if unknown:
+            raise ValueError(f"inputs {unknown} are not among the modalities {list(self.input_sizes)}")
+        projected = {}
+        for name, convolution in self.projections.items():
+            sequence = inputs.get(name)
+            if sequence is None:
+                continue
+            if sequence.dim() != 3 or sequence.shape[-1] != self.input_sizes[name]:
+                raise ValueError(
+                    f"{name!r} has shape {tuple(sequence.shape)}, but MulTBackbone takes (B, T, {self.input_sizes[name]})"
+                )
+            check_lengths(lengths[name], sequence, name)
+            sequence = zero_padding(sequence, lengths[name])  # a wider kernel sees beyond the last step
+            if name == next(iter(self.input_sizes)):
+                sequence = self.embedding_dropout(sequence)
+            projected[name] = zero_padding(convolution(sequence.transpose(1, 2)).transpose(1, 2), lengths[name])
+        if not projected:
+            raise ValueError(f"there is no input: all of {list(self.input_sizes)} are missing")
+        return projected
+
+
+def _by_name(value: float | Mapping[str, float], names: list[str], default: float, option: str) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, value)
+    unknown = [name for name in value if name not in names]
+    if unknown:
+        raise ValueError(f"{option} names {unknown}, but the modalities are {names}")
+    return {name: value.get(name, default) for name in names}
