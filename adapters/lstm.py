@@ -180,6 +180,8 @@ class LSTMBackbone(nn.Module):
             ValueError: if the steps or the lengths of two modalities differ.
         """
         present = {name: encodings[name] for name in self.input_sizes if encodings.get(name) is not None}
+        if not present:
+            raise ValueError(f"there is no encoding: all of {list(self.input_sizes)} are missing")
         check_same_time(present, "LSTMBackbone")
         valid = _common_lengths(present, lengths)
         present = {name: zero_padding(encoding, valid) for name, encoding in present.items()}
@@ -217,13 +219,14 @@ class LSTMBackbone(nn.Module):
 
 
 def _common_lengths(encodings: dict[str, Tensor], lengths: Lengths) -> Tensor | None:
+    if not isinstance(lengths, Mapping):
+        return lengths
     first, *others = encodings
-    common = lengths_of(lengths, first)
+    batch, steps = encodings[first].shape[:2]
+    full = torch.full((batch,), steps)
+    common = lengths.get(first, full)
     for name in others:
-        own = lengths_of(lengths, name)
-        if own is common or torch.compiler.is_compiling():
-            continue
-        if own is None or common is None or not torch.equal(own, common):
+        if not torch.compiler.is_compiling() and not torch.equal(lengths.get(name, full), common):
             raise ValueError(
                 f"{name!r} has other lengths than {first!r}: LSTMBackbone puts modalities side by side at each step; "
                 "align them first, or use a backbone for unaligned modalities"

@@ -183,6 +183,8 @@ class MulTBackbone(nn.Module):
     def last_states(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
         """Returns the last valid steps of all modalities side by side, of shape (B, K (K-1) d); zero for missing ones."""
         present = {name: encodings[name] for name in self.input_sizes if encodings.get(name) is not None}
+        if not present:
+            raise ValueError(f"there is no encoding: all of {list(self.input_sizes)} are missing")
         states = {name: last_valid(encoding, lengths_of(lengths, name)) for name, encoding in present.items()}
         missing = torch.zeros_like(next(iter(states.values())))
         return torch.cat([states.get(name, missing) for name in self.input_sizes], dim=-1)

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from topdown import TopDownLatch
 from topdown.adapters import MulTBackbone, transformer
-from topdown.experiments.sentiment import versions
+from topdown.adapters.transformer import DropoutOn
+from topdown.experiments.results import versions
 from topdown.experiments.tables import markdown
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
@@ -55,7 +56,7 @@ def explicit_attention(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: 
 def make(variant: str, latch: bool = False) -> torch.nn.Module:
     """Makes the model of a variant, with the same weights for all."""
     torch.manual_seed(0)
-    dropout_on = "keys" if variant == "ours, keys" else "weights"
+    dropout_on: DropoutOn = "keys" if variant == "ours, keys" else "weights"
     backbone = MulTBackbone(SIZES, size=30, num_heads=5, num_layers=4, kernel_sizes=1, dropout_on=dropout_on)
     return TopDownLatch(backbone, "lstm", align="interpolate") if latch else backbone
 

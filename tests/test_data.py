@@ -66,6 +66,14 @@ def test_masks_multiply_all_steps_of_a_sample():
     assert data[0].inputs["a"].tolist() == [[1, 1], [1, 1]]
 
 
+def test_batches_count_from_the_end_too_and_name_what_is_not_there():
+    data = SequenceDataset.from_arrays({"a": [np.full((3, 1), 1.0), np.full((2, 1), 2.0)]}, [1.0, 2.0])
+    assert data.batch([-1, 0]).inputs["a"].flatten().tolist() == [2, 2, 0, 1, 1, 1]
+    for indices, message in (([2], "sample 2 of 2"), ([-3], "sample -3 of 2"), ([], "at least one"), ([True, False], "bool")):
+        with pytest.raises(IndexError, match=message):
+            data.batch(indices)
+
+
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
@@ -73,6 +81,12 @@ def test_masks_multiply_all_steps_of_a_sample():
         ({"a": np.ones((2, 2))}, {"ids": ["x"]}, "'ids' has 1 samples but there are 2 labels"),
         ({"a": [np.ones((2, 2)), np.ones((0, 2))]}, {}, r"sample 1 of 'a' has no steps: leave out such samples \(1 here\)"),
         ({"a": [np.ones((2, 2)), np.ones((1, 3))]}, {}, r"'a' must be a list of arrays \(T_i, D\) with one D"),
+        ({"a": []}, {}, "'a' must be a list of arrays"),
+        (
+            {"a": [np.ones((2, 2)), np.ones((1, 2))]},
+            {"lengths": [1, 1]},
+            "'a' is a list of arrays, whose lengths are their own",
+        ),
         ({"a": np.ones(2)}, {}, r"'a' has shape \(2,\): it must be"),
         ({"a": np.full((2, 2), np.nan)}, {}, "'a' has 4 values that are not finite"),
         ({"a": np.ones((2, 3, 2))}, {"lengths": [3, 4]}, r"lengths\[1\] of 'a' is 4, but it has 3 steps"),
@@ -83,6 +97,11 @@ def test_masks_multiply_all_steps_of_a_sample():
 def test_wrong_arrays_are_named(inputs, options, message):
     with pytest.raises(DataError, match=message):
         SequenceDataset.from_arrays(inputs, [0.0, 1.0], **options)
+
+
+def test_labels_are_finite():
+    with pytest.raises(DataError, match=r"label 1 is not finite \(1 such labels\)"):
+        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, [0.0, float("nan")])
 
 
 def test_labels_are_one_per_sample():
@@ -104,6 +123,14 @@ def test_epochs_differ_and_batches_hold_similar_lengths():
     lengths = torch.randint(1, 51, (640,), generator=torch.Generator().manual_seed(0))
     first, second = (bucketed_batches(lengths, 32, seed=0, epoch=epoch) for epoch in (1, 2))
     assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    orders = [[b.tolist() for b in bucketed_batches(lengths, 32, seed=seed, epoch=1)] for seed in (0, 1)]
+    assert orders[0] != orders[1]
+    # Same lengths: what is in a batch, and where a batch is, both change.
+    same = [bucketed_batches(torch.ones(64), 8, seed=0, epoch=epoch, pool=2) for epoch in (1, 2)]
+    assert {frozenset(b.tolist()) for b in same[0]}.isdisjoint({frozenset(b.tolist()) for b in same[1]})
+    longest = [int(lengths[b].max()) for b in first]
+    assert longest != sorted(longest)
 
     def padding(batches):
         return sum(int(lengths[b].max()) * len(b) for b in batches) / int(lengths.sum())

@@ -185,7 +185,89 @@ def test_kinds_and_seeds_may_be_added_and_none_is_lost(tmp_path, capsys):
     ]
     capsys.readouterr()
     assert run("--feedback", "linear", "--seeds", "1") == everything
-    assert "epoch" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 2 runs are there already" in said
+    assert "epoch" not in said
+
+
+def test_a_missing_checkpoint_is_trained_again_and_leftovers_go(tmp_path, capsys):
+    arguments = ["--samples", "40", "--epochs", "1", "--seeds", "1", "--feedback", "none", "lstm", "--out", str(tmp_path)]
+    main(arguments)
+    before = numbers(results(tmp_path))
+    (tmp_path / "checkpoints" / "lstm-seed0.pt").unlink()
+    (tmp_path / "checkpoints" / "none-seed0.unfinished.pt").touch()  # as when killed between two files
+    capsys.readouterr()
+    main([*arguments, "--resume"])
+    said = capsys.readouterr().out
+    assert "lstm seed 0: its checkpoint is missing, so it is trained again" in said
+    assert "none seed 0  epoch" not in said
+    assert numbers(results(tmp_path)) == before
+    assert not list((tmp_path / "checkpoints").glob("*unfinished*"))
+
+
+def test_a_stale_state_is_not_gone_on_with_unless_asked(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for kind in ("none", "oracle"):
+        (tmp_path / "checkpoints" / f"{kind}-seed0.unfinished.pt").write_bytes(b"stale")
+    main(["--samples", "40", "--epochs", "1", "--seeds", "1", "--feedback", "none", "--out", str(tmp_path)])
+    assert results(tmp_path)["complete"]
+
+
+def test_options_reach_the_training_and_seeds_differ(tmp_path, monkeypatch):
+    seen, initial = [], []
+    original = sentiment.fit
+
+    def spy(model, train, valid, **options):
+        seen.append(options)
+        initial.append(next(model.parameters()).clone())
+        return original(model, train, valid, **options)
+
+    monkeypatch.setattr(sentiment, "fit", spy)
+    options = ["--patience", "3", "--learning-rate", "0.002", "--batch-size", "7", "--epochs", "1", "--seeds", "2"]
+    main(["--samples", "40", "--feedback", "none", *options])
+    assert [o["seed"] for o in seen] == [0, 0, 1, 1]
+    for o in seen:
+        assert (o["patience"], o["learning_rate"], o["batch_size"], o["epochs"]) == (3, 0.002, 7, 1)
+    assert torch.equal(initial[0], initial[1])
+    assert not torch.equal(initial[0], initial[2])
+
+
+def test_data_that_changed_is_not_mixed(capsys, tmp_path):
+    arguments = [
+        "--data",
+        tmp_path / "data.pkl",
+        "--feedback",
+        "none",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path / "out",
+    ]
+    make_file(tmp_path / "data.pkl")
+    main([str(argument) for argument in arguments])
+    make_file(tmp_path / "data.pkl", lambda c: c["train"].update(labels=-c["train"]["labels"]))
+    assert "was made with sha256" in failure(capsys, [*arguments, "--resume"])
+
+
+def test_terminals_without_unicode_end_no_run(tmp_path):
+    command = [
+        sys.executable,
+        EXAMPLES / "mosei_lstm.py",
+        "--samples",
+        "16",
+        "--epochs",
+        "1",
+        "--seeds",
+        "2",
+        "--feedback",
+        "none",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run([*command, "--out", tmp_path], capture_output=True, env=environment, check=True)
+    assert b"?" in run.stdout
+    assert "±" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 def failure(capsys, arguments):
@@ -204,7 +286,14 @@ def failure(capsys, arguments):
         (["--seeds", "0"], "argument --seeds: '0' is not a whole number of at least 1"),
         (["--epochs", "-1"], "argument --epochs"),
         (["--device", "cuda:99"], "--device cuda:99: not available here"),
-        (["--device", "toaster"], "--device toaster: not available here"),
+        (["--device", "toaster"], "--device toaster: not available here (no such device); use cpu"),
+        (["--device", "meta"], "--device meta: not available here"),
+        (["--learning-rate", "-1"], "argument --learning-rate: '-1' is not a number above 0 and at most 1"),
+        (["--learning-rate", "nan"], "argument --learning-rate: 'nan' is not a number"),
+        (["--learning-rate", "fast"], "argument --learning-rate: 'fast' is not a number"),
+        (["--batch-size", "99999999999999"], "argument --batch-size"),
+        (["--epoch", "1"], "unrecognized arguments: --epoch 1"),
+        (["--data", "x.pkl", "--samples", "3"], "--samples is for synthetic data"),
         (["--unknown"], "unrecognized arguments: --unknown"),
         (["--resume"], "--resume needs --out"),
     ],
@@ -218,6 +307,7 @@ WRONG_DATA = {
     "missing key": (lambda c: c["train"].pop("vision") is None or None, "has no array 'vision'"),
     "other N": (lambda c: c["test"].update(text=c["test"]["text"][:3]), "'text' has 3 samples but 'labels' has 7"),
     "zero length": (lambda c: [c["test"][k].__setitem__(0, 0) for k in ("text", "audio", "vision")] and None, "has no steps"),
+    "other sizes": (lambda c: c["test"].update(audio=c["test"]["audio"][..., :3]), "test has features"),
     "all nan": (lambda c: c["test"]["audio"].__setitem__(slice(None), float("nan")), "is never finite"),
 }
 
@@ -229,6 +319,14 @@ def test_wrong_data_is_one_line_and_writes_nothing(capsys, tmp_path, name):
     error = failure(capsys, ["--data", tmp_path / "data.pkl", "--out", tmp_path / "out"])
     assert message in error
     assert str(tmp_path / "data.pkl") in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_unaligned_data_is_one_line_before_anything_is_written(capsys, tmp_path):
+    make_file(tmp_path / "data.pkl", unaligned=True)
+    error = failure(capsys, ["--data", tmp_path / "data.pkl", "--out", tmp_path / "out"])
+    assert "train: 'audio' has" in error
+    assert "LSTMBackbone puts modalities side by side at each step; align them first" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -250,8 +348,9 @@ def test_an_out_that_cannot_be_written_is_one_line_before_training(capsys, tmp_p
 def test_earlier_results_are_not_overwritten(capsys, finished, tmp_path):
     assert "go on with --resume, or choose another --out" in failure(capsys, [*TINY, "--out", finished])
     assert "was made with epochs 2, not 7" in failure(capsys, [*TINY, "--epochs", "7", "--out", finished, "--resume"])
-    (tmp_path / "results.json").write_text("[]")
-    assert "not the results of this experiment" in failure(capsys, [*TINY, "--out", tmp_path, "--resume"])
+    for content in ("[]", '{"configuration": [], "runs": []}', '{"configuration": {}, "runs": [{"kind": "lstm"}]}'):
+        (tmp_path / "results.json").write_text(content)
+        assert "choose another --out" in failure(capsys, [*TINY, "--out", tmp_path, "--resume"])
 
 
 def test_a_file_of_data_as_a_program(tmp_path):

@@ -47,6 +47,18 @@ def test_lstm_masks_stay_within_their_bounds_and_projected_ones_leave_them(seed,
     assert torch.sigmoid(projected(x))[0, 0].tolist() == pytest.approx([0.000123, 0.5, 0.999877], abs=1e-6)
 
 
+def test_dropout_is_on_the_states_of_the_lstm():
+    network = LSTMFeedback(4, 3, projection=True, dropout=0.5)
+    with torch.no_grad():
+        network.projection.weight.copy_(torch.eye(3))
+        network.projection.bias.fill_(7.0)
+    x = torch.randn(2, 50, 4)
+    states = network.lstm(x)
+    ratio = (network(x) - 7.0) / states
+    assert {0.0, 2.0} == set(ratio.detach().round(decimals=2).unique().tolist())
+    torch.testing.assert_close(network.eval()(x), states + 7.0)
+
+
 @pytest.mark.parametrize("network", [LinearFeedback, LSTMFeedback, nn.Linear])
 def test_a_pooled_encoding_gives_one_mask(network):
     feedback = PairwiseFeedback(network, *SIZES, SOURCES)

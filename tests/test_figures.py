@@ -58,6 +58,14 @@ def test_equal_masks_are_chance(data):
 PROFILE = {"a": MaskProfile(torch.tensor([[0.25, 0.5], [float("nan")] * 2]), torch.tensor([4, 0]), (-3, -2))}
 
 
+def test_masks_are_those_of_evaluation(data):
+    latch = TopDownLatch(Toy({"a": 3, "b": 2}), First, mask_dropout=0.9).train()
+    expected = torch.sigmoid(torch.arange(3.0)).double()
+    torch.testing.assert_close(sentiment_profile(latch, data)["a"].mean[3], expected, rtol=0, atol=1e-6)
+    relevance = {"a": torch.tensor([[0, 0, 1.0]] * 4), "b": torch.tensor([[0, 1.0]] * 4)}
+    assert relevance_auc(latch.train(), data, relevance) == pytest.approx({"a": 1.0, "b": 1.0})
+
+
 def test_csv(tmp_path):
     write_mask_table(tmp_path / "masks.csv", {("lstm", 1): PROFILE}, data="mine")
     rows = list(csv.DictReader((tmp_path / "masks.csv").read_text().splitlines()))

@@ -1,7 +1,6 @@
 import json
 import stat
 import sys
-import types
 
 import pytest
 
@@ -71,10 +70,12 @@ def test_epochs_are_plain_lines_where_there_is_no_terminal(capsys):
 
 
 def test_epochs_are_a_bar_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda: True, write=sys.stdout.write, flush=lambda: None))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     with show_epochs("lstm seed 0", 9) as show:
         show(RECORD)
-    shown = capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    shown = captured.err
     assert "lstm seed 0" in shown
     assert "1/9" in shown
     assert "train=0.5000, validation=0.2500" in shown

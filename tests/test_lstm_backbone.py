@@ -170,6 +170,34 @@ def test_each_option_of_the_public_code_changes_the_model(option):
     assert not torch.allclose(*outputs)
 
 
+def test_dropouts_drop():
+    backbone = LSTMBackbone({"x": 3}, hidden_size=50, dropout=0.5)
+    assert backbone.dropout.p == backbone.encoders["x"].attention.dropout == 0.5  # the fusion follows
+    x, seen = torch.randn(2, 4, 3), {}
+    backbone.encoders["x"].attention.register_forward_pre_hook(lambda module, arguments: seen.update(states=arguments[0]))
+    backbone.head.register_forward_pre_hook(lambda module, arguments: seen.update(last=arguments[0]))
+    backbone({"x": x})
+    assert 0.3 < (seen["states"] == 0).double().mean() < 0.7
+    assert 0.3 < (seen["last"] == 0).double().mean() < 0.7
+    pooled = LSTMBackbone({"x": 3}, hidden_size=50, dropout=0.5, pooling="attention")
+    pooled.pooling.register_forward_pre_hook(lambda module, arguments: seen.update(pooled=arguments[0]))
+    pooled({"x": x})
+    assert 0.3 < (seen["pooled"] == 0).double().mean() < 0.7
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.int64])
+def test_lengths_of_any_integer_type_serve(dtype):
+    for options in ({}, {"pooling": "attention"}):
+        backbone = LSTMBackbone(MOSEI, hidden_size=4, **options).eval()
+        inputs, lengths = batch(MOSEI, dtype=torch.float32), torch.tensor([6, 2, 4])
+        assert torch.equal(backbone(inputs, lengths.to(dtype)), backbone(inputs, lengths))
+
+
+def test_nothing_to_fuse_is_named():
+    with pytest.raises(ValueError, match="there is no encoding"):
+        LSTMBackbone(MOSEI, hidden_size=4).fuse({})
+
+
 @pytest.mark.parametrize(("modalities", "terms"), [(1, 1), (2, 3), (3, 7), (4, 10), (5, 15)])
 def test_any_number_of_modalities(modalities, terms):
     sizes = {f"m{i}.x": i + 1 for i in range(modalities)}
@@ -235,6 +263,7 @@ def test_a_mapping_of_equal_lengths_serves():
     inputs, lengths = batch(MOSEI, dtype=torch.float32), torch.tensor([6, 2, 4])
     by_name = {k: lengths.clone() for k in MOSEI}
     assert torch.equal(backbone(inputs, by_name), backbone(inputs, lengths))
+    assert torch.equal(backbone(inputs, {"audio": torch.tensor([6, 6, 6])}), backbone(inputs))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ def test_binary_metrics_equal_scikit_learn(pairs):
         assert metrics["corr"] == 0.0
 
 
+@pytest.mark.parametrize("values", [[1e-200, 2e-200, 4e-200], [1e200, 2e200, 4e200], [1.0, 1.0, 1.0]])
+def test_correlation_of_extreme_and_of_constant_values(values):
+    expected = 0.0 if values[0] == values[1] else 1.0
+    assert sentiment_metrics(values, [1.0, 2.0, 4.0])["corr"] == pytest.approx(expected)
+
+
+def test_tensors_and_arrays_give_the_same():
+    p, y = [0.5000000001, 2.0, 1e-50], [1.0, 2.0, 1.0]
+    tensors = sentiment_metrics(torch.tensor(p, dtype=torch.float64), torch.tensor(y))
+    assert tensors == sentiment_metrics(p, y)
+
+
 def test_by_hand():
     metrics = sentiment_metrics(torch.tensor([[2.5], [-0.5], [3.7], [0.0]]), torch.tensor([[2.0], [1.0], [3.0], [0.0]]))
     assert metrics["mae"] == pytest.approx((0.5 + 1.5 + 0.7 + 0) / 4)
@@ -109,3 +121,7 @@ def test_classification_equals_scikit_learn(pairs):
 def test_classification_needs_samples():
     with pytest.raises(ValueError, match="must be as many, at least one"):
         classification_metrics([], [])
+    with pytest.raises(ValueError, match="a prediction is not finite"):
+        classification_metrics([[0.0, float("nan")]], [1])
+    with pytest.raises(ValueError, match=r"predictions have shape \(2, 1\)"):
+        classification_metrics([[0.0], [1.0]], [0, 1])

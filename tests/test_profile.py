@@ -26,5 +26,8 @@ def test_errors():
     batch = ({"a": torch.zeros(2, 1)}, torch.tensor([0, 5]), None)
     with pytest.raises(ValueError, match=r"labels \[5\] are not among the classes \(0, 1\)"):
         mask_profile([batch], [0, 1])
+    for labels in (torch.tensor([[0], [1]]), torch.tensor([0])):
+        with pytest.raises(ValueError, match=r"labels have shape .*, but there are 2 masks of 'a': one each"):
+            mask_profile([(batch[0], labels, None)], [0, 1])
     with pytest.raises(ValueError, match="names a class twice"):
         mask_profile([batch], [0, 0])

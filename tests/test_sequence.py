@@ -104,6 +104,7 @@ def test_reversing_within_lengths_is_its_own_inverse(lengths):
 def test_last_valid_step():
     x = torch.arange(12.0).view(2, 3, 2)
     assert last_valid(x, torch.tensor([1, 3])).tolist() == [[0.0, 1.0], [10.0, 11.0]]
+    assert last_valid(x, torch.tensor([1, 3], dtype=torch.uint8)).tolist() == [[0.0, 1.0], [10.0, 11.0]]
     assert last_valid(x, None).tolist() == [[4.0, 5.0], [10.0, 11.0]]
 
 
@@ -111,7 +112,7 @@ def test_last_valid_step():
     ("lengths", "error", "message"),
     [
         ([3, 2], TypeError, "must be a tensor of integers, got list: use torch.as_tensor"),
-        (torch.tensor([3.0, 2.0]), TypeError, "must be a tensor of integers, got torch.float32"),
+        (torch.tensor([3.0, 2.0]), TypeError, "must be a tensor of integers, got torch.float32: use lengths.long"),
         (torch.tensor([3]), ValueError, r"'audio' have shape \(1,\), but it has 2 samples"),
         (torch.tensor([3, 6]), ValueError, r"lengths\[1\] of 'audio' is 6, but it has 5 steps: a length must lie in 1..5"),
         (torch.tensor([0, 5]), ValueError, r"lengths\[0\] of 'audio' is 0"),

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from topdown.experiments.tables import all_metrics_table, gap_closed, results_table, summarize
+from topdown.experiments.tables import all_metrics_table, full_report, gap_closed, results_table, summarize
 
 NAMES = {"none": "Base", "lstm": "Base + MMLatch (lstm)"}
 
@@ -32,7 +32,7 @@ def test_rows_of_the_table():
     assert rows[0] == ["Model", "Acc@7", "Acc@2", "F1@2", "MAE", "Corr"]
     assert rows[2] == ["Base, average of 2", "50.0 ± 0.0", "80.0 ± 0.0", "undefined", "0.700 ± 0.141", "0.500 ± 0.000"]
     assert rows[3] == ["Base, best by validation", "50.0", "80.0", "undefined", "0.800", "0.500"]
-    assert rows[4] == ["Base + MMLatch (lstm)", "50.0", "80.0", "undefined", "0.500", "0.500"]
+    assert rows[4] == ["Base + MMLatch (lstm), seed 0 alone", "50.0", "80.0", "undefined", "0.500", "0.500"]
     # Table 1 of the paper
     assert rows[6] == [
         "*published, CMU-MOSEI:* Baseline",
@@ -52,11 +52,25 @@ def test_every_metric_has_a_row():
     assert "10" in table.splitlines()[-1]
 
 
-@pytest.mark.parametrize("maes", [{"none": 0.5}, {"oracle": 0.5}, {"none": 0.5, "oracle": 0.5, "lstm": 0.4}])
+def runs_with(maes):
+    return [
+        {"kind": kind, "seed": seed, "metrics": {"mae": mae}} for kind, by_seed in maes.items() for seed, mae in by_seed.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "maes", [{"none": {0: 0.5}}, {"oracle": {0: 0.5}}, {"none": {0: 0.5}, "oracle": {0: 0.5}, "lstm": {0: 0.4}}]
+)
 def test_there_may_be_no_gap(maes):
-    assert gap_closed({kind: {"mean": {"mae": mae}} for kind, mae in maes.items()}) == {}
+    assert gap_closed(runs_with(maes)) == {}
 
 
-def test_a_kind_may_be_worse_than_none():
-    closed = gap_closed({k: {"mean": {"mae": mae}} for k, mae in {"none": 0.5, "oracle": 0.25, "linear": 0.625}.items()})
-    assert closed == {"linear": -0.5}
+def test_only_seeds_that_all_have_count_and_a_kind_may_be_worse_than_none():
+    runs = runs_with(
+        {"none": {0: 0.5, 1: 9.0}, "oracle": {0: 0.25, 1: 8.0, 2: 1.0}, "linear": {0: 0.625, 2: 7.0}, "lstm": {3: 1.0}}
+    )
+    assert gap_closed(runs) == {"linear": (-0.5, 0.25, 1)}
+    complete = [{**r, "metrics": {**run("none", 0, 1, 1)["metrics"], **r["metrics"]}, "validation_loss": 1.0} for r in runs]
+    text = full_report(complete, {**NAMES, "oracle": "Oracle", "linear": "Linear"}, source="here")
+    assert "Feedback 'linear' widens by 50% the gap of 0.250 in MAE" in text
+    assert "(1 seed of all three)" in text

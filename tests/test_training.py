@@ -100,7 +100,57 @@ def test_random_numbers_of_the_caller_are_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("stop_after", [1, 4])
+def test_the_smallest_fall_counts(monkeypatch):
+    losses = [1.0 - 1e-6 * i for i in range(8)]
+    _, result, _ = scripted(losses, monkeypatch, learning_rate=8e-4, patience=3)
+    assert [record["learning_rate"] for record in result.history] == [8e-4] * 8
+    assert result.best_epoch == 8
+
+
+def test_gradients_may_be_clipped_and_the_decay_chosen(monkeypatch):
+    model = Mean()
+    norms = []
+    step = torch.optim.Adam.step
+
+    def spy(self, *arguments, **options):
+        norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item())
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    fit(model, data(64), data(10, 1), epochs=1, gradient_clip=0.01)
+    assert max(norms) == pytest.approx(0.01, rel=1e-3)
+    _, result, _ = scripted([1.0, 2.0, 2.0, 2.0], monkeypatch, learning_rate=1e-3, decay=0.1)
+    assert [record["learning_rate"] for record in result.history] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+
+
+def test_the_train_loss_is_the_mean_over_samples():
+    class Still(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(1))
+
+        def forward(self, inputs, lengths=None):
+            return (self.value * 0).expand(len(lengths), 1)
+
+    train = data(37)  # the last batch holds 5
+    result = fit(Still(), train, data(10, 1), epochs=1)
+    assert result.history[0]["train_loss"] == pytest.approx(train.labels.abs().mean().item())
+
+
+def test_seeds_decide_on_batches_and_on_dropout():
+    def final(seed, samples):
+        torch.manual_seed(0)
+        model = Mean()
+        model.dropout.p = 0.0 if samples > 32 else 0.5
+        fit(model, data(samples), data(10, 1), epochs=2, seed=seed)
+        return model.layer.weight
+
+    for samples in (30, 100):  # one batch: dropout alone differs; without dropout: batches alone differ
+        assert torch.equal(final(1, samples), final(1, samples))
+        assert not torch.equal(final(1, samples), final(2, samples))
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5])
 def test_an_interrupted_training_ends_as_if_it_had_never_stopped(tmp_path, stop_after):
     class Stop(Exception):
         pass
@@ -112,8 +162,9 @@ def test_an_interrupted_training_ends_as_if_it_had_never_stopped(tmp_path, stop_
     torch.manual_seed(3)
     whole, broken = Mean(), Mean()
     broken.load_state_dict(whole.state_dict())
-    expected = fit(whole, data(50), data(10, 1), epochs=8, seed=2, learning_rate=0.05)
-    arguments = {"epochs": 8, "seed": 2, "learning_rate": 0.05, "checkpoint": tmp_path / "state.pt"}
+    expected = fit(whole, data(50), data(10, 1), epochs=12, seed=2, learning_rate=1.0)
+    assert len({record["learning_rate"] for record in expected.history}) > 2  # so that the schedule matters
+    arguments = {"epochs": 12, "seed": 2, "learning_rate": 1.0, "checkpoint": tmp_path / "state.pt"}
     with pytest.raises(Stop):
         fit(broken, data(50), data(10, 1), on_epoch=stop, **arguments)
     continued = Mean()
@@ -122,6 +173,18 @@ def test_an_interrupted_training_ends_as_if_it_had_never_stopped(tmp_path, stop_
     for name in ("epoch", "train_loss", "valid_loss", "learning_rate"):
         assert [record[name] for record in result.history] == [record[name] for record in expected.history]
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in continued.state_dict().items())
+
+
+def test_a_checkpoint_of_another_training_is_named(tmp_path):
+    path = tmp_path / "state.pt"
+    fit(Mean(), data(20), data(10, 1), epochs=1, checkpoint=path)
+    with pytest.raises(DataError, match=r"state.pt: of a training with .*'seed': 0.*, not .*'seed': 1"):
+        fit(Mean(), data(20), data(10, 1), epochs=2, checkpoint=path, seed=1)
+    with pytest.raises(DataError, match=r"state.pt: of another model; delete it to train anew"):
+        fit(Mean(outputs=2), data(20), data(10, 1), epochs=2, checkpoint=path)
+    save_checkpoint({"weights": torch.ones(1)}, path)
+    with pytest.raises(DataError, match="of a training with None"):
+        fit(Mean(), data(20), data(10, 1), epochs=2, checkpoint=path)
 
 
 def test_checkpoints_are_whole_and_damage_is_named(tmp_path):

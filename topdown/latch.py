@@ -262,9 +262,9 @@ class TopDownLatch(nn.Module):
         if self._is_disabled():
             return inputs, {}, {}, {}
         present = check_inputs(inputs, lengths)
-        known = {*inputs, *(self.encoding_sizes or {})}
-        if isinstance(lengths, Mapping) and not known.issuperset(lengths):
-            raise ValueError(f"lengths name {sorted(set(lengths) - known)}, but the modalities are {sorted(known)}")
+        known = [*inputs, *(self.encoding_sizes or {})]
+        if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in known]):
+            raise ValueError(f"lengths name {unknown}, but the modalities are {sorted(set(known))}")
         valid = {k: lengths_of(lengths, k) if x.dim() == 3 else None for k, x in present.items()}
         present = {k: finite_padding(x, valid[k]) if x.dim() == 3 else x for k, x in present.items()}
         masked: Inputs = {**inputs, **present}

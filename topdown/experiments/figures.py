@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,10 @@ def relevance_auc(
 
 
 def write_mask_table(path: Path, profiles: Profiles, *, data: str) -> None:
-    """Writes masks.csv: a row per run, modality, feature and class, with the mean mask, the number of samples, and `data`."""
+    """Writes masks.csv: a row per run, modality, feature and class, with the mean mask, the number of samples, and `data`.
+
+    A class is that of labels clipped to [-3, 3] and rounded, halves to even.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("feedback", "seed", "modality", "feature", "class", "mean_mask", "samples", "data"))
@@ -94,19 +98,19 @@ def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title
     figure = figures.Figure(figsize=(6.0 * len(names), 0.6 + 2.6 * len(shown)), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(shown), len(names), squeeze=False)
+    # One scale for all, or noise in one panel looks like structure in another.
+    means = torch.cat([profile.mean.flatten() for by_name in shown.values() for profile in by_name.values()])
+    limits = {"vmin": float(means.nan_to_num(torch.inf).min()), "vmax": float(means.nan_to_num(-torch.inf).max())}
     for axes_row, (kind, by_name) in zip(grid, shown.items(), strict=True):
         for axes, name in zip(axes_row, names, strict=True):
-            _draw_profile(figure, axes, by_name[name], f"{name} masks, feedback {kind!r}, seed {best[kind]}")
+            image = _draw_profile(axes, by_name[name], f"{name} masks, feedback {kind!r}, seed {best[kind]}", limits)
+    figure.colorbar(image, ax=grid, label="mean mask")
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
-def _draw_profile(figure: object, axes: object, profile: MaskProfile, title: str) -> None:
-    mean = profile.mean
-    image = axes.imshow(mean.numpy(), aspect="auto", interpolation="nearest", cmap="viridis")  # type: ignore[attr-defined]
-    rows: Sequence[str] = [
-        f"{CLASSES[label]} ({count})" for label, count in zip(profile.classes, profile.samples.tolist(), strict=True)
-    ]
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)  # type: ignore[attr-defined]
-    axes.set_xlabel("feature", fontsize=8)  # type: ignore[attr-defined]
-    axes.set_title(title, fontsize=9)  # type: ignore[attr-defined]
-    figure.colorbar(image, ax=axes, label="mean mask")  # type: ignore[attr-defined]
+def _draw_profile(axes: Any, profile: MaskProfile, title: str, limits: Mapping[str, float]) -> Any:
+    rows = [f"{CLASSES[label]} (N = {count})" for label, count in zip(profile.classes, profile.samples.tolist(), strict=True)]
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_xlabel("feature", fontsize=8)
+    axes.set_title(title, fontsize=9)
+    return axes.imshow(profile.mean.numpy(), aspect="auto", interpolation="nearest", cmap="viridis", **limits)

@@ -43,7 +43,7 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
 
 @contextlib.contextmanager
 def show_epochs(label: str, epochs: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Shows epochs as a progress bar on a terminal and as plain lines elsewhere.
+    """Shows epochs as a progress bar when the output is a terminal, and as plain lines elsewhere.
 
     Yields:
         A function to call with the record of each epoch.
@@ -51,7 +51,7 @@ def show_epochs(label: str, epochs: int) -> Iterator[Callable[[Mapping[str, floa
     Raises:
         ImportError: on a terminal, if tqdm is missing.
     """
-    if not sys.stderr.isatty():
+    if not sys.stdout.isatty():
         yield lambda record: print(
             f"{label}  epoch {record['epoch']:.0f}/{epochs}  train {record['train_loss']:.4f}  "
             f"validation {record['valid_loss']:.4f}  learning rate {record['learning_rate']:.2e}  {record['seconds']:.1f} s",

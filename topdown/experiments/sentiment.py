@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-import topdown
 from topdown.experiments.data import DataError, SequenceDataset
 from topdown.experiments.figures import draw_masks, relevance_auc, sentiment_profile, write_mask_table
 from topdown.experiments.files import check_writable, make_directory, require, write_json, write_text
@@ -23,6 +19,7 @@ from topdown.experiments.metrics import sentiment_metrics
 from topdown.experiments.mult_pickle import load_splits
 from topdown.experiments.options import FREE_OPTIONS, KINDS, ORACLE, sentiment_parser
 from topdown.experiments.reporting import data_table, show_epochs
+from topdown.experiments.results import checkpoint_path, file_hash, read_runs, versions
 from topdown.experiments.synthetic import NOTE, synthetic_splits
 from topdown.experiments.tables import full_report, gap_closed, summarize
 from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
@@ -49,10 +46,17 @@ def run_sentiment(argv: Sequence[str] | None, *, name: str, baseline: str, build
     options = parser.parse_args(argv)
     if options.resume and options.out is None:
         parser.error("--resume needs --out: the directory of the run to go on with")
+    if options.data is not None and options.samples is not None:
+        parser.error("--samples is for synthetic data: leave it out, or leave out --data")
+    for stream in (sys.stdout, sys.stderr):  # a terminal without "±" or a name that is no text must not end a run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         _Experiment(options, name=name, baseline=baseline, build=build).run()
     except (DataError, ImportError) as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename or options.out}: {error.strerror}; free some space or choose another --out")
     except KeyboardInterrupt:
         where = f"; go on with --resume --out {options.out}" if options.out else ""
         print(f"{parser.prog}: interrupted{where}", file=sys.stderr)
@@ -70,6 +74,9 @@ class _Experiment:
         self.wanted = [*dict.fromkeys(options.feedback), *([ORACLE] if self.synthetic else [])]
         self.names = {kind: f"{baseline} + MMLatch ({kind})" for kind in FEEDBACK_KINDS}
         self.names |= {"none": baseline, ORACLE: f"{baseline}, irrelevant features removed (oracle)"}
+        self.source = "SYNTHETIC DATA" if self.synthetic else options.data.name.encode("utf-8", "replace").decode()
+        self.note = NOTE if self.synthetic else f"Measured on {self.source}."
+        self.configuration: dict[str, Any] = {}
         self.runs: list[dict[str, Any]] = []
         self.relevance: dict[str, dict[str, Tensor]] = {}
         self.splits: dict[str, SequenceDataset] = {}
@@ -77,76 +84,79 @@ class _Experiment:
     def run(self) -> None:
         out: Path | None = self.options.out
         self._check_device()
+        if sys.stdout.isatty():
+            require("tqdm")
         if out is not None:
             require("matplotlib.figure")  # before hours of training, not after
             check_writable(out)
-            self._read_earlier_runs(out)
+            self.configuration = self._configure()
+            self.runs = read_runs(out, self.configuration, resume=self.options.resume)
         self._load()
+        self._check_data()
         if out is not None:
             make_directory(out)
             make_directory(out / "checkpoints")
             self._write_results(complete=False)
         print(data_table(self.splits), flush=True)
-        for seed in range(self.options.seeds):
-            for kind in self.wanted:
-                if not any(run["kind"] == kind and run["seed"] == seed for run in self.runs):
-                    self._train(kind, seed)
+        self._train_all()
         self.runs.sort(key=lambda run: ((*KINDS, ORACLE).index(run["kind"]), run["seed"]))
         self._write_results(complete=True)
         counts = ", ".join(f"N {split} = {len(data)}" for split, data in self.splits.items())
-        table = full_report(self.runs, self.names, source=f"{self._note()} {counts}.")
-        print(f"\n{table}", flush=True)
+        table = full_report(self.runs, self.names, source=f"{self.note} {counts}.")
         if out is not None:
             write_text(out / "table.md", table + "\n")
-            self._write_masks(out)
-            print(f"Written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+        print(f"\n{table}", flush=True)
+        if out is not None:
+            drawn = self._write_masks(out)
+            written = ["results.json", "table.md", "masks.csv", *(["masks.png"] if drawn else []), "checkpoints"]
+            print(f"Written to {out}: {', '.join(written)}")
 
     def _check_device(self) -> None:
+        device = self.options.device
         try:
-            torch.empty(0, device=self.options.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"--device {self.options.device}: not available here ({reason}); use cpu") from None
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = "no such device" if "Expected one of" in str(error) else str(error).partition("\n")[0]
+            raise DataError(f"--device {device}: not available here ({reason}); use cpu") from None
 
-    def _load(self) -> None:
-        if self.synthetic:
-            count = self.options.samples
-            print(f"{NOTE}\n", flush=True)
-            self.splits, self.relevance = synthetic_splits((count, max(1, count // 5), max(1, count * 2 // 5)))
-        else:
-            self.splits = load_splits(self.options.data)
-
-    def _read_earlier_runs(self, out: Path) -> None:
-        path = out / "results.json"
-        if not path.exists():
-            return
-        if not self.options.resume:
-            raise DataError(f"{path}: holds the results of an earlier run; go on with --resume, or choose another --out")
-        try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            configuration, runs = earlier["configuration"], earlier["runs"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not the results of this experiment ({error}); choose another --out") from None
-        for option, value in self._configuration().items():
-            if configuration.get(option) != value:
-                raise DataError(
-                    f"{path}: was made with {option} {configuration.get(option)}, not {value}; "
-                    "repeat the options of the earlier run, or choose another --out"
-                )
-        self.runs = list(runs)
-
-    def _configuration(self) -> dict[str, Any]:
+    def _configure(self) -> dict[str, Any]:
         configuration = {k: v for k, v in vars(self.options).items() if k not in FREE_OPTIONS}
-        if not self.synthetic:
-            configuration["data"] = str(self.options.data.resolve())
-            configuration["samples"] = None
+        if self.synthetic:
+            configuration["samples"] = self.options.samples or 1000
+        else:
+            configuration |= {"data": self.source, "sha256": file_hash(self.options.data)}
         return {"experiment": self.name, **configuration}
 
-    def _note(self) -> str:
-        return NOTE if self.synthetic else f"Measured on {self._source()}."
+    def _load(self) -> None:
+        if not self.synthetic:
+            self.splits = load_splits(self.options.data)
+            return
+        print(f"{NOTE}\n", flush=True)
+        count = self.options.samples or 1000
+        try:
+            self.splits, self.relevance = synthetic_splits((count, max(1, count // 5), max(1, count * 2 // 5)))
+        except (RuntimeError, MemoryError):
+            raise DataError(f"--samples {count}: too many for the memory of this machine; ask for fewer") from None
 
-    def _source(self) -> str:
-        return "SYNTHETIC DATA" if self.synthetic else str(self.options.data.name)
+    def _check_data(self) -> None:
+        """Asks the backbone for a prediction of every split, before anything is written."""
+        backbone = self.build(self.splits["train"].sizes).eval()
+        for split, data in self.splits.items():
+            batch = data.batch(range(min(2, len(data))))
+            try:
+                with torch.inference_mode():
+                    backbone(batch.inputs, batch.lengths)
+            except ValueError as error:
+                raise DataError(f"{self.options.data}: {split}: {error}") from None
+
+    def _train_all(self) -> None:
+        asked = [(seed, kind) for seed in range(self.options.seeds) for kind in self.wanted]
+        there = {(run["seed"], run["kind"]) for run in self.runs}
+        if there:
+            print(f"{len(there.intersection(asked))} of {len(asked)} runs are there already", flush=True)
+        for seed, kind in asked:
+            if (seed, kind) not in there:
+                self._train(kind, seed)
 
     def _splits_for(self, kind: str) -> dict[str, SequenceDataset]:
         if kind != ORACLE:
@@ -159,15 +169,11 @@ class _Experiment:
             backbone = self.build(self.splits["train"].sizes)
             return backbone if kind in ("none", ORACLE) else TopDownLatch(backbone, kind)  # type: ignore[arg-type]
 
-    def _checkpoint(self, kind: str, seed: int, *, unfinished: bool = False) -> Path | None:
-        out: Path | None = self.options.out
-        return None if out is None else out / "checkpoints" / f"{kind}-seed{seed}{'.unfinished' if unfinished else ''}.pt"
-
     def _train(self, kind: str, seed: int) -> None:
         options = self.options
         splits = self._splits_for(kind)
         model = self._model(kind, seed)
-        unfinished = self._checkpoint(kind, seed, unfinished=True)
+        unfinished = None if options.out is None else checkpoint_path(options.out, kind, seed, unfinished=True)
         if unfinished is not None and not options.resume:
             unfinished.unlink(missing_ok=True)
         with show_epochs(f"{kind} seed {seed}", options.epochs) as show:
@@ -185,8 +191,7 @@ class _Experiment:
                 on_epoch=show,
             )
         outputs = {
-            split: predict(model, splits[split], batch_size=options.batch_size, device=options.device)
-            for split in ("valid", "test")
+            k: predict(model, splits[k], batch_size=options.batch_size, device=options.device) for k in ("valid", "test")
         }
         run: dict[str, Any] = {
             "kind": kind,
@@ -202,17 +207,16 @@ class _Experiment:
         }
         if self.relevance and isinstance(model, TopDownLatch):
             run["relevance_auc"] = relevance_auc(model, splits["test"], self.relevance["test"], device=options.device)
-        finished = self._checkpoint(kind, seed)
-        if finished is not None:
+        if options.out is not None:
             state = {
                 "model": model.cpu().state_dict(),
                 "kind": kind,
                 "seed": seed,
                 "epoch": result.best_epoch,
                 "input_sizes": splits["train"].sizes,
-                "data": self._source(),
+                "data": self.source,
             }
-            save_checkpoint(state, finished)
+            save_checkpoint(state, checkpoint_path(options.out, kind, seed))
         self.runs.append(run)
         self._write_results(complete=False)
         if unfinished is not None:
@@ -221,43 +225,31 @@ class _Experiment:
     def _write_results(self, *, complete: bool) -> None:
         if self.options.out is None:
             return
-        summary = summarize(self.runs)
+        closed = {k: {"share": s, "gap": g, "seeds": n} for k, (s, g, n) in gap_closed(self.runs).items()}
         content = {
-            "note": self._note(),
+            "note": self.note,
             "complete": complete,
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).encode("utf-8", "replace").decode(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "configuration": self._configuration(),
+            "configuration": self.configuration,
             "versions": versions(),
             "data": {split: data.report for split, data in self.splits.items()},
             "runs": self.runs,
-            "summary": summary,
-            "share_of_oracle_gap_closed": gap_closed(summary),
+            "summary": summarize(self.runs),
+            "share_of_oracle_gap_closed": closed,
         }
         write_json(self.options.out / "results.json", content)
 
-    def _write_masks(self, out: Path) -> None:
+    def _write_masks(self, out: Path) -> bool:
         profiles = {}
         for run in self.runs:
-            kind, seed = run["kind"], run["seed"]
-            model, path = self._model(kind, seed), self._checkpoint(kind, seed)
-            if isinstance(model, TopDownLatch) and path is not None:
-                model.load_state_dict(load_checkpoint(path)["model"])
-                profiles[kind, seed] = sentiment_profile(model, self.splits["test"], device=self.options.device)
-        write_mask_table(out / "masks.csv", profiles, data=self._source())
+            model = self._model(run["kind"], run["seed"])
+            if isinstance(model, TopDownLatch):
+                model.load_state_dict(load_checkpoint(checkpoint_path(out, run["kind"], run["seed"]))["model"])
+                profiles[run["kind"], run["seed"]] = sentiment_profile(model, self.splits["test"], device=self.options.device)
+        write_mask_table(out / "masks.csv", profiles, data=self.source)
         if profiles:
             best = {kind: entry["best_seed"] for kind, entry in summarize(self.runs).items()}
-            title = f"Mean top-down mask per feature and sentiment class, test split of {self._source()}"
+            title = f"Mean top-down mask per feature and sentiment class, test split of {self.source}"
             draw_masks(out / "masks.png", profiles, best=best, title=title)
-
-
-def versions() -> dict[str, Any]:
-    """Returns the versions of what results depend on, and the threads of torch."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "topdown": topdown.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }
+        return bool(profiles)

@@ -45,6 +45,8 @@ def fit(
     batch_size: int = 32,
     epochs: int = 100,
     halve_after: int = 2,
+    decay: float = 0.5,
+    gradient_clip: float | None = None,
     patience: int = 10,
     device: str = "cpu",
     checkpoint: Path | None = None,
@@ -69,29 +71,48 @@ def fit(
         batch_size: Samples of a batch. (Default: 32, the public code)
         epochs: At most. (Default: 100, the public code)
         halve_after: Epochs without a fall before the learning rate is halved. (Default: 2, Section 3)
+        decay: What the learning rate is multiplied by then. (Default: 0.5, Section 3)
+        gradient_clip: The largest norm of all gradients together; None for any. (Default: None, the public code)
         patience: Epochs without a fall before training stops. (Default: 10, Section 3)
         device: Where to train. (Default: "cpu")
         checkpoint: Written after every epoch; if it is there already, training goes on from it, and ends with the same
-            weights as if it had never stopped.
+            weights as if it had never stopped. It must have been written with the same settings.
         on_epoch: Called with the record of each epoch.
 
     Returns:
         The best epoch, and the history.
 
     Raises:
-        DataError: if the loss is no longer finite.
+        DataError: if the loss is no longer finite, or the checkpoint is of another training.
     """
+    settings = {
+        "seed": seed,
+        "loss": loss,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "halve_after": halve_after,
+        "gradient_clip": gradient_clip,
+        "decay": decay,
+        "samples": [len(train), len(valid)],
+    }
     with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(seed + 1_000_003)  # not the seed of the initial weights
         model.to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.5, patience=halve_after - 1, threshold=0.0, threshold_mode="abs"
+            optimizer, factor=decay, patience=halve_after - 1, threshold=0.0, threshold_mode="abs"
         )
         best_epoch, best_loss, best_weights, history = 0, float("inf"), _copy(model), list[dict[str, float]]()
         if checkpoint is not None and checkpoint.exists():
             state = load_checkpoint(checkpoint, device)
-            model.load_state_dict(state["model"])
+            if state.get("settings") != settings:
+                raise DataError(
+                    f"{checkpoint}: of a training with {state.get('settings')}, not {settings}; delete it to train anew"
+                )
+            try:
+                model.load_state_dict(state["model"])
+            except RuntimeError:
+                raise DataError(f"{checkpoint}: of another model; delete it to train anew") from None
             optimizer.load_state_dict(state["optimizer"])
             scheduler.load_state_dict(state["scheduler"])
             best_epoch, best_loss, best_weights = state["best_epoch"], state["best_loss"], state["best_weights"]
@@ -101,7 +122,7 @@ def fit(
             start = time.perf_counter()
             epoch = len(history) + 1
             rate = optimizer.param_groups[0]["lr"]
-            train_loss = _train_epoch(model, optimizer, train, LOSSES[loss], batch_size, seed, epoch, device)
+            train_loss = _train_epoch(model, optimizer, train, LOSSES[loss], batch_size, seed, epoch, device, gradient_clip)
             valid_loss = float(LOSSES[loss](predict(model, valid, batch_size=batch_size, device=device), valid.labels))
             if not torch.isfinite(torch.tensor([train_loss, valid_loss])).all():
                 raise DataError(
@@ -121,6 +142,7 @@ def fit(
             history.append(record)
             if checkpoint is not None:
                 state = {
+                    "settings": settings,
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "scheduler": scheduler.state_dict(),
@@ -176,6 +198,7 @@ def _train_epoch(
     seed: int,
     epoch: int,
     device: str,
+    gradient_clip: float | None,
 ) -> float:
     model.train()
     total = torch.zeros((), device=device)
@@ -184,6 +207,8 @@ def _train_epoch(
         optimizer.zero_grad(set_to_none=True)
         value = loss(model(batch.inputs, batch.lengths), batch.labels)
         value.backward()
+        if gradient_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         optimizer.step()
         total += value.detach() * len(indices)
     return float(total) / len(data)

@@ -1,0 +1,95 @@
+"""What a run of the experiment leaves in its directory, and how a later run goes on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import topdown
+from topdown.experiments.data import DataError
+from topdown.experiments.options import KINDS, ORACLE
+
+RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_epoch", "epochs", "seconds", "history"}
+
+
+def checkpoint_path(out: Path, kind: str, seed: int, *, unfinished: bool = False) -> Path:
+    """Returns where the weights of a run are, or the state of one that is not over."""
+    return out / "checkpoints" / f"{kind}-seed{seed}{'.unfinished' if unfinished else ''}.pt"
+
+
+def read_runs(out: Path, configuration: Mapping[str, Any], *, resume: bool) -> list[dict[str, Any]]:
+    """Reads the runs that a directory holds, and removes what an interruption left of runs that are over.
+
+    Args:
+        out: The directory; it need not be there.
+        configuration: The options that must not have changed.
+        resume: Whether earlier runs are wanted.
+
+    Returns:
+        The runs whose checkpoint is there, too.
+
+    Raises:
+        DataError: if there are runs and they are not wanted, are of other options or data, or cannot be read.
+    """
+    path = out / "results.json"
+    if not path.exists():
+        return []
+    if not resume:
+        raise DataError(f"{path}: holds the results of an earlier run; go on with --resume, or choose another --out")
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        before, runs = dict(earlier["configuration"]), list(earlier["runs"])
+        damaged = [run for run in runs if not RUN_KEYS <= set(run) or run["kind"] not in (*KINDS, ORACLE)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the results of this experiment ({error}); choose another --out") from None
+    if damaged:
+        raise DataError(f"{path}: not the results of this experiment, or of another version; choose another --out")
+    for option, value in configuration.items():
+        if before.get(option) != value:
+            raise DataError(
+                f"{path}: was made with {option} {before.get(option)}, not {value}; "
+                "repeat the options of the earlier run, or choose another --out"
+            )
+    kept = []
+    for run in runs:
+        if not checkpoint_path(out, run["kind"], run["seed"]).exists():
+            print(f"{run['kind']} seed {run['seed']}: its checkpoint is missing, so it is trained again")
+            continue
+        checkpoint_path(out, run["kind"], run["seed"], unfinished=True).unlink(missing_ok=True)
+        kept.append(run)
+    return kept
+
+
+def file_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def versions() -> dict[str, Any]:
+    """Returns the versions of what results depend on, and the threads of torch."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "topdown": topdown.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
