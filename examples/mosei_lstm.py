@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from topdown.adapters import LSTMBackbone
-from topdown.experiments.sentiment import run_sentiment
+from topdown.experiments.sentiment import Experiment, run_sentiment
+from topdown.experiments.tables import PUBLISHED_LSTM
+
+EXPERIMENT = Experiment("mosei_lstm", "LSTM baseline", lambda sizes, options: LSTMBackbone(sizes), published=PUBLISHED_LSTM)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment; exits with status 2 and one line when something is wrong with the options or the data."""
-    run_sentiment(argv, name="mosei_lstm", baseline="LSTM baseline", build=LSTMBackbone)
+    run_sentiment(argv, EXPERIMENT)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from mult_files import make_file
 
 from topdown import TopDownLatch
-from topdown.adapters import LSTMBackbone
+from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.experiments import sentiment
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -28,6 +28,7 @@ def load(name):
 
 
 main = load("mosei_lstm").main
+mult = load("mosei_mult").main
 
 
 @pytest.fixture(autouse=True)
@@ -270,7 +271,7 @@ def test_terminals_without_unicode_end_no_run(tmp_path):
     assert "±" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
-def failure(capsys, arguments):
+def failure(capsys, arguments, main=main):
     with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
@@ -364,3 +365,56 @@ def test_a_file_of_data_as_a_program(tmp_path):
     assert results(tmp_path / "out")["note"] == "Measured on data.pkl."
     wrong = subprocess.run([*command[:-1], tmp_path / "no.pkl"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.fixture
+def _smaller(monkeypatch):
+    tiny = {"size": 4, "num_heads": 2, "num_layers": 1}
+    monkeypatch.setitem(mult.__globals__, "MulTBackbone", lambda sizes, **options: MulTBackbone(sizes, **{**tiny, **options}))
+
+
+@pytest.mark.parametrize("unaligned", [False, True])
+def test_mult_on_synthetic_data(tmp_path, monkeypatch, unaligned):
+    seen = []
+    original = sentiment.fit
+    monkeypatch.setattr(sentiment, "fit", lambda model, *data, **o: seen.append((model, o)) or original(model, *data, **o))
+    options = ["--samples", "24", "--epochs", "1", "--seeds", "1", "--feedback", "none", "lstm", "--out", str(tmp_path)]
+    mult([*options, *(["--unaligned"] if unaligned else [])])
+    content = results(tmp_path)
+    assert content["data"]["train"]["aligned"] is not unaligned
+    assert [run["kind"] for run in content["runs"]] == ["none", "lstm", "oracle"]
+    assert "*published, CMU-MOSEI:* MulT, reproduced + MMLatch" in (tmp_path / "table.md").read_text()
+    rows = list(csv.DictReader((tmp_path / "masks.csv").read_text().splitlines()))
+    assert {row["modality"] for row in rows} == {"text", "audio", "visual"}
+    backbone, latch = seen[0][0], seen[1][0]
+    assert backbone.encoding_sizes["text"] == 2 * 16  # --size small is the default here
+    assert latch.align == "interpolate"
+    for _, o in seen:
+        # Table 5 of Tsai et al. (2019), and the schedule of their code: patience 20, factor 0.1
+        assert (o["batch_size"], o["learning_rate"], o["gradient_clip"], o["decay"], o["decay_after"]) == (
+            16,
+            1e-3,
+            1.0,
+            0.1,
+            21,
+        )
+
+
+@pytest.mark.usefixtures("_smaller")
+@pytest.mark.parametrize("unaligned", [False, True])
+def test_mult_on_a_file(tmp_path, capsys, unaligned):
+    make_file(tmp_path / "data.pkl", unaligned=unaligned)
+    arguments = ["--data", tmp_path / "data.pkl", "--epochs", "1", "--seeds", "1", "--feedback", "linear"]
+    mult([str(argument) for argument in arguments])
+    assert "| MulT + MMLatch (linear), seed 0 alone" in capsys.readouterr().out
+    wrong = "--aligned" if unaligned else "--unaligned"
+    message = f"is {'unaligned, not aligned' if unaligned else 'aligned, not unaligned'}; leave out {wrong}"
+    assert message in failure(capsys, [*arguments, wrong], mult)
+
+
+def test_mult_has_the_size_of_the_paper_for_data(monkeypatch):
+    namespace = type("Options", (), {"size": None, "data": Path("x.pkl")})
+    assert (
+        sum(p.numel() for p in mult.__globals__["build"]({"text": 300, "audio": 74, "visual": 35}, namespace).parameters())
+        == 1_549_321
+    )

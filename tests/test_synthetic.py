@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from topdown.experiments import synthetic_splits
-from topdown.experiments.synthetic import AMPLITUDE, GROUPS, SIZES, feature_groups
+from topdown.experiments.synthetic import AMPLITUDE, GROUPS, RATES, SIZES, feature_groups
 
 NAMES = list(SIZES)
 
@@ -90,3 +90,15 @@ def correlation(a, b):
 def test_amplitude_is_weak_at_each_step(synthetic):
     assert AMPLITUDE < 1
     assert synthetic.splits["train"].sequences["text"].values.std() == pytest.approx(1.1, abs=0.1)
+
+
+def test_unaligned_data_has_several_steps_for_each_word():
+    splits, relevance = synthetic_splits((50, 5, 5), unaligned=True)
+    data = splits["train"]
+    assert not data.aligned
+    assert data.report["aligned"] is False
+    words = data.lengths["text"]
+    for name, rate in RATES.items():
+        assert ((data.lengths[name] - rate * words).abs() <= rate - 1).all()
+        assert relevance["train"][name].shape == (50, SIZES[name])
+        assert data.report["modalities"][name]["lengths"]["maximum"] == int(data.lengths[name].max())

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +22,51 @@ from topdown.experiments.options import FREE_OPTIONS, KINDS, ORACLE, sentiment_p
 from topdown.experiments.reporting import data_table, show_epochs
 from topdown.experiments.results import checkpoint_path, file_hash, read_runs, versions
 from topdown.experiments.synthetic import NOTE, synthetic_splits
-from topdown.experiments.tables import full_report, gap_closed, summarize
+from topdown.experiments.tables import Published, full_report, gap_closed, summarize
 from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
 from topdown.feedback import FEEDBACK_KINDS
 from topdown.latch import TopDownLatch
+from topdown.masking import Align
 
-Build = Callable[[Mapping[str, int]], nn.Module]
+Build = Callable[[Mapping[str, int], argparse.Namespace], nn.Module]
 
 
-def run_sentiment(argv: Sequence[str] | None, *, name: str, baseline: str, build: Build) -> None:
-    """Runs the experiment as a command.
+class Experiment(NamedTuple):
+    """What tells one sentiment experiment from another.
+
+    Args:
+        name: For results.json.
+        baseline: What to call the model without feedback.
+        build: Makes the backbone from the features of each modality and the options.
+        published: The rows of the paper to set beside the results.
+        add_options: Adds options of its own to the command line, and changes defaults.
+        align: Of the latches: see :class:`topdown.TopDownLatch`.
+        protocol: Further options of :func:`topdown.experiments.training.fit`.
+    """
+
+    name: str
+    baseline: str
+    build: Build
+    published: Published
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None
+    align: Align = "error"
+    protocol: Mapping[str, Any] = MappingProxyType({})
+
+
+def run_sentiment(argv: Sequence[str] | None, experiment: Experiment) -> None:
+    """Runs an experiment as a command.
 
     Args:
         argv: The command line, without the program; sys.argv[1:] by default.
-        name: Of the experiment, for results.json.
-        baseline: What to call the model without feedback.
-        build: Makes the backbone from the features of each modality.
+        experiment: Which.
 
     Raises:
         SystemExit: with status 2 after one line on standard error, if an option or the data cannot be used; with 130 if
             interrupted.
     """
-    parser = sentiment_parser(name)
+    parser = sentiment_parser(experiment.name)
+    if experiment.add_options is not None:
+        experiment.add_options(parser)
     options = parser.parse_args(argv)
     if options.resume and options.out is None:
         parser.error("--resume needs --out: the directory of the run to go on with")
@@ -52,7 +76,7 @@ def run_sentiment(argv: Sequence[str] | None, *, name: str, baseline: str, build
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        _Experiment(options, name=name, baseline=baseline, build=build).run()
+        _Run(options, experiment).run()
     except (DataError, ImportError) as error:
         parser.error(str(error))
     except OSError as error:
@@ -63,13 +87,13 @@ def run_sentiment(argv: Sequence[str] | None, *, name: str, baseline: str, build
         raise SystemExit(130) from None
 
 
-class _Experiment:
+class _Run:
     """One command, from its options to its files."""
 
-    def __init__(self, options: argparse.Namespace, *, name: str, baseline: str, build: Build) -> None:
+    def __init__(self, options: argparse.Namespace, experiment: Experiment) -> None:
         self.options = options
-        self.name = name
-        self.build = build
+        self.experiment = experiment
+        baseline = experiment.baseline
         self.synthetic = options.data is None
         self.wanted = [*dict.fromkeys(options.feedback), *([ORACLE] if self.synthetic else [])]
         self.names = {kind: f"{baseline} + MMLatch ({kind})" for kind in FEEDBACK_KINDS}
@@ -102,7 +126,7 @@ class _Experiment:
         self.runs.sort(key=lambda run: ((*KINDS, ORACLE).index(run["kind"]), run["seed"]))
         self._write_results(complete=True)
         counts = ", ".join(f"N {split} = {len(data)}" for split, data in self.splits.items())
-        table = full_report(self.runs, self.names, source=f"{self.note} {counts}.")
+        table = full_report(self.runs, self.names, source=f"{self.note} {counts}.", published=self.experiment.published)
         if out is not None:
             write_text(out / "table.md", table + "\n")
         print(f"\n{table}", flush=True)
@@ -125,22 +149,27 @@ class _Experiment:
             configuration["samples"] = self.options.samples or 1000
         else:
             configuration |= {"data": self.source, "sha256": file_hash(self.options.data)}
-        return {"experiment": self.name, **configuration}
+        return {"experiment": self.experiment.name, **configuration}
 
     def _load(self) -> None:
         if not self.synthetic:
             self.splits = load_splits(self.options.data)
+            asked, found = getattr(self.options, "aligned", None), self.splits["train"].aligned
+            if asked is not None and asked != found:
+                flags = {True: "--aligned", False: "--unaligned"}
+                raise DataError(f"{self.options.data}: is {flags[found][2:]}, not {flags[asked][2:]}; leave out {flags[asked]}")
             return
         print(f"{NOTE}\n", flush=True)
         count = self.options.samples or 1000
+        counts = (count, max(1, count // 5), max(1, count * 2 // 5))
         try:
-            self.splits, self.relevance = synthetic_splits((count, max(1, count // 5), max(1, count * 2 // 5)))
+            self.splits, self.relevance = synthetic_splits(counts, unaligned=getattr(self.options, "aligned", None) is False)
         except (RuntimeError, MemoryError):
             raise DataError(f"--samples {count}: too many for the memory of this machine; ask for fewer") from None
 
     def _check_data(self) -> None:
         """Asks the backbone for a prediction of every split, before anything is written."""
-        backbone = self.build(self.splits["train"].sizes).eval()
+        backbone = self.experiment.build(self.splits["train"].sizes, self.options).eval()
         for split, data in self.splits.items():
             batch = data.batch(range(min(2, len(data))))
             try:
@@ -166,8 +195,10 @@ class _Experiment:
     def _model(self, kind: str, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same initial backbone for every kind
-            backbone = self.build(self.splits["train"].sizes)
-            return backbone if kind in ("none", ORACLE) else TopDownLatch(backbone, kind)  # type: ignore[arg-type]
+            backbone = self.experiment.build(self.splits["train"].sizes, self.options)
+            if kind in ("none", ORACLE):
+                return backbone
+            return TopDownLatch(backbone, kind, align=self.experiment.align)  # type: ignore[arg-type]
 
     def _train(self, kind: str, seed: int) -> None:
         options = self.options
@@ -189,6 +220,7 @@ class _Experiment:
                 device=options.device,
                 checkpoint=unfinished,
                 on_epoch=show,
+                **self.experiment.protocol,
             )
         outputs = {
             k: predict(model, splits[k], batch_size=options.batch_size, device=options.device) for k in ("valid", "test")

@@ -9,6 +9,8 @@ sentiment y and, for every modality k, a code :math:`c_k \in \{0, 1, 2\}`, drawn
   from the same distribution,
 - noise in what remains, and on top of everything.
 
+With `unaligned`, audio and visual have several steps for each word of text, as many as are drawn; nothing else changes.
+
 So no modality can tell by itself which of its features to trust: that stands in the others. A feature is *relevant* when it
 shows a code or carries the true sentiment; an oracle multiplies all others by zero.
 """
@@ -23,6 +25,7 @@ from torch import Tensor
 from topdown.experiments.data import Ragged, SequenceDataset
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
+RATES = {"text": 1, "audio": 4, "visual": 3}  # steps for each word, when unaligned
 GROUPS = 3
 AMPLITUDE = 0.5  # of the planted patterns, against noise of standard deviation 1 at each step
 VIEW_NOISE = 0.7  # standard deviation of eta_k, by which the modalities disagree about the sentiment of a sample
@@ -36,12 +39,13 @@ class Synthetic(NamedTuple):
     relevance: dict[str, dict[str, Tensor]]
 
 
-def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: int = 0) -> Synthetic:
+def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: int = 0, unaligned: bool = False) -> Synthetic:
     """Makes the three splits.
 
     Args:
         samples: How many for train, valid and test.
         seed: Of all random numbers; the same data for the same seed.
+        unaligned: Whether audio has about 4 and visual about 3 steps for each word. (Default: False, one for each)
 
     Returns:
         The splits, with labels as in MOSEI (multiples of 1/3 in [-3, 3], a fifth of them exactly 0) and aligned modalities, and
@@ -56,7 +60,10 @@ def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: 
     """
     generator = torch.Generator().manual_seed(seed)
     patterns = {k: torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1 for k, size in SIZES.items()}
-    made = {split: _split(count, patterns, generator) for split, count in zip(("train", "valid", "test"), samples, strict=True)}
+    made = {
+        split: _split(count, patterns, generator, unaligned)
+        for split, count in zip(("train", "valid", "test"), samples, strict=True)
+    }
     return Synthetic({k: data for k, (data, _) in made.items()}, {k: relevant for k, (_, relevant) in made.items()})
 
 
@@ -89,11 +96,12 @@ def _sentiment(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.where(neutral, 0.0, thirds / 3).clamp(-3, 3)
 
 
-def _split(count: int, patterns: dict[str, Tensor], generator: torch.Generator) -> tuple[SequenceDataset, dict[str, Tensor]]:
+def _split(
+    count: int, patterns: dict[str, Tensor], generator: torch.Generator, unaligned: bool
+) -> tuple[SequenceDataset, dict[str, Tensor]]:
     labels = _sentiment((count,), generator)
     codes = torch.randint(0, GROUPS, (count, len(SIZES)), generator=generator)
-    lengths = torch.exp(torch.randn(count, generator=generator) * 0.55 + 2.9).round().clamp(1, 50).long()
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    words = torch.exp(torch.randn(count, generator=generator) * 0.55 + 2.9).round().clamp(1, 50).long()
     sequences, relevance = {}, {}
     for own, (name, size) in enumerate(SIZES.items()):
         decider, value = feature_groups(name).T
@@ -103,26 +111,25 @@ def _split(count: int, patterns: dict[str, Tensor], generator: torch.Generator) 
         strangers = _sentiment((count, len(SIZES), GROUPS), generator)[:, decider.clamp(min=0), value.clamp(min=0)]
         carried = torch.where(matches, view.unsqueeze(1), strangers)
         carried = torch.where(decider == own, matches * 2.0 - 1, carried).masked_fill(decider < 0, 0.0)
+        lengths = words
+        if unaligned and RATES[name] > 1:
+            lengths = words * RATES[name] + torch.randint(1 - RATES[name], RATES[name], (count,), generator=generator)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         mean = AMPLITUDE * carried * patterns[name]
         noise = torch.randn(int(offsets[-1]), size, generator=generator)
         sequences[name] = Ragged(mean.repeat_interleave(lengths, 0) + noise, offsets)
         relevance[name] = ((decider == own) | (matches & (decider >= 0))).float()
+    modalities = {}
+    for name, ragged in sequences.items():
+        steps = ragged.lengths
+        found = {"minimum": int(steps.min()), "median": float(steps.median()), "maximum": int(steps.max())}
+        modalities[name] = {"size": SIZES[name], "lengths": found, "replaced": {}}
+    zeros = float((labels == 0).float().mean())
     report = {
         "samples": count,
         "synthetic": True,
-        "aligned": True,
-        "labels": {
-            "minimum": float(labels.min()),
-            "maximum": float(labels.max()),
-            "zeros": float((labels == 0).float().mean()),
-        },
-        "modalities": {
-            name: {
-                "size": size,
-                "lengths": {"minimum": int(lengths.min()), "median": float(lengths.median()), "maximum": int(lengths.max())},
-                "replaced": {},
-            }
-            for name, size in SIZES.items()
-        },
+        "aligned": not unaligned,
+        "labels": {"minimum": float(labels.min()), "maximum": float(labels.max()), "zeros": zeros},
+        "modalities": modalities,
     }
     return SequenceDataset(sequences, {}, labels, report=report), relevance

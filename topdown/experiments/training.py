@@ -44,7 +44,7 @@ def fit(
     learning_rate: float = 5e-4,
     batch_size: int = 32,
     epochs: int = 100,
-    halve_after: int = 2,
+    decay_after: int = 2,
     decay: float = 0.5,
     gradient_clip: float | None = None,
     patience: int = 10,
@@ -54,9 +54,9 @@ def fit(
 ) -> Fit:
     """Trains a model and leaves it with the weights of its best epoch.
 
-    Adam; the learning rate is halved when the validation loss has not fallen for `halve_after` epochs (looked at once an
-    epoch, and at nothing else); training stops when it has not fallen for `patience` epochs. Section 3 of the paper, but for
-    batch size and epochs, which are those of its public code.
+    Adam; the learning rate is halved (`decay`) when the validation loss has not fallen for `decay_after` epochs (looked at
+    once an epoch, and at nothing else); training stops when it has not fallen for `patience` epochs. Section 3 of the paper,
+    but for batch size and epochs, which are those of its public code.
 
     The order of the batches depends on `seed` and the epoch alone, so that different models see the same batches. Random
     numbers of the caller are left as they were.
@@ -70,7 +70,7 @@ def fit(
         learning_rate: Of Adam. (Default: 5e-4, Section 3)
         batch_size: Samples of a batch. (Default: 32, the public code)
         epochs: At most. (Default: 100, the public code)
-        halve_after: Epochs without a fall before the learning rate is halved. (Default: 2, Section 3)
+        decay_after: Epochs without a fall before the learning rate decays. (Default: 2, Section 3)
         decay: What the learning rate is multiplied by then. (Default: 0.5, Section 3)
         gradient_clip: The largest norm of all gradients together; None for any. (Default: None, the public code)
         patience: Epochs without a fall before training stops. (Default: 10, Section 3)
@@ -90,7 +90,7 @@ def fit(
         "loss": loss,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
-        "halve_after": halve_after,
+        "decay_after": decay_after,
         "gradient_clip": gradient_clip,
         "decay": decay,
         "samples": [len(train), len(valid)],
@@ -100,7 +100,7 @@ def fit(
         model.to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=decay, patience=halve_after - 1, threshold=0.0, threshold_mode="abs"
+            optimizer, factor=decay, patience=decay_after - 1, threshold=0.0, threshold_mode="abs"
         )
         best_epoch, best_loss, best_weights, history = 0, float("inf"), _copy(model), list[dict[str, float]]()
         if checkpoint is not None and checkpoint.exists():
