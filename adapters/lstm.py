@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from topdown.adapters.attention import Attention, SymmetricAttention, check_same_time
+from topdown.adapters.inputs import check_sequences, present_encodings
 from topdown.backbone import Inputs
 from topdown.naming import ModalityDict
-from topdown.sequence import Lengths, SequenceLSTM, check_lengths, last_valid, lengths_of, zero_padding
+from topdown.sequence import Lengths, SequenceLSTM, last_valid, lengths_of, zero_padding
 
 
 class UnimodalEncoder(nn.Module):
@@ -147,24 +148,8 @@ class LSTMBackbone(nn.Module):
         Raises:
             ValueError: if a modality is unknown, all are missing, or a shape does not fit.
         """
-        unknown = [name for name in inputs if name not in self.input_sizes]
-        if unknown:
-            raise ValueError(f"inputs {unknown} are not among the modalities {list(self.input_sizes)}")
-        encodings = {}
-        for name, encoder in self.encoders.items():
-            sequence = inputs.get(name)
-            if sequence is None:
-                continue
-            if sequence.dim() != 3 or sequence.shape[-1] != self.input_sizes[name]:
-                raise ValueError(
-                    f"{name!r} has shape {tuple(sequence.shape)}, but LSTMBackbone takes (B, T, {self.input_sizes[name]})"
-                )
-            valid = lengths_of(lengths, name)
-            check_lengths(valid, sequence, name)
-            encodings[name] = encoder(sequence, valid)
-        if not encodings:
-            raise ValueError(f"there is no input: all of {list(self.input_sizes)} are missing")
-        return encodings
+        present = check_sequences(inputs, lengths, self.input_sizes, "LSTMBackbone")
+        return {name: self.encoders[name](sequence, lengths_of(lengths, name)) for name, sequence in present.items()}
 
     def fuse(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
         """Predicts from the encodings.
@@ -179,9 +164,7 @@ class LSTMBackbone(nn.Module):
         Raises:
             ValueError: if the steps or the lengths of two modalities differ.
         """
-        present = {name: encodings[name] for name in self.input_sizes if encodings.get(name) is not None}
-        if not present:
-            raise ValueError(f"there is no encoding: all of {list(self.input_sizes)} are missing")
+        present = present_encodings(encodings, self.input_sizes)
         check_same_time(present, "LSTMBackbone")
         valid = _common_lengths(present, lengths)
         present = {name: zero_padding(encoding, valid) for name, encoding in present.items()}

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from topdown.adapters.inputs import check_sequences, present_encodings
 from topdown.adapters.transformer import DropoutOn, Transformer, attention_mask
 from topdown.backbone import Inputs
 from topdown.naming import ModalityDict
-from topdown.sequence import Lengths, check_lengths, last_valid, lengths_of, zero_padding
+from topdown.sequence import Lengths, last_valid, lengths_of, zero_padding
 
 
 class MulTBackbone(nn.Module):
@@ -149,7 +150,7 @@ class MulTBackbone(nn.Module):
             ValueError: if a modality is unknown, all are missing, or a shape does not fit.
         """
         valid = {k: lengths_of(lengths, k) for k in self.input_sizes}
-        projected = self._project(inputs, valid)
+        projected = self._project(inputs, lengths)
         encodings = {}
         for k, target in projected.items():
             crossed = []
@@ -182,33 +183,19 @@ class MulTBackbone(nn.Module):
 
     def last_states(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
         """Returns the last valid steps of all modalities side by side, of shape (B, K (K-1) d); zero for missing ones."""
-        present = {name: encodings[name] for name in self.input_sizes if encodings.get(name) is not None}
-        if not present:
-            raise ValueError(f"there is no encoding: all of {list(self.input_sizes)} are missing")
+        present = present_encodings(encodings, self.input_sizes)
         states = {name: last_valid(encoding, lengths_of(lengths, name)) for name, encoding in present.items()}
         missing = torch.zeros_like(next(iter(states.values())))
         return torch.cat([states.get(name, missing) for name in self.input_sizes], dim=-1)
 
-    def _project(self, inputs: Inputs, lengths: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        unknown = [name for name in inputs if name not in self.input_sizes]
-        if unknown:
-            raise ValueError(f"inputs {unknown} are not among the modalities {list(self.input_sizes)}")
+    def _project(self, inputs: Inputs, lengths: Lengths) -> dict[str, Tensor]:
         projected = {}
-        for name, convolution in self.projections.items():
-            sequence = inputs.get(name)
-            if sequence is None:
-                continue
-            if sequence.dim() != 3 or sequence.shape[-1] != self.input_sizes[name]:
-                raise ValueError(
-                    f"{name!r} has shape {tuple(sequence.shape)}, but MulTBackbone takes (B, T, {self.input_sizes[name]})"
-                )
-            check_lengths(lengths[name], sequence, name)
-            sequence = zero_padding(sequence, lengths[name])  # a wider kernel sees beyond the last step
+        for name, sequence in check_sequences(inputs, lengths, self.input_sizes, "MulTBackbone").items():
+            valid = lengths_of(lengths, name)
+            sequence = zero_padding(sequence, valid)  # a wider kernel sees beyond the last step
             if name == next(iter(self.input_sizes)):
                 sequence = self.embedding_dropout(sequence)
-            projected[name] = zero_padding(convolution(sequence.transpose(1, 2)).transpose(1, 2), lengths[name])
-        if not projected:
-            raise ValueError(f"there is no input: all of {list(self.input_sizes)} are missing")
+            projected[name] = zero_padding(self.projections[name](sequence.transpose(1, 2)).transpose(1, 2), valid)
         return projected
 
 

@@ -162,9 +162,9 @@ def test_an_interrupted_training_ends_as_if_it_had_never_stopped(tmp_path, stop_
     torch.manual_seed(3)
     whole, broken = Mean(), Mean()
     broken.load_state_dict(whole.state_dict())
-    expected = fit(whole, data(50), data(10, 1), epochs=12, seed=2, learning_rate=1.0)
+    expected = fit(whole, data(50), data(10, 1), epochs=12, seed=2, learning_rate=30.0)
     assert len({record["learning_rate"] for record in expected.history}) > 2  # so that the schedule matters
-    arguments = {"epochs": 12, "seed": 2, "learning_rate": 1.0, "checkpoint": tmp_path / "state.pt"}
+    arguments = {"epochs": 12, "seed": 2, "learning_rate": 30.0, "checkpoint": tmp_path / "state.pt"}
     with pytest.raises(Stop):
         fit(broken, data(50), data(10, 1), on_epoch=stop, **arguments)
     continued = Mean()

@@ -37,6 +37,7 @@ from topdown.backbone import (
 from topdown.feedback import Network, build_feedback, check_feedback
 from topdown.masking import ALIGN_RULES, COMBINE_RULES, Align, Combine, align_mask, combine_masks, finite_padding, pool_mask
 from topdown.sequence import Lengths, lengths_of, zero_padding
+from topdown.sources import check_sources, resolve_sources
 from topdown.unbuilt import UnbuiltFeedback
 
 _build_lock = threading.Lock()
@@ -151,7 +152,7 @@ class TopDownLatch(nn.Module):
             raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
         self.backbone = backbone
         self.combine = combine
-        self.sources = None if sources is None else _checked_sources(sources)
+        self.sources = None if sources is None else check_sources(sources)
         self.align = align
         self.encoder_grad = encoder_grad
         self.mask_dropout = mask_dropout
@@ -293,7 +294,8 @@ class TopDownLatch(nn.Module):
                 )
             self._build(_sizes(present), _sizes(encodings), next(iter(encodings.values())))
         self._check_known(present, encodings)
-        own = {k: n for k, r in encodings.items() if (n := encoding_lengths(k, r, present, lengths)) is not None}
+        described = {k: encoding_lengths(k, r, present, lengths) for k, r in encodings.items()}
+        own = {k: valid for k, valid in described.items() if valid is not None}
         return {k: zero_padding(r, own.get(k)) if r.dim() == 3 else r for k, r in encodings.items()}, own
 
     def _check_known(self, present: dict[str, Tensor], encodings: dict[str, Tensor]) -> None:
@@ -366,30 +368,13 @@ class TopDownLatch(nn.Module):
             unbuilt = self.feedback
             if not isinstance(unbuilt, UnbuiltFeedback):  # another thread was faster
                 return
-            sources = self.sources
-            if sources is None:
-                sources = {k: [j for j in encoding_sizes if j != k] or list(encoding_sizes) for k in input_sizes}
-            for target, names in sources.items():
-                for name, sizes, what in [(target, input_sizes, "inputs"), *((j, encoding_sizes, "encodings") for j in names)]:
-                    if name not in sizes:
-                        raise ValueError(f"sources[{target!r}] = {names}: {name!r} is not among the {what} {list(sizes)}")
+            sources = resolve_sources(self.sources, input_sizes, encoding_sizes)
             feedback = build_feedback(unbuilt.kind, encoding_sizes, input_sizes, sources)
             if like is None or torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
                 like = next((p for p in self.backbone.parameters() if p.is_floating_point()), like)
             self.input_sizes, self.encoding_sizes = input_sizes, encoding_sizes
             feedback.train(self.training)
             self.feedback = feedback if like is None else feedback.to(device=like.device, dtype=like.dtype)
-
-
-def _checked_sources(sources: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    if not isinstance(sources, Mapping) or not sources:
-        raise ValueError(f"sources={sources!r} must name at least one target, as in {{'visual': ['text', 'audio']}}")
-    for target, names in sources.items():
-        if isinstance(names, str) or not names:
-            raise ValueError(f"sources[{target!r}] = {names!r} must list at least one source, as in {{{target!r}: ['...']}}")
-        if len(set(names)) != len(names):
-            raise ValueError(f"sources[{target!r}] = {list(names)} names a source twice")
-    return {target: list(names) for target, names in sources.items()}
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
