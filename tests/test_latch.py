@@ -338,6 +338,31 @@ def test_networks_see_zeros_at_padded_steps():
     assert all(torch.equal(masks[k], others[k]) for k in SIZES)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        (None, None),
+        (LENGTHS, LENGTHS),
+        ({"text": LENGTHS, "audio": LENGTHS + 0}, {"text": LENGTHS, "audio": LENGTHS}),
+        ({"text": LENGTHS}, {"text": LENGTHS}),
+    ],
+)
+def test_a_ready_feedback_gets_the_lengths_as_they_were_given(lengths, expected):
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, encodings, lengths):
+            seen.append(lengths)
+            return {}
+
+    sizes = {"text": 7, "audio": 4}
+    TopDownLatch(Toy(sizes), Watching()).double()(batch(sizes), lengths)
+    if isinstance(expected, dict):
+        assert {k: n.tolist() for k, n in seen[0].items()} == {k: n.tolist() for k, n in expected.items()}
+    else:
+        assert seen[0] is expected
+
+
 def test_a_missing_modality_stays_none_for_the_backbone():
     seen = []
 

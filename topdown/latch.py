@@ -283,7 +283,7 @@ class TopDownLatch(nn.Module):
         with contextlib.nullcontext() if self.encoder_grad else torch.no_grad():
             encodings = call(self._model.encode, masked, lengths, self._encode_takes_lengths)
         if not self.encoder_grad and not torch.compiler.is_compiling():
-            torch.clear_autocast_cache()  # before torch 2.7 it would hand weights without gradient to the second pass
+            torch.clear_autocast_cache()  # torch 2.6 would hand weights without gradient to the second pass
         encodings = check_encodings(encodings, present, lengths, self._used)
         if isinstance(self.feedback, UnbuiltFeedback):
             missing = [name for name, value in masked.items() if value is None]
@@ -320,7 +320,9 @@ class TopDownLatch(nn.Module):
         present: dict[str, Tensor],
         valid: Mapping[str, Tensor | None],
     ) -> dict[str, dict[str, Tensor]]:
-        logits = call(self.feedback, encodings, own or None, self._feedback_takes_lengths)
+        shared = next(iter(own.values()), None)
+        one_for_all = len(own) == len(encodings) and all(lengths is shared for lengths in own.values())
+        logits = call(self.feedback, encodings, shared if one_for_all else own or None, self._feedback_takes_lengths)
         if not isinstance(logits, Mapping) or not all(isinstance(by_source, Mapping) for by_source in logits.values()):
             raise TypeError(f"{type(self.feedback).__name__} must return logits as {{target: {{source: tensor}}}}")
         masks: dict[str, dict[str, Tensor]] = {}
