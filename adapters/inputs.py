@@ -27,9 +27,16 @@ def check_sequences(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], 
         raise ValueError(f"inputs {unknown} are not among the modalities {list(sizes)}")
     given = {name: inputs.get(name) for name in sizes}
     present = {name: sequence for name, sequence in given.items() if sequence is not None}
+    if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in sizes]):
+        raise ValueError(f"lengths name {unknown}, but the modalities are {list(sizes)}")
     for name, sequence in present.items():
         if sequence.dim() != 3 or sequence.shape[-1] != sizes[name]:
             raise ValueError(f"{name!r} has shape {tuple(sequence.shape)}, but {owner} takes (B, T, {sizes[name]})")
+        if sequence.shape[1] == 0:
+            raise ValueError(f"{name!r} has no steps; leave it out where it is missing")
+        first = next(iter(present))
+        if len(sequence) != len(present[first]):
+            raise ValueError(f"{name!r} has {len(sequence)} samples but {first!r} has {len(present[first])}")
         check_lengths(lengths_of(lengths, name), sequence, name)
     if not present:
         raise ValueError(f"there is no input: all of {list(sizes)} are missing")

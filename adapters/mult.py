@@ -90,6 +90,8 @@ class MulTBackbone(nn.Module):
         names = list(input_sizes)
         if len(names) < 2:
             raise ValueError(f"MulT crosses modalities, so it needs at least two of them, got {names}")
+        if min(size, num_heads, num_layers) < 1:
+            raise ValueError(f"size={size}, num_heads={num_heads} and num_layers={num_layers} must be at least 1")
         if size % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide size={size}: choose one that does")
         if dropout_on not in ("keys", "weights"):
@@ -99,7 +101,7 @@ class MulTBackbone(nn.Module):
             {names[0]: 0.1} if attention_dropout is None else attention_dropout, names, 0.0, "attention_dropout"
         )
         for name, kernel in kernels.items():
-            if kernel < 1 or kernel % 2 == 0:
+            if kernel < 1 or kernel % 2 != 1:
                 raise ValueError(f"the kernel of {name!r} is {kernel}: it must be odd, to keep the number of steps")
         self.input_sizes = dict(input_sizes)
         self.encoding_sizes = dict.fromkeys(names, (len(names) - 1) * size)

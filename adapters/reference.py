@@ -94,7 +94,8 @@ def mult_from_reference(state_dict: Mapping[str, Tensor], *, num_heads: int, cau
     """Builds MulT from a state dict of its public code.
 
     The result behaves like that code in evaluation mode, but for what :class:`topdown.adapters.MulTBackbone` names: keys
-    are masked by lengths, and every step has a position. It has the dropouts that are that code's defaults.
+    are masked by lengths, and every step has a position. It has the dropouts that are that code's defaults. A modality with as
+    many features as the transformers are wide is not projected there; here its projection is the identity.
 
     References:
         yaohungt/Multimodal-Transformer at commit a670936, class MULTModel (src/models.py)
@@ -138,6 +139,8 @@ def mult_from_reference(state_dict: Mapping[str, Tensor], *, num_heads: int, cau
         weights |= {f"{ours}.{kind}": reference.take(f"{theirs}.{kind}") for kind in ("weight", "bias")}
     for k, letter in short.items():
         weights[f"projections.{k}.weight"] = convolutions[k]
+        if convolutions[k].shape[0] == convolutions[k].shape[1]:  # that code has the parameter, but skips the projection
+            weights[f"projections.{k}.weight"] = nn.init.dirac_(torch.empty_like(convolutions[k]))
         weights |= reference.transformer(f"memory.{k}", f"trans_{letter}_mem", len(model.memory[k].layers))
         for j, transformer in model.crossmodal[k].items():
             weights |= reference.transformer(f"crossmodal.{k}.{j}", f"trans_{letter}_with_{short[j]}", len(transformer.layers))

@@ -175,12 +175,12 @@ class Transformer(nn.Module):
 
     def _embed(self, sequence: Tensor) -> Tensor:
         _, steps, size = sequence.shape
-        positions = sinusoids(steps, size, sequence.device).to(sequence.dtype)
+        positions = sinusoids(steps, size, device=sequence.device, dtype=sequence.dtype)
         embedded: Tensor = self.embedding_dropout(math.sqrt(size) * sequence + positions)
         return embedded
 
 
-def sinusoids(steps: int, size: int, device: torch.device | None = None) -> Tensor:
+def sinusoids(steps: int, size: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     r"""Returns the positional embedding of T steps, numbered from 1.
 
     .. math:: PE_n = [\sin(n w_0), \dots, \sin(n w_{h-1}), \cos(n w_0), \dots], \quad w_i = 10000^{-i / (h-1)}, \quad h = D / 2
@@ -189,6 +189,7 @@ def sinusoids(steps: int, size: int, device: torch.device | None = None) -> Tens
         steps: T.
         size: D; a zero is appended when it is odd.
         device: Where to make it.
+        dtype: Of the result; half precision is rounded from single.
 
     Returns:
         Of shape (T, D).
@@ -199,9 +200,10 @@ def sinusoids(steps: int, size: int, device: torch.device | None = None) -> Tens
                 [9.0930e-01, 2.0000e-04]])
     """
     half = size // 2
-    rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000) / max(half - 1, 1)))
-    angles = torch.arange(1, steps + 1, device=device).unsqueeze(1) * rates
-    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, size % 2))
+    wide = torch.promote_types(dtype, torch.float32)
+    rates = torch.exp(torch.arange(half, device=device, dtype=wide) * (-math.log(10000) / max(half - 1, 1)))
+    angles = torch.arange(1, steps + 1, device=device, dtype=wide).unsqueeze(1) * rates
+    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, size % 2)).to(dtype)
 
 
 def attention_mask(

@@ -3,9 +3,9 @@
     python examples/mosei_mult.py --data mosei_senti_data_noalign.pkl --feedback none lstm --seeds 5 --out results/mult
 
 Takes word-aligned and unaligned files. Trained as MulT is (Tsai et al., 2019, Table 5, column MOSEI): Adam with learning rate
-1e-3, batches of 16, gradients clipped to a norm of 1, 20 epochs, and, as in its public code, a learning rate divided by 10 when
-the validation loss has not fallen for 20 epochs; the best epoch is tested. Without --data it runs on a synthetic stand-in, and
-says so. All options: --help.
+1e-3, batches of 16, gradients clipped to a norm of 1, 20 epochs, no early stop, and the best epoch is tested; as in its public
+code, the learning rate is divided by 10 when the validation loss has not fallen for more than 20 epochs. Without --data it runs
+on a synthetic stand-in, and says so. All options: --help.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from topdown.adapters import MulTBackbone
+from topdown.experiments.options import LARGEST
 from topdown.experiments.sentiment import Experiment, run_sentiment
 from topdown.experiments.tables import PUBLISHED_MULT
 
@@ -37,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     aligned.add_argument(
         "--unaligned", action="store_false", dest="aligned", help="insist on unaligned data; without --data, make such data"
     )
-    parser.set_defaults(batch_size=16, learning_rate=1e-3, epochs=20, patience=20)
+    parser.set_defaults(batch_size=16, learning_rate=1e-3, epochs=20, patience=LARGEST)
 
 
 EXPERIMENT = Experiment(

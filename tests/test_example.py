@@ -330,6 +330,16 @@ def test_unaligned_data_is_one_line_before_anything_is_written(capsys, tmp_path)
     assert "LSTMBackbone puts modalities side by side at each step; align them first" in error
     assert not (tmp_path / "out").exists()
 
+    def late(content):  # only the last sample has modalities of different length
+        for split in content.values():
+            for name in ("text", "audio", "vision"):
+                split[name][:, :-3] = 0
+            split["audio"][:-1, -4] = 0
+            split["audio"][-1, -4] = 1.0
+
+    make_file(tmp_path / "data.pkl", late, unaligned=True)
+    assert "train: 'audio' has 4 steps but 'text' has" in failure(capsys, ["--data", tmp_path / "data.pkl"])
+
 
 def test_files_that_are_no_data_are_one_line(capsys, tmp_path):
     assert "there is no such file" in failure(capsys, ["--data", tmp_path / "none.pkl"])
@@ -408,7 +418,7 @@ def test_mult_on_a_file(tmp_path, capsys, unaligned):
     mult([str(argument) for argument in arguments])
     assert "| MulT + MMLatch (linear), seed 0 alone" in capsys.readouterr().out
     wrong = "--aligned" if unaligned else "--unaligned"
-    message = f"is {'unaligned, not aligned' if unaligned else 'aligned, not unaligned'}; leave out {wrong}"
+    message = f"train is {'unaligned, not aligned' if unaligned else 'aligned, not unaligned'}; leave out {wrong}"
     assert message in failure(capsys, [*arguments, wrong], mult)
 
 

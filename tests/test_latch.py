@@ -305,6 +305,34 @@ def test_lengths_belong_to_sequences_alone(align):
     assert all((mask == 0.5).all() for mask in latch.masks(inputs, LENGTHS).values())
 
 
+@pytest.mark.parametrize("built", ["first call", "example", "ready"])
+def test_a_joint_encoding_has_lengths_where_they_name_it(built):
+    class Joint(Toy):
+        def encode(self, inputs, lengths=None):
+            a = super().encode(inputs, lengths)["a"]
+            return {"a": a, "joint": a.flip(1)}
+
+        def fuse(self, encodings, lengths=None):
+            return super().fuse({"a": encodings["a"]}, lengths)
+
+    sizes = {"a": 3}
+    sources = {"a": ["joint"]}
+    inputs = batch(sizes)
+    options = {"sources": sources} if built != "ready" else {}
+    kind = "linear" if built != "ready" else PairwiseFeedback(nn.Linear, {"joint": 5}, sizes, sources)
+    example = {"example_inputs": batch(sizes, dtype=torch.float32)} if built == "example" else {}
+    latch = TopDownLatch(Joint(sizes, declare=False), kind, **options, **example)
+    if built == "first call":
+        latch({k: x.float() for k, x in inputs.items()})
+    latch = latch.double()
+    assert latch.masks(inputs, {"a": LENGTHS, "joint": LENGTHS})["a"].shape == (3, 6, 3)
+    # Never guessed from how far the batch is padded.
+    with pytest.raises(ValueError, match="lengths have no entry for 'joint', so all its 6 steps count: add it"):
+        latch.masks(inputs, LENGTHS)
+    with pytest.raises(ValueError, match=r"lengths name \['jiont'\], but the modalities are \['a', 'joint'\]"):
+        latch.masks(inputs, {"jiont": LENGTHS})
+
+
 def test_a_vector_pools_by_the_lengths_of_the_source():
     sizes = {"text": 7, "audio": 4, "patient": 3}
     latch = TopDownLatch(Toy(sizes), "linear", align="pool").double().eval()
@@ -343,6 +371,7 @@ def test_networks_see_zeros_at_padded_steps():
     [
         (None, None),
         (LENGTHS, LENGTHS),
+        ({"text": LENGTHS, "audio": LENGTHS}, {"text": LENGTHS, "audio": LENGTHS}),
         ({"text": LENGTHS, "audio": LENGTHS + 0}, {"text": LENGTHS, "audio": LENGTHS}),
         ({"text": LENGTHS}, {"text": LENGTHS}),
     ],

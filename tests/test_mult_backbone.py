@@ -54,6 +54,23 @@ def test_public_code(case, causal):
     close(model(inputs, {k: torch.full((3,), x.shape[1]) for k, x in inputs.items()}), expected["output"])
 
 
+@pytest.mark.skipif(not GOLDEN.exists(), reason="needs the golden file of MulT")
+def test_a_modality_as_wide_as_the_model_is_not_projected():
+    with np.load(GOLDEN) as file:
+        prefix = "weights/w/"
+        state = {key[len(prefix) :]: torch.from_numpy(file[key]) for key in file if key.startswith(prefix)}
+    state["proj_a.weight"] = torch.randn(30, 30, 1)  # there, and never used
+    model = mult_from_reference(state, num_heads=5, causal=True)
+    x = torch.randn(2, 4, 30)
+    assert torch.equal(model.projections["audio"](x.transpose(1, 2)).transpose(1, 2), x)
+
+
+def test_positions_are_as_exact_as_the_model():
+    positions = sinusoids(500, 40, dtype=torch.float64)
+    angles = np.arange(1, 501)[:, None] * 10000.0 ** (-np.arange(20) / 19)
+    np.testing.assert_allclose(positions, np.concatenate([np.sin(angles), np.cos(angles)], 1), atol=1e-12)
+
+
 def test_unknown_and_missing_keys_are_named():
     with pytest.raises(ValueError, match=r"not the state dict of a MulT MULTModel: 'proj_l.weight' is missing"):
         mult_from_reference({"out_layer.weight": torch.zeros(1, 180)}, num_heads=5, causal=True)
@@ -255,7 +272,7 @@ def test_dropouts_of_the_paper_and_of_the_public_code():
 def test_odd_sizes_have_positions():
     assert sinusoids(3, 5).shape == (3, 5)
     assert (sinusoids(3, 5)[:, 4] == 0).all()
-    assert sinusoids(3, 2).tolist() == pytest.approx(np.array([[np.sin(n), np.cos(n)] for n in (1, 2, 3)]))
+    np.testing.assert_allclose(sinusoids(3, 2), [[np.sin(n), np.cos(n)] for n in (1, 2, 3)], atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +280,9 @@ def test_odd_sizes_have_positions():
     [
         ({"sizes": {"text": 3}}, r"needs at least two of them, got \['text'\]"),
         ({"num_heads": 3}, "num_heads=3 does not divide size=8"),
+        ({"num_heads": 0}, "size=8, num_heads=0 and num_layers=2 must be at least 1"),
+        ({"num_layers": -1}, "num_layers=-1 must be at least 1"),
+        ({"kernel_sizes": 1.5}, "the kernel of 'text' is 1.5: it must be odd"),
         ({"kernel_sizes": 2}, "the kernel of 'text' is 2: it must be odd"),
         ({"kernel_sizes": {"smell": 3}}, r"kernel_sizes names \['smell'\], but the modalities are"),
         ({"attention_dropout": {"smell": 0.3}}, r"attention_dropout names \['smell'\]"),
@@ -279,6 +299,9 @@ def test_wrong_options_are_named(options, message):
     [
         ({"smell": torch.zeros(3, 6, 2)}, None, r"inputs \['smell'\] are not among the modalities"),
         ({"text": torch.zeros(3, 6)}, None, r"'text' has shape \(3, 6\), but MulTBackbone takes \(B, T, 6\)"),
+        ({"audio": torch.zeros(2, 6, 4).double()}, None, "'audio' has 2 samples but 'text' has 3"),
+        ({"audio": torch.zeros(3, 0, 4).double()}, None, "'audio' has no steps; leave it out"),
+        ({}, {"txt": torch.tensor([6, 2, 4])}, r"lengths name \['txt'\], but the modalities are"),
         (dict.fromkeys(SIZES), None, "all of .* are missing"),
         ({}, {"audio": torch.tensor([6, 2, 9])}, r"lengths\[2\] of 'audio' is 9"),
     ],

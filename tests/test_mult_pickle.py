@@ -220,6 +220,58 @@ def test_types_that_lie_about_their_content_are_refused(tmp_path):
         load_arrays(path)
 
 
+def test_memory_of_arrays_is_out_of_reach(tmp_path):
+    head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    objects = b"(I1\n(I2\ntcnumpy\ndtype\n(S'O8'\nI00\nI01\ntRI00\n(lI7\naI8\natb"
+    numbers = b"(I1\n(I1\ntcnumpy\ndtype\n(S'i8'\nI00\nI01\ntRI00\nS'12345678'\ntb"
+    view = b"cnumpy.core.numeric\n_frombuffer\n(g0\ncnumpy\ndtype\n(S'i8'\nI00\nI01\ntR(I2\ntS'C'\ntR."
+    crafted = {
+        "a view of another array": (head + b"p0\n" + objects + view, "_frombuffer with a _Pending"),
+        "a second state": (head + numbers + numbers + b".", "setstate with shape"),
+        "fewer objects than the shape": (head + objects.replace(b"(I2\n", b"(I5\n") + b".", "another number of objects"),
+        "no objects": (head + objects.replace(b"(lI7\naI8\na", b"(l") + b".", "another number of objects"),
+        "items without size": (
+            head + numbers.replace(b"'i8'", b"'S0'").replace(b"(I1\nt", b"(I1000000000\nt") + b".",
+            "setstate for",
+        ),
+        "a negative shape": (head + numbers.replace(b"(I1\nt", b"(I-1\nt") + b".", "setstate with shape"),
+    }
+    path = tmp_path / "data.pkl"
+    for raw, message in crafted.values():
+        path.write_bytes(raw)
+        with pytest.raises(DataError, match=message):
+            load_arrays(path)
+    path.write_bytes(head + objects + b".")
+    assert load_arrays(path).tolist() == [7, 8]
+    path.write_bytes(head + b"p0\n" + numbers + b"I0\nI5\ns.")  # an item set in an array
+    with pytest.raises(DataError):
+        load_arrays(path)
+
+
+def test_messages_stay_short(tmp_path):
+    laughs = b"(lp0\n" + b"".join(b"(lp%d\ng%d\nag%d\na" % (i + 1, i, i) for i in range(40))
+    (tmp_path / "data.pkl").write_bytes(b"cnumpy\ndtype\n(" + laughs + b"tR.")
+    with pytest.raises(DataError) as caught:
+        load_arrays(tmp_path / "data.pkl")
+    assert len(str(caught.value)) < 600
+
+
+def test_arrays_within_containers_and_arrays_are_arrays(tmp_path):
+    inner = np.arange(3.0)
+    shared = [inner, (inner, {"x": inner})]
+    content = {"a": shared, "b": shared, "c": np.array([inner, None], dtype=object)}
+    content["self"] = content
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps(content, protocol=4))
+    read = load_arrays(tmp_path / "data.pkl")
+    assert read["self"] is read
+    assert read["a"] is read["b"]
+    for array in (read["a"][0], read["a"][1][0], read["a"][1][1]["x"], read["c"][0]):
+        assert type(array) is np.ndarray
+        assert array.tolist() == [0, 1, 2]
+    read["a"][0][0] = 5  # writable, as any array
+    assert read["c"][1] is None
+
+
 @pytest.mark.parametrize(
     "raw",
     [

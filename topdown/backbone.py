@@ -143,17 +143,13 @@ def check_encodings(
 def encoding_lengths(name: str, encoding: Tensor, inputs: Mapping[str, Tensor], lengths: Lengths) -> Tensor | None:
     """Returns the lengths of an encoding: those of its modality where both are sequences, else None.
 
-    An encoding that is no input of its own, such as a joint one, has the lengths that are named for it, or those of all
-    modalities when it has as many steps as a sequence among the inputs.
+    An encoding that is no input of its own, such as a joint one, has lengths only where a mapping names it.
     """
     if encoding.dim() != 3:
         return None
     if name in inputs:
         return lengths_of(lengths, name) if inputs[name].dim() == 3 else None
-    if isinstance(lengths, Mapping):
-        return lengths.get(name)
-    same_steps = any(x.dim() == 3 and x.shape[1] == encoding.shape[1] for x in inputs.values())
-    return lengths if same_steps else None
+    return lengths.get(name) if isinstance(lengths, Mapping) else None
 
 
 def check_logits(logits: object, source: str, target: str, inputs: Tensor) -> None:

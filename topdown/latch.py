@@ -77,7 +77,8 @@ class TopDownLatch(nn.Module):
             target and source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared":
             one LSTM per source and a linear map per pair; a factory (source_size, target_size) -> module for pairs, such as
             `torch.nn.Linear`, whose modules take (encoding) or (encoding, lengths); or a ready module called as
-            feedback(encodings[, lengths]) -> {target: {source: logits}}. (Default: "lstm")
+            feedback(encodings[, lengths]) -> {target: {source: logits}}, with the lengths that were given, as a mapping of
+            those that hold where a tensor does not hold for every sequence. (Default: "lstm")
         combine: How masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
             (J, B, T, D) to (B, T, D). (Default: "mean")
         sources: {target: [sources]}; targets that are not named are not masked. None masks every input with every
@@ -263,15 +264,12 @@ class TopDownLatch(nn.Module):
         if self._is_disabled():
             return inputs, {}, {}, {}
         present = check_inputs(inputs, lengths)
-        known = [*inputs, *(self.encoding_sizes or {})]
-        if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in known]):
-            raise ValueError(f"lengths name {unknown}, but the modalities are {sorted(set(known))}")
         valid = {k: lengths_of(lengths, k) if x.dim() == 3 else None for k, x in present.items()}
         present = {k: finite_padding(x, valid[k]) if x.dim() == 3 else x for k, x in present.items()}
         masked: Inputs = {**inputs, **present}
         for _ in range(self.passes):
             encodings, own = self._encode(masked, present, lengths)
-            feedback = self._feedback(encodings, own, present, valid)
+            feedback = self._feedback(encodings, own, present, valid, lengths)
             masks = {target: self._mask(list(f.values()), present[target]) for target, f in feedback.items()}
             masked = {**inputs, **present, **{k: present[k] * mask for k, mask in masks.items()}}
         return masked, masks, feedback, encodings
@@ -284,6 +282,9 @@ class TopDownLatch(nn.Module):
             encodings = call(self._model.encode, masked, lengths, self._encode_takes_lengths)
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 would hand weights without gradient to the second pass
+        known = [*masked, *(self.encoding_sizes or {}), *(encodings if isinstance(encodings, Mapping) else ())]
+        if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in known]):
+            raise ValueError(f"lengths name {unknown}, but the modalities are {sorted(set(known))}")
         encodings = check_encodings(encodings, present, lengths, self._used)
         if isinstance(self.feedback, UnbuiltFeedback):
             missing = [name for name, value in masked.items() if value is None]
@@ -319,10 +320,12 @@ class TopDownLatch(nn.Module):
         own: dict[str, Tensor],
         present: dict[str, Tensor],
         valid: Mapping[str, Tensor | None],
+        lengths: Lengths,
     ) -> dict[str, dict[str, Tensor]]:
-        shared = next(iter(own.values()), None)
-        one_for_all = len(own) == len(encodings) and all(lengths is shared for lengths in own.values())
-        logits = call(self.feedback, encodings, shared if one_for_all else own or None, self._feedback_takes_lengths)
+        described: Lengths = own or None
+        if isinstance(lengths, Tensor) and all(k in own for k, r in encodings.items() if r.dim() == 3):
+            described = lengths
+        logits = call(self.feedback, encodings, described, self._feedback_takes_lengths)
         if not isinstance(logits, Mapping) or not all(isinstance(by_source, Mapping) for by_source in logits.values()):
             raise TypeError(f"{type(self.feedback).__name__} must return logits as {{target: {{source: tensor}}}}")
         masks: dict[str, dict[str, Tensor]] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from reprlib import repr as repr_  # a crafted object may have an endless one
 from typing import Any, NoReturn
 
 import numpy as np
@@ -32,7 +34,7 @@ def load_arrays(path: str | Path) -> Any:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _ArrayUnpickler(file, encoding="latin1").load()
+            return _unwrap(_ArrayUnpickler(file, encoding="latin1").load(), {})
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; check the path") from None
     except IsADirectoryError:
@@ -40,9 +42,10 @@ def load_arrays(path: str | Path) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except _Refused as error:
-        raise DataError(f"{path}: refused, since it would call {error}; load only arrays, lists, strings and numbers") from None
+        call = str(error)[:200]
+        raise DataError(f"{path}: refused, since it would call {call}; load only arrays, lists, strings and numbers") from None
     except Exception as error:  # a damaged pickle raises almost anything
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        reason = f"{type(error).__name__}: {error}"[:200].rstrip(": ")
         raise DataError(f"{path}: not a pickle, or cut short ({reason}); download it again") from None
 
 
@@ -76,36 +79,72 @@ class _DType:
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[biufcSUO]\d{1,9}", code):
-            raise _Refused(f"numpy's dtype for {code!r}")
+            raise _Refused(f"numpy's dtype for {repr_(code)}")
         self.code, self.order = code.lstrip("<>|="), "="
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or state[2:5] != (None,) * 3:
-            raise _Refused(f"numpy's dtype with state {state!r}")
+            raise _Refused(f"numpy's dtype with state {repr_(state)}")
         self.order = state[1]
 
     def make(self) -> np.dtype[Any]:
         return np.dtype(self.code).newbyteorder("=" if self.order == "|" else self.order)  # type: ignore[arg-type]
 
 
-class _Array(np.ndarray[Any, Any]):
-    """An array that takes its type from a stand-in when its state is set."""
+class _Pending:
+    """An array to be. A pickle never gets hold of the array itself, whose memory it could write to."""
+
+    __slots__ = ("array",)
+
+    def __init__(self) -> None:
+        self.array: np.ndarray[Any, Any] | None = None
 
     def __setstate__(self, state: Any) -> None:
-        version, shape, dtype, fortran, data = state
-        super().__setstate__((version, shape, _made(dtype), fortran, data))
+        _, shape, dtype, fortran, data = state
+        made = _made(dtype)
+        if self.array is not None or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+            raise _Refused(f"numpy's setstate with shape {repr_(shape)}")
+        if made.hasobject and (type(data) is not list or len(data) != math.prod(shape)):
+            raise _Refused("numpy's setstate with another number of objects than its shape")
+        if not made.hasobject and (not isinstance(data, (bytes, str)) or made.itemsize == 0):
+            raise _Refused(f"numpy's setstate for {made} from a {type(data).__name__}")
+        array = np.ndarray((0,), np.int8)
+        array.__setstate__((1, shape, made, fortran, data))
+        self.array = array
+
+
+def _unwrap(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
+    """Puts arrays in the place of those that are pending, in all containers; `done` keeps what was seen, and alive."""
+    if id(value) in done:
+        return done[id(value)][1]
+    result = value
+    if isinstance(value, _Pending):
+        result = np.ndarray((0,), np.int8) if value.array is None else value.array
+    done[id(value)] = value, result
+    if isinstance(result, np.ndarray) and result.dtype.hasobject:
+        for index in np.ndindex(result.shape):
+            result[index] = _unwrap(result[index], done)
+    elif type(value) is list:
+        value[:] = [_unwrap(item, done) for item in value]
+    elif type(value) is dict:
+        for key in list(value):
+            value[key] = _unwrap(value[key], done)
+    elif type(value) is tuple:
+        result = tuple(_unwrap(item, done) for item in value)
+        done[id(value)] = value, result
+    return result
 
 
 def _made(dtype: Any) -> np.dtype[Any]:
     if not isinstance(dtype, _DType):
-        raise _Refused(f"numpy with a dtype {dtype!r}")
+        raise _Refused(f"numpy with a dtype {repr_(dtype)}")
     return dtype.make()
 
 
 def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> Any:
     if subtype is not _NDARRAY or shape != (0,):
-        raise _Refused(f"numpy's _reconstruct with shape {shape!r}")
-    return _Array((0,), np.int8)  # empty, as numpy writes it; its state follows, with shape, dtype and data
+        raise _Refused(f"numpy's _reconstruct with shape {repr_(shape)}")
+    return _Pending()  # its state follows, with shape, dtype and data
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
@@ -117,12 +156,14 @@ def _scalar(dtype: Any, data: Any = b"") -> Any:
 
 
 def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> Any:
-    return np.frombuffer(buffer, _made(dtype)).reshape(shape, order=order)
+    if type(buffer) not in (bytes, bytearray):
+        raise _Refused(f"numpy's _frombuffer with a {type(buffer).__name__}")
+    return np.frombuffer(bytes(buffer), _made(dtype)).reshape(shape, order=order).copy(order="K")
 
 
 def _encode(text: Any, encoding: Any = "utf-8") -> Any:
     if not isinstance(text, str) or encoding not in ("latin1", "utf-8"):
-        raise _Refused(f"codecs.encode with {encoding!r}")
+        raise _Refused(f"codecs.encode with {repr_(encoding)}")
     return text.encode(encoding)
 
 
@@ -150,4 +191,4 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"persistent_load({pid!r})")
+        raise _Refused(f"persistent_load({repr_(pid)})")

@@ -149,15 +149,17 @@ class _Run:
             configuration["samples"] = self.options.samples or 1000
         else:
             configuration |= {"data": self.source, "sha256": file_hash(self.options.data)}
+            configuration.pop("aligned", None)  # the file says
         return {"experiment": self.experiment.name, **configuration}
 
     def _load(self) -> None:
         if not self.synthetic:
             self.splits = load_splits(self.options.data)
-            asked, found = getattr(self.options, "aligned", None), self.splits["train"].aligned
-            if asked is not None and asked != found:
-                flags = {True: "--aligned", False: "--unaligned"}
-                raise DataError(f"{self.options.data}: is {flags[found][2:]}, not {flags[asked][2:]}; leave out {flags[asked]}")
+            asked, flags = getattr(self.options, "aligned", None), {True: "--aligned", False: "--unaligned"}
+            for split, data in self.splits.items():
+                if asked not in (None, data.aligned):
+                    found, wanted = flags[data.aligned][2:], flags[asked]
+                    raise DataError(f"{self.options.data}: {split} is {found}, not {wanted[2:]}; leave out {wanted}")
             return
         print(f"{NOTE}\n", flush=True)
         count = self.options.samples or 1000
@@ -171,7 +173,9 @@ class _Run:
         """Asks the backbone for a prediction of every split, before anything is written."""
         backbone = self.experiment.build(self.splits["train"].sizes, self.options).eval()
         for split, data in self.splits.items():
-            batch = data.batch(range(min(2, len(data))))
+            # A sample whose modalities differ in length, if there is one: not every model takes it.
+            steps = torch.stack(list(data.lengths.values()))
+            batch = data.batch([int((steps.amax(0) - steps.amin(0)).argmax())])
             try:
                 with torch.inference_mode():
                     backbone(batch.inputs, batch.lengths)
@@ -277,7 +281,11 @@ class _Run:
         for run in self.runs:
             model = self._model(run["kind"], run["seed"])
             if isinstance(model, TopDownLatch):
-                model.load_state_dict(load_checkpoint(checkpoint_path(out, run["kind"], run["seed"]))["model"])
+                path = checkpoint_path(out, run["kind"], run["seed"])
+                try:
+                    model.load_state_dict(load_checkpoint(path)["model"])
+                except (KeyError, RuntimeError):
+                    raise DataError(f"{path}: of another model; delete it and go on with --resume") from None
                 profiles[run["kind"], run["seed"]] = sentiment_profile(model, self.splits["test"], device=self.options.device)
         write_mask_table(out / "masks.csv", profiles, data=self.source)
         if profiles:
