@@ -12,8 +12,9 @@ test: .venv/ready
 	$(BIN)/pytest --cov
 
 check: lint types test wheel
-	rm -rf build/tiny
+	rm -rf build/tiny build/tiny-mult
 	$(BIN)/python examples/mosei_lstm.py --samples 64 --epochs 1 --seeds 1 --out build/tiny
+	$(BIN)/python examples/mosei_mult.py --samples 32 --epochs 1 --seeds 1 --unaligned --out build/tiny-mult
 
 lint: .venv/ready
 	$(BIN)/ruff check .
