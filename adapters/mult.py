@@ -31,7 +31,7 @@ class MulTBackbone(nn.Module):
     the last step is the last valid one, and every step has a position (that code gives none to a step whose first channel
     happens to be 0). Convolutions keep the number of steps. Attention dropout is on keys: see `dropout_on`.
 
-    Dropouts take a number for all modalities, or a mapping; those not named in it have 0.
+    `kernel_sizes` and `attention_dropout` take a number for all modalities or a mapping; those not named in it have 3 and 0.
 
     References:
         Multimodal Transformer for Unaligned Multimodal Language Sequences (Tsai et al., 2019),
@@ -43,22 +43,22 @@ class MulTBackbone(nn.Module):
         num_heads: Of every attention; must divide `size`. (Default: 8, paper; code 5)
         num_layers: Of every transformer, but at least 3 of those that read all sources. (Default: 4, paper; code 5)
         output_size: How many values are predicted. (Default: 1)
-        causal: Whether attention is hidden the future. (Default: True, code)
+        causal: Whether the future is hidden from attention. (Default: True, code)
         kernel_sizes: Of the convolutions, odd; a number, or a mapping. (Default: 1 for the first modality, which is text in
             MOSEI, and 3 for others, paper; code 1)
         embedding_dropout: On the inputs of the first modality and on what enters a transformer. (Default: 0.3, paper; code
             0.25)
         attention_dropout: On attention weights, by the source that is attended to; transformers that read all sources have that
             of the first modality. (Default: 0.1 for the first modality and 0 for others, code)
-        relu_dropout: (Default: 0.1, code)
-        residual_dropout: (Default: 0.1, paper and code)
-        output_dropout: (Default: 0.1, paper; code 0)
+        relu_dropout: After the relu of each layer. (Default: 0.1, code)
+        residual_dropout: On what each layer adds. (Default: 0.1, paper and code)
+        output_dropout: After the relu before the prediction. (Default: 0.1, paper; code 0)
         dropout_on: What attention dropout drops: "keys", for all queries at once, which keeps attention fast and small, or
             "weights", one by one, as the code does: see :class:`topdown.adapters.transformer.MultiheadAttention`.
             (Default: "keys")
 
     Raises:
-        ValueError: if there are fewer than two modalities, heads do not divide the size, or a kernel is even.
+        ValueError: if there are fewer than two modalities, heads do not divide the size, a kernel is even, or a size is below 1.
 
     Example:
         >>> backbone = MulTBackbone({"text": 30, "audio": 7, "visual": 5}, num_layers=1)
