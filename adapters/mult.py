@@ -58,7 +58,8 @@ class MulTBackbone(nn.Module):
             (Default: "keys")
 
     Raises:
-        ValueError: if there are fewer than two modalities, heads do not divide the size, a kernel is even, or a size is below 1.
+        ValueError: if there are fewer than two modalities, heads do not divide the size, a kernel is even, or a size is not
+            positive.
 
     Example:
         >>> backbone = MulTBackbone({"text": 30, "audio": 7, "visual": 5}, num_layers=1)
