@@ -22,7 +22,7 @@ from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.adapters.reference import mmlatch_from_reference
 from topdown.experiments import SequenceDataset
-from topdown.experiments.data import bucketed_batches
+from topdown.experiments.batching import bucketed_batches
 from topdown.experiments.results import versions
 from topdown.experiments.tables import markdown
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topdown.experiments import DataError, SequenceDataset
-from topdown.experiments.data import bucketed_batches
+from topdown.experiments.batching import bucketed_batches
 
 lengths_of_samples = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 
@@ -105,8 +105,13 @@ def test_labels_are_finite():
 
 
 def test_labels_are_one_per_sample():
-    with pytest.raises(DataError, match=r"labels have shape \(2, 2\)"):
-        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, np.ones((2, 2)))
+    for labels in (np.ones((2, 2, 1)), np.float64(1), []):
+        with pytest.raises(DataError, match=r"labels have shape \("):
+            SequenceDataset.from_arrays({"a": np.ones((2, 2))}, labels)
+    several = SequenceDataset.from_arrays({"a": np.ones((2, 2))}, [[0, 1, 0], [1, 1, 0]])
+    assert several.batch([1]).labels.tolist() == [[1, 1, 0]]
+    with pytest.raises(DataError, match="labels are of <U"):
+        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, ["happy", "sad"])
 
 
 @given(lengths_of_samples, st.integers(1, 5), st.integers(0, 99), st.integers(0, 9), st.integers(1, 3))

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from mult_files import make_file
+from layouts import SPLITS, all_data, csd, folds, mult, mult_file, save
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.experiments import sentiment
+from topdown.experiments.prepare import prepare
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]
@@ -28,7 +30,7 @@ def load(name):
 
 
 main = load("mosei_lstm").main
-mult = load("mosei_mult").main
+mult_main = load("mosei_mult").main
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +126,7 @@ def test_kinds_start_alike_and_see_the_same_batches(finished, monkeypatch):
         initial.append({name: value.clone() for name, value in backbone.state_dict().items()})
         batches = []
         taken = train.batch
-        train.batch = lambda indices: batches.append(indices.tolist()) or taken(indices)
+        train.batch = lambda indices: batches.append(list(indices)) or taken(indices)
         try:
             result = original(model, train, valid, **options)
         finally:
@@ -246,9 +248,9 @@ def test_data_that_changed_is_not_mixed(capsys, tmp_path):
         "--out",
         tmp_path / "out",
     ]
-    make_file(tmp_path / "data.pkl")
+    mult_file(tmp_path / "data.pkl")
     main([str(argument) for argument in arguments])
-    make_file(tmp_path / "data.pkl", lambda c: c["train"].update(labels=-c["train"]["labels"]))
+    mult_file(tmp_path / "data.pkl", lambda c: c["train"].update(labels=-c["train"]["labels"]))
     assert "was made with sha256" in failure(capsys, [*arguments, "--resume"])
 
 
@@ -305,7 +307,7 @@ def test_wrong_options_are_one_line(capsys, arguments, message):
 
 WRONG_DATA = {
     "labels out of range": (lambda c: c["train"].update(labels=c["train"]["labels"] + 9), "outside [-3, 3]"),
-    "missing key": (lambda c: c["train"].pop("vision") is None or None, "has no array 'vision'"),
+    "missing key": (lambda c: c["train"].pop("vision") is None or None, "train: 'vision' is missing"),
     "other N": (lambda c: c["test"].update(text=c["test"]["text"][:3]), "'text' has 3 samples but 'labels' has 7"),
     "zero length": (lambda c: [c["test"][k].__setitem__(0, 0) for k in ("text", "audio", "vision")] and None, "has no steps"),
     "other sizes": (lambda c: c["test"].update(audio=c["test"]["audio"][..., :3]), "test has features"),
@@ -316,7 +318,7 @@ WRONG_DATA = {
 @pytest.mark.parametrize("name", WRONG_DATA)
 def test_wrong_data_is_one_line_and_writes_nothing(capsys, tmp_path, name):
     change, message = WRONG_DATA[name]
-    make_file(tmp_path / "data.pkl", change)
+    mult_file(tmp_path / "data.pkl", change)
     error = failure(capsys, ["--data", tmp_path / "data.pkl", "--out", tmp_path / "out"])
     assert message in error
     assert str(tmp_path / "data.pkl") in error
@@ -324,21 +326,17 @@ def test_wrong_data_is_one_line_and_writes_nothing(capsys, tmp_path, name):
 
 
 def test_unaligned_data_is_one_line_before_anything_is_written(capsys, tmp_path):
-    make_file(tmp_path / "data.pkl", unaligned=True)
+    mult_file(tmp_path / "data.pkl", unaligned=True)
     error = failure(capsys, ["--data", tmp_path / "data.pkl", "--out", tmp_path / "out"])
     assert "train: 'audio' has" in error
     assert "LSTMBackbone puts modalities side by side at each step; align them first" in error
     assert not (tmp_path / "out").exists()
 
-    def late(content):  # only the last sample has modalities of different length
-        for split in content.values():
-            for name in ("text", "audio", "vision"):
-                split[name][:, :-3] = 0
-            split["audio"][:-1, -4] = 0
-            split["audio"][-1, -4] = 1.0
-
-    make_file(tmp_path / "data.pkl", late, unaligned=True)
-    assert "train: 'audio' has 4 steps but 'text' has" in failure(capsys, ["--data", tmp_path / "data.pkl"])
+    splits = all_data()  # only the last sample has modalities of different length
+    splits["train"].inputs["audio"][-1] = np.ones((4, 4))
+    splits["train"].inputs["text"][-1] = np.ones((3, 6))
+    save(tmp_path / "data.pkl", mult(splits, unaligned=True))
+    assert "train: 'audio' has 4 steps but 'text' has 3" in failure(capsys, ["--data", tmp_path / "data.pkl"])
 
 
 def test_files_that_are_no_data_are_one_line(capsys, tmp_path):
@@ -346,7 +344,7 @@ def test_files_that_are_no_data_are_one_line(capsys, tmp_path):
     (tmp_path / "text.pkl").write_text("hello")
     assert "not a pickle" in failure(capsys, ["--data", tmp_path / "text.pkl"])
     (tmp_path / "code.pkl").write_bytes(b"cos\nsystem\n(S'touch x'\ntR.")
-    assert "refused, since it would call os.system" in failure(capsys, ["--data", tmp_path / "code.pkl"])
+    assert "refused, since it asks for os.system" in failure(capsys, ["--data", tmp_path / "code.pkl"])
 
 
 def test_an_out_that_cannot_be_written_is_one_line_before_training(capsys, tmp_path):
@@ -365,7 +363,7 @@ def test_earlier_results_are_not_overwritten(capsys, finished, tmp_path):
 
 
 def test_a_file_of_data_as_a_program(tmp_path):
-    make_file(tmp_path / "data.pkl")
+    mult_file(tmp_path / "data.pkl")
     command = [sys.executable, EXAMPLES / "mosei_lstm.py", "--data", tmp_path / "data.pkl"]
     options = ["--feedback", "none", "linear", "--seeds", "1", "--epochs", "1", "--out", tmp_path / "out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -380,7 +378,9 @@ def test_a_file_of_data_as_a_program(tmp_path):
 @pytest.fixture
 def _smaller(monkeypatch):
     tiny = {"size": 4, "num_heads": 2, "num_layers": 1}
-    monkeypatch.setitem(mult.__globals__, "MulTBackbone", lambda sizes, **options: MulTBackbone(sizes, **{**tiny, **options}))
+    monkeypatch.setitem(
+        mult_main.__globals__, "MulTBackbone", lambda sizes, **options: MulTBackbone(sizes, **{**tiny, **options})
+    )
 
 
 @pytest.mark.parametrize("unaligned", [False, True])
@@ -389,7 +389,7 @@ def test_mult_on_synthetic_data(tmp_path, monkeypatch, unaligned):
     original = sentiment.fit
     monkeypatch.setattr(sentiment, "fit", lambda model, *data, **o: seen.append((model, o)) or original(model, *data, **o))
     options = ["--samples", "24", "--epochs", "1", "--seeds", "1", "--feedback", "none", "lstm", "--out", str(tmp_path)]
-    mult([*options, *(["--unaligned"] if unaligned else [])])
+    mult_main([*options, *(["--unaligned"] if unaligned else [])])
     content = results(tmp_path)
     assert content["data"]["train"]["aligned"] is not unaligned
     assert [run["kind"] for run in content["runs"]] == ["none", "lstm", "oracle"]
@@ -413,18 +413,71 @@ def test_mult_on_synthetic_data(tmp_path, monkeypatch, unaligned):
 @pytest.mark.usefixtures("_smaller")
 @pytest.mark.parametrize("unaligned", [False, True])
 def test_mult_on_a_file(tmp_path, capsys, unaligned):
-    make_file(tmp_path / "data.pkl", unaligned=unaligned)
+    mult_file(tmp_path / "data.pkl", unaligned=unaligned)
     arguments = ["--data", tmp_path / "data.pkl", "--epochs", "1", "--seeds", "1", "--feedback", "linear"]
-    mult([str(argument) for argument in arguments])
+    mult_main([str(argument) for argument in arguments])
     assert "| MulT + MMLatch (linear), seed 0 alone" in capsys.readouterr().out
     wrong = "--aligned" if unaligned else "--unaligned"
     message = f"train is {'unaligned, not aligned' if unaligned else 'aligned, not unaligned'}; leave out {wrong}"
-    assert message in failure(capsys, [*arguments, wrong], mult)
+    assert message in failure(capsys, [*arguments, wrong], mult_main)
 
 
 def test_mult_has_the_size_of_the_paper_for_data(monkeypatch):
     namespace = type("Options", (), {"size": None, "data": Path("x.pkl")})
     assert (
-        sum(p.numel() for p in mult.__globals__["build"]({"text": 300, "audio": 74, "visual": 35}, namespace).parameters())
+        sum(p.numel() for p in mult_main.__globals__["build"]({"text": 300, "audio": 74, "visual": 35}, namespace).parameters())
         == 1_549_321
     )
+
+
+def test_every_kind_of_data_may_be_trained_on(tmp_path, capsys):
+    """A pickle, a store of it, and a folder of .csd files hold the same samples: the runs must not differ."""
+    pytest.importorskip("h5py")
+    splits = all_data()
+    save(tmp_path / "data.pkl", mult(splits))
+    prepare(tmp_path / "data.pkl", tmp_path / "store")
+    csd(tmp_path / "csd", splits)
+    (tmp_path / "folds.json").write_text(json.dumps(folds(splits)))
+    outcomes = []
+    for name, more in (("data.pkl", []), ("store", ["--workers", "1"]), ("csd", ["--folds", str(tmp_path / "folds.json")])):
+        out = tmp_path / f"out-{name}"
+        main(["--data", str(tmp_path / name), *TINY[2:], "--feedback", "linear", "--out", str(out), *more])
+        content = results(out)
+        assert content["data"]["train"]["source"]["sha256"] == content["configuration"]["sha256"]
+        outcomes.append([(run["metrics"], run["history"][0]["train_loss"]) for run in content["runs"]])
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert "computational sequences (.csd), sha256" in capsys.readouterr().out
+
+
+def test_a_subset_is_evenly_spaced_and_remembered(tmp_path, capsys):
+    mult_file(tmp_path / "data.pkl")
+    arguments = [
+        "--data",
+        tmp_path / "data.pkl",
+        "--subset",
+        "7",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--feedback",
+        "none",
+        "--out",
+        tmp_path / "o",
+    ]
+    main([str(argument) for argument in arguments])
+    content = results(tmp_path / "o")
+    assert {split: report["samples"] for split, report in content["data"].items()} == {"train": 7, "valid": 6, "test": 7}
+    assert content["data"]["train"]["subset_of"]["samples"] == 12
+    assert "train: a subset of 12 samples" in capsys.readouterr().out
+    assert "was made with subset 7, not 5" in failure(capsys, [*["5" if a == "7" else a for a in arguments], "--resume"])
+    assert "--folds is for --data: leave it out, or name a file" in failure(capsys, ["--folds", "x.json"])
+
+
+def test_other_labels_and_splits_are_one_line(tmp_path, capsys):
+    emotions = {split: np.ones((count, 4, 2)) for split, count in SPLITS.items()}
+    mult_file(tmp_path / "x.pkl", lambda c: [c[split].update(labels=y) for split, y in emotions.items()] and None)
+    error = failure(capsys, ["--data", tmp_path / "x.pkl"])
+    assert "train has labels of torch.int64 of shape (12, 4); this experiment predicts one sentiment" in error
+    np.savez(tmp_path / "x.npz", **{"train.audio": np.ones((2, 3, 4)), "train.labels": [0.0, 1.0]})
+    assert "has no valid; it has ['train']" in failure(capsys, ["--data", tmp_path / "x.npz"])

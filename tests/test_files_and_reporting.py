@@ -1,4 +1,5 @@
 import json
+import re
 import stat
 import sys
 
@@ -51,15 +52,38 @@ def test_a_missing_library_names_the_extra():
         require("no_such.library")
 
 
-def test_the_data_table_shows_what_was_replaced():
+def test_the_data_table_shows_whatever_is_odd():
     splits = synthetic_splits((4, 2, 2)).splits
-    report = splits["train"].report["modalities"]["audio"]
-    report["replaced"] = {"nan": 0, "-inf": 2}
-    report["empty_samples"], report["samples_with_zeros_at_the_end"] = 1, 3
+    report = splits["train"].report
+    odd = {"replaced": {"nan": 0, "-inf": 2}, "all_zero_samples": 1, "samples_with_zeros_at_the_end": 3, "dtype": "float64"}
+    report["modalities"]["audio"] |= {**odd, "frame_values_ignored": {"nan": 0, "-inf": 5}}
+    report["ids"] |= {"duplicates": 2, "examples": ["a"], "shared": {"test": {"count": 1, "examples": ["b"]}}}
+    report |= {
+        "source": {"name": "x.pkl", "layout": "MulT", "sha256": "0123456789abcdef0", "known_as": "MulT's x.pkl"},
+        "left_out": {"text": "holds words"},
+        "segments_in_no_fold": 4,
+        "segments_without_words": 6,
+        "videos_without_segments": 5,
+    }
     table = data_table(splits)
-    assert "2 -inf; 1 samples are all zeros; 3 samples end in zero rows, kept" in table
-    assert "labels of train: " in table
-    assert "exactly 0" in table
+    assert table.startswith("x.pkl: MulT, sha256 0123456789abcdef..., known as MulT's x.pkl\n\n| split")
+    assert re.search(r"audio +\| 74 +\| float64 +\|[^|]+\| none +\| 2 -inf ", table)
+    for note in (
+        "train audio: 1 samples are all zeros",
+        "train audio: 3 samples end with rows of zeros, kept",
+        "train audio: 5 -inf left out of averages over frames",
+        "train: 2 ids are there twice, such as a",
+        "train: LEAK: 1 ids are in test, too, such as b",
+        "train: text was left out: it holds words",
+        "train: 4 segments are in no fold, and were left out",
+        "train: 6 segments have no words, and got a step of zeros",
+        "train: 5 videos of the folds have no segments",
+    ):
+        assert f"\n{note}\n" in table
+    assert re.search(r"\nlabels of valid: -?\d.\d\d to -?\d.\d\d, \d+.\d% exactly 0\n", table)
+    part = data_table({"train": splits["train"].subset([0, 1])})
+    assert part.startswith("x.pkl: MulT")
+    assert part.endswith("\ntrain: a subset of 4 samples")
 
 
 def test_epochs_are_plain_lines_where_there_is_no_terminal(capsys):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from topdown.experiments.data import DataError
+from topdown.experiments.errors import DataError
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from topdown.experiments.data import SequenceDataset
 from topdown.experiments.files import require
@@ -12,33 +13,73 @@ from topdown.experiments.tables import markdown
 
 
 def data_table(splits: Mapping[str, SequenceDataset]) -> str:
-    """Lays out the reports of the splits: N, sizes, lengths, labels, and what was replaced."""
-    rows = [("split", "N", "modality", "size", "steps min/median/max", "padding", "replaced by 0")]
+    """Lays out the reports of the splits: what the source is, N, sizes, lengths, labels, and whatever is odd."""
+    rows = [("split", "N", "modality", "size", "dtype", "steps min/median/max", "padding", "replaced by 0")]
+    notes = []
     for split, data in splits.items():
         for i, (name, found) in enumerate(data.report["modalities"].items()):
-            steps = found["lengths"]
-            replaced = ", ".join(f"{count} {kind}" for kind, count in found["replaced"].items() if count) or "none"
-            if found.get("empty_samples"):
-                replaced += f"; {found['empty_samples']} samples are all zeros"
-            if found.get("samples_with_zeros_at_the_end"):
-                replaced += f"; {found['samples_with_zeros_at_the_end']} samples end in zero rows, kept"
+            steps = found.get("lengths")
             rows.append(
                 (
                     split if i == 0 else "",
                     str(len(data)) if i == 0 else "",
                     name,
                     str(found["size"]),
-                    f"{steps['minimum']} / {steps['median']:g} / {steps['maximum']}",
+                    found.get("dtype", "float32"),
+                    f"{steps['minimum']} / {steps['median']:g} / {steps['maximum']}" if steps else "no time",
                     found.get("padding", "none"),
-                    replaced,
+                    ", ".join(f"{n} {kind}" for kind, n in found.get("replaced", {}).items() if n) or "none",
                 )
             )
-    labels = [
-        f"labels of {split}: {data.report['labels']['minimum']:.2f} to {data.report['labels']['maximum']:.2f}, "
-        f"{data.report['labels']['zeros']:.1%} exactly 0"
-        for split, data in splits.items()
-    ]
-    return "\n".join([markdown(rows), *labels])
+            notes += [f"{split} {name}: {note}" for note in _notes(found)]
+        labels = data.report["labels"]
+        notes.append(f"labels of {split}: {labels['minimum']:.2f} to {labels['maximum']:.2f}, {labels['zeros']:.1%} exactly 0")
+        notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
+    return "\n".join([*_about(next(iter(splits.values())).report), markdown(rows), *notes])
+
+
+NOTES = {
+    "all_zero_samples": "{} samples are all zeros",
+    "samples_without_steps": "{} samples have no steps, and got one of zeros",
+    "samples_with_zeros_at_the_start": "{} samples begin with rows of zeros, kept",
+    "samples_with_zeros_at_the_end": "{} samples end with rows of zeros, kept",
+    "contradicted_hints": "{} lengths in the file contradict the rows",
+    "unknown_words": "{} words have no vector, and got zeros",
+    "words_without_frames": "{} words have no frame, and got zeros",
+    "absent_videos": "{} videos are absent, and got zeros",
+    "absent_samples": "{} samples are absent, and got zeros",
+}
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    notes = [said.format(found[key]) for key, said in NOTES.items() if found.get(key)]
+    ignored = ", ".join(f"{n} {kind}" for kind, n in found.get("frame_values_ignored", {}).items() if n)
+    return [*notes, *([f"{ignored} left out of averages over frames"] if ignored else [])]
+
+
+def _notes_of_split(report: Mapping[str, Any]) -> list[str]:
+    ids = report.get("ids", {})
+    notes = [f"{ids['duplicates']} ids are there twice, such as {ids['examples'][0]}"] if ids.get("duplicates") else []
+    for other, shared in ids.get("shared", {}).items():
+        notes.append(f"LEAK: {shared['count']} ids are in {other}, too, such as {shared['examples'][0]}")
+    notes += [f"{name} was left out: it {why}" for name, why in report.get("left_out", {}).items()]
+    if report.get("segments_in_no_fold"):
+        notes.append(f"{report['segments_in_no_fold']} segments are in no fold, and were left out")
+    if report.get("segments_without_words"):
+        notes.append(f"{report['segments_without_words']} segments have no words, and got a step of zeros")
+    if report.get("videos_without_segments"):
+        notes.append(f"{report['videos_without_segments']} videos of the folds have no segments")
+    if "subset_of" in report:
+        notes.append(f"a subset of {report['subset_of']['samples']} samples")
+    return notes
+
+
+def _about(report: Mapping[str, Any]) -> list[str]:
+    source = report.get("subset_of", report).get("source")
+    if source is None:
+        return []
+    known = f"known as {source['known_as']}" if source["known_as"] else "not a file that is known here"
+    return [f"{source['name']}: {source['layout']}, sha256 {source['sha256'][:16]}..., {known}", ""]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 import topdown
-from topdown.experiments.data import DataError
+from topdown.experiments.errors import DataError
 from topdown.experiments.options import KINDS, ORACLE
 
 RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_epoch", "epochs", "seconds", "history"}
@@ -24,25 +23,33 @@ def checkpoint_path(out: Path, kind: str, seed: int, *, unfinished: bool = False
     return out / "checkpoints" / f"{kind}-seed{seed}{'.unfinished' if unfinished else ''}.pt"
 
 
-def read_runs(out: Path, configuration: Mapping[str, Any], *, resume: bool) -> list[dict[str, Any]]:
+def check_no_runs(out: Path, *, resume: bool) -> None:
+    """Checks that a directory holds no runs, unless they are wanted.
+
+    Raises:
+        DataError: if there are runs and they are not wanted.
+    """
+    path = out / "results.json"
+    if path.exists() and not resume:
+        raise DataError(f"{path}: holds the results of an earlier run; go on with --resume, or choose another --out")
+
+
+def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Reads the runs that a directory holds, and removes what an interruption left of runs that are over.
 
     Args:
         out: The directory; it need not be there.
         configuration: The options that must not have changed.
-        resume: Whether earlier runs are wanted.
 
     Returns:
         The runs whose checkpoint is there, too.
 
     Raises:
-        DataError: if there are runs and they are not wanted, are of other options or data, or cannot be read.
+        DataError: if there are runs that are of other options or data, or cannot be read.
     """
     path = out / "results.json"
     if not path.exists():
         return []
-    if not resume:
-        raise DataError(f"{path}: holds the results of an earlier run; go on with --resume, or choose another --out")
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         before, runs = dict(earlier["configuration"]), list(earlier["runs"])
@@ -65,22 +72,6 @@ def read_runs(out: Path, configuration: Mapping[str, Any], *, resume: bool) -> l
         checkpoint_path(out, run["kind"], run["seed"], unfinished=True).unlink(missing_ok=True)
         kept.append(run)
     return kept
-
-
-def file_hash(path: Path) -> str:
-    """Returns the SHA-256 of a file.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return digest.hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
 def versions() -> dict[str, Any]:

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from topdown.experiments.data import DataError, SequenceDataset
+from topdown.experiments.data import SequenceDataset
+from topdown.experiments.errors import DataError
 from topdown.experiments.figures import draw_masks, relevance_auc, sentiment_profile, write_mask_table
 from topdown.experiments.files import check_writable, make_directory, require, write_json, write_text
+from topdown.experiments.load import load_splits
 from topdown.experiments.metrics import sentiment_metrics
-from topdown.experiments.mult_pickle import load_splits
-from topdown.experiments.options import FREE_OPTIONS, KINDS, ORACLE, sentiment_parser
+from topdown.experiments.options import FREE_OPTIONS, KINDS, ORACLE, data_options, sentiment_parser
 from topdown.experiments.reporting import data_table, show_epochs
-from topdown.experiments.results import checkpoint_path, file_hash, read_runs, versions
+from topdown.experiments.results import check_no_runs, checkpoint_path, read_runs, versions
 from topdown.experiments.synthetic import NOTE, synthetic_splits
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
 from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
@@ -72,6 +73,11 @@ def run_sentiment(argv: Sequence[str] | None, experiment: Experiment) -> None:
         parser.error("--resume needs --out: the directory of the run to go on with")
     if options.data is not None and options.samples is not None:
         parser.error("--samples is for synthetic data: leave it out, or leave out --data")
+    for name, value in {**data_options(options), "subset": options.subset}.items():
+        if options.data is None and value is not None:
+            parser.error(
+                f"--{name.removesuffix('s') if name == 'streams' else name} is for --data: leave it out, or name a file"
+            )
     for stream in (sys.stdout, sys.stderr):  # a terminal without "±" or a name that is no text must not end a run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -104,6 +110,7 @@ class _Run:
         self.runs: list[dict[str, Any]] = []
         self.relevance: dict[str, dict[str, Tensor]] = {}
         self.splits: dict[str, SequenceDataset] = {}
+        self.sha256 = ""
 
     def run(self) -> None:
         out: Path | None = self.options.out
@@ -113,9 +120,11 @@ class _Run:
         if out is not None:
             require("matplotlib.figure")  # before hours of training, not after
             check_writable(out)
-            self.configuration = self._configure()
-            self.runs = read_runs(out, self.configuration, resume=self.options.resume)
+            check_no_runs(out, resume=self.options.resume)
         self._load()
+        if out is not None:
+            self.configuration = self._configure()
+            self.runs = read_runs(out, self.configuration)
         self._check_data()
         if out is not None:
             make_directory(out)
@@ -145,21 +154,32 @@ class _Run:
 
     def _configure(self) -> dict[str, Any]:
         configuration = {k: v for k, v in vars(self.options).items() if k not in FREE_OPTIONS}
+        configuration |= {k: str(v) for k, v in configuration.items() if isinstance(v, Path)}
         if self.synthetic:
             configuration["samples"] = self.options.samples or 1000
         else:
-            configuration |= {"data": self.source, "sha256": file_hash(self.options.data)}
+            configuration |= {"data": self.source, "sha256": self.sha256}
             configuration.pop("aligned", None)  # the file says
         return {"experiment": self.experiment.name, **configuration}
 
     def _load(self) -> None:
         if not self.synthetic:
-            self.splits = load_splits(self.options.data)
+            self.splits = load_splits(self.options.data, **data_options(self.options))
+            if missing := [split for split in ("train", "valid", "test") if split not in self.splits]:
+                raise DataError(f"{self.options.data}: has no {missing[0]}; it has {list(self.splits)}")
+            self.sha256 = self.splits["train"].report["source"]["sha256"]
             asked, flags = getattr(self.options, "aligned", None), {True: "--aligned", False: "--unaligned"}
             for split, data in self.splits.items():
                 if asked not in (None, data.aligned):
                     found, wanted = flags[data.aligned][2:], flags[asked]
                     raise DataError(f"{self.options.data}: {split} is {found}, not {wanted[2:]}; leave out {wanted}")
+                if data.labels.dim() != 1 or not data.labels.is_floating_point():
+                    found = f"{data.labels.dtype} of shape {tuple(data.labels.shape)}"
+                    raise DataError(
+                        f"{self.options.data}: {split} has labels of {found}; this experiment predicts one sentiment"
+                    )
+                if self.options.subset is not None and self.options.subset < len(data):
+                    self.splits[split] = data.subset(torch.arange(self.options.subset) * len(data) // self.options.subset)
             return
         print(f"{NOTE}\n", flush=True)
         count = self.options.samples or 1000
@@ -222,6 +242,7 @@ class _Run:
                 epochs=options.epochs,
                 patience=options.patience,
                 device=options.device,
+                workers=options.workers,
                 checkpoint=unfinished,
                 on_epoch=show,
                 **self.experiment.protocol,

@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from topdown.experiments.data import Ragged, SequenceDataset
+from topdown.experiments.data import SequenceDataset
+from topdown.experiments.ragged import Ragged
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 RATES = {"text": 1, "audio": 4, "visual": 3}  # steps for each word, when unaligned
@@ -114,22 +115,10 @@ def _split(
         lengths = words
         if unaligned and RATES[name] > 1:
             lengths = words * RATES[name] + torch.randint(1 - RATES[name], RATES[name], (count,), generator=generator)
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         mean = AMPLITUDE * carried * patterns[name]
-        noise = torch.randn(int(offsets[-1]), size, generator=generator)
-        sequences[name] = Ragged(mean.repeat_interleave(lengths, 0) + noise, offsets)
+        noise = torch.randn(int(lengths.sum()), size, generator=generator)
+        sequences[name] = Ragged.packed(mean.repeat_interleave(lengths, 0) + noise, lengths)
         relevance[name] = ((decider == own) | (matches & (decider >= 0))).float()
-    modalities = {}
-    for name, ragged in sequences.items():
-        steps = ragged.lengths
-        found = {"minimum": int(steps.min()), "median": float(steps.median()), "maximum": int(steps.max())}
-        modalities[name] = {"size": SIZES[name], "lengths": found, "replaced": {}}
-    zeros = float((labels == 0).float().mean())
-    report = {
-        "samples": count,
-        "synthetic": True,
-        "aligned": not unaligned,
-        "labels": {"minimum": float(labels.min()), "maximum": float(labels.max()), "zeros": zeros},
-        "modalities": modalities,
-    }
-    return SequenceDataset(sequences, {}, labels, report=report), relevance
+    data = SequenceDataset(sequences, {}, labels)
+    data.report["synthetic"] = True
+    return data, relevance

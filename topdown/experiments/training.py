@@ -9,13 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from topdown.experiments.data import DataError, SequenceDataset, bucketed_batches
+from topdown.experiments.batching import data_loader
+from topdown.experiments.data import Batch, SequenceDataset
+from topdown.experiments.errors import DataError
 from topdown.experiments.files import write_file
 
 Loss = Literal["mae", "cross_entropy"]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mae": lambda output, labels: nn.functional.l1_loss(output.squeeze(-1), labels),
+    "mae": lambda output, labels: nn.functional.l1_loss(output.view_as(labels), labels),
     "cross_entropy": nn.functional.cross_entropy,
 }
 
@@ -49,6 +52,7 @@ def fit(
     gradient_clip: float | None = None,
     patience: int = 10,
     device: str = "cpu",
+    workers: int = 0,
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Fit:
@@ -75,6 +79,7 @@ def fit(
         gradient_clip: The largest norm of all gradients together; None for any. (Default: None, the public code)
         patience: Epochs without a fall before training stops. (Default: 10, Section 3)
         device: Where to train. (Default: "cpu")
+        workers: See :func:`topdown.experiments.data_loader`; they change no number. (Default: 0)
         checkpoint: Written after every epoch; if it is there already, training goes on from it, and ends with the same
             weights as if it had never stopped. It must have been written with the same settings.
         on_epoch: Called with the record of each epoch.
@@ -118,11 +123,12 @@ def fit(
             best_epoch, best_loss, best_weights = state["best_epoch"], state["best_loss"], state["best_weights"]
             history = state["history"]
             _set_random_state(state["random"], device)
+        loader = data_loader(train, batch_size, seed=seed, workers=workers, pin_memory=device.startswith("cuda"))
         while len(history) < epochs and len(history) - best_epoch < patience:
             start = time.perf_counter()
             epoch = len(history) + 1
             rate = optimizer.param_groups[0]["lr"]
-            train_loss = _train_epoch(model, optimizer, train, LOSSES[loss], batch_size, seed, epoch, device, gradient_clip)
+            train_loss = _train_epoch(model, optimizer, loader, LOSSES[loss], epoch, device, gradient_clip)
             valid_loss = float(LOSSES[loss](predict(model, valid, batch_size=batch_size, device=device), valid.labels))
             if not torch.isfinite(torch.tensor([train_loss, valid_loss])).all():
                 raise DataError(
@@ -192,26 +198,26 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
 def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: SequenceDataset,
+    loader: DataLoader[Batch],
     loss: Callable[[Tensor, Tensor], Tensor],
-    batch_size: int,
-    seed: int,
     epoch: int,
     device: str,
     gradient_clip: float | None,
 ) -> float:
     model.train()
-    total = torch.zeros((), device=device)
-    for indices in bucketed_batches(data.batch_lengths(), batch_size, seed=seed, epoch=epoch):
-        batch = data.batch(indices).to(device)
+    total, count = torch.zeros((), device=device), 0
+    loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+    for batch in loader:
+        batch = batch.to(device)
         optimizer.zero_grad(set_to_none=True)
         value = loss(model(batch.inputs, batch.lengths), batch.labels)
         value.backward()
         if gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         optimizer.step()
-        total += value.detach() * len(indices)
-    return float(total) / len(data)
+        total += value.detach() * len(batch.labels)
+        count += len(batch.labels)
+    return float(total) / count
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

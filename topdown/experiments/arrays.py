@@ -1,0 +1,84 @@
+"""Arrays of anyone's own, as the samples of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from topdown.experiments.errors import DataError
+from topdown.experiments.streams import Array, RawSplit, Stream
+
+
+def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Sequence[Any] | None) -> RawSplit:
+    """Makes a split of arrays: see :meth:`topdown.experiments.SequenceDataset.from_arrays`.
+
+    Raises:
+        DataError: if a shape, a type, a value or a length does not fit.
+    """
+    if not inputs:
+        raise DataError("there are no inputs: give at least one modality")
+    if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in inputs]):
+        raise DataError(f"lengths name {unknown}, but the inputs are {list(inputs)}")
+    streams, vectors = {}, {}
+    for name, value in inputs.items():
+        valid = lengths.get(name) if isinstance(lengths, Mapping) else lengths
+        if isinstance(value, (list, tuple)):
+            if valid is not None:
+                raise DataError(f"{name!r} is a list of arrays, whose lengths are their own: leave out lengths for it")
+            streams[name] = _listed(name, [_numbers(name, array) for array in value])
+        else:
+            array = _numbers(name, value)
+            if array.ndim == 2:
+                vectors[name] = array
+            elif array.ndim == 3:
+                streams[name] = _padded(name, array, valid)
+            else:
+                raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
+    return RawSplit(own_labels(labels), None if ids is None else [str(i) for i in ids], streams, vectors, {})
+
+
+def own_labels(labels: Any) -> Array:
+    """Checks labels: finite numbers of shape (N,), or (N, K)."""
+    targets = np.asarray(labels)
+    if targets.dtype.kind not in "fiub":
+        raise DataError(f"labels are of {targets.dtype}: they must be numbers; give classes as 0, 1, 2 ...")
+    if targets.ndim not in (1, 2) or len(targets) == 0:
+        raise DataError(f"labels have shape {targets.shape}: there must be one per sample, (N,), or several, (N, K)")
+    finite = np.isfinite(targets).reshape(len(targets), -1).all(1)
+    if len(wrong := np.flatnonzero(~finite)):
+        raise DataError(f"label {wrong[0]} is not finite ({len(wrong)} such labels): leave out such samples")
+    return targets
+
+
+def _numbers(name: str, value: Any) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{name!r} holds {array.dtype}: it must hold numbers")
+    return array
+
+
+def _listed(name: str, arrays: list[Array]) -> Stream:
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) != 1 or any(array.ndim != 2 for array in arrays):
+        raise DataError(f"{name!r} must be a list of arrays (T_i, D) with one D, got (T_i, *D) with D in {shapes}")
+    lengths = np.array([len(array) for array in arrays])
+    _check_steps(name, lengths)
+    return Stream(arrays[0].shape[1], lengths, arrays, {"dtype": str(arrays[0].dtype)})
+
+
+def _padded(name: str, array: Array, valid: Any) -> Stream:
+    count, steps, size = array.shape
+    lengths = np.full(count, steps) if valid is None else np.asarray(valid)
+    if lengths.shape != (count,) or lengths.dtype.kind not in "iu":
+        raise DataError(f"lengths of {name!r} must be {count} integers, got {lengths.dtype} of shape {lengths.shape}")
+    if len(wrong := np.flatnonzero((lengths < 1) | (lengths > steps))):
+        raise DataError(f"lengths[{wrong[0]}] of {name!r} is {lengths[wrong[0]]}, but it has {steps} steps")
+    arrays = (sample[:length] for sample, length in zip(array, lengths, strict=True))
+    return Stream(size, lengths, arrays, {"dtype": str(array.dtype), "padding": "none" if valid is None else "right"})
+
+
+def _check_steps(name: str, lengths: Array) -> None:
+    if len(empty := np.flatnonzero(lengths < 1)):
+        raise DataError(f"sample {empty[0]} of {name!r} has no steps: leave out such samples ({len(empty)} here)")

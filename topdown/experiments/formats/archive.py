@@ -1,0 +1,105 @@
+"""An .npz archive of one's own data: arrays `train.audio`, `train.audio.lengths`, `train.labels`, `train.ids`, and so on.
+
+`<split>.<modality>` is (N, T, D) padded on the right, (N, D) without time, or, with `<split>.<modality>.lengths` that sum to
+its rows, (sum of T, D): all sequences end to end. Splits are whatever the names say, in the order of the archive.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from topdown.experiments.arrays import from_arrays
+from topdown.experiments.errors import DataError
+from topdown.experiments.formats.fields import identifiers
+from topdown.experiments.streams import Array, RawSplit
+
+MAGIC = b"PK\x03\x04"
+EXPANSION, SMALL = 200, 2**26
+REMEDY = "save it again with np.savez"
+
+
+def read_archive(path: Path, modalities: tuple[str, ...] | None) -> dict[str, RawSplit]:
+    """Reads the splits of an archive; nothing of it is a pickle.
+
+    Args:
+        path: The file.
+        modalities: Which are wanted; all by default.
+
+    Raises:
+        DataError: naming the array that is missing, does not fit, or declares more than there is.
+    """
+    arrays = _arrays(path)
+    splits: dict[str, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        split, dot, key = name.partition(".")
+        if not dot or not key:
+            raise DataError(f"{path}: {name!r} is not <split>.<modality>, <split>.labels or <split>.ids; rename it")
+        splits.setdefault(split, {})[key] = array
+    return {split: _split(members, modalities, f"{path}: {split}") for split, members in splits.items()}
+
+
+def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where: str) -> RawSplit:
+    if "labels" not in members:
+        raise DataError(f"{where}: has no 'labels'; it has {sorted(members)}")
+    labels, ids = members.pop("labels"), members.pop("ids", None)
+    lengths = {name.removesuffix(".lengths"): members.pop(name) for name in list(members) if name.endswith(".lengths")}
+    missing = [name for name in (*(modalities or ()), *lengths) if name not in members]
+    if missing:
+        raise DataError(f"{where}: has no {missing[0]!r}; it has {sorted(members)}")
+    inputs: dict[str, Any] = {}
+    for name in modalities or tuple(members):
+        array = inputs[name] = members[name]
+        if array.ndim == 2 and name in lengths:
+            valid = lengths.pop(name)
+            if valid.ndim != 1 or valid.dtype.kind not in "iu" or (valid < 0).any() or valid.sum() != len(array):
+                raise DataError(
+                    f"{where}: {name + '.lengths'!r} must be integers that sum to the {len(array)} rows of {name!r}"
+                )
+            inputs[name] = np.split(array, np.cumsum(valid)[:-1].astype(np.int64))
+    try:
+        raw = from_arrays(inputs, labels, {name: valid for name, valid in lengths.items() if name in inputs}, None)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    return raw._replace(ids=identifiers(ids, f"{where}: 'ids'"))
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/data.pkl") for name in archive.namelist()):
+                remedy = "load it with torch.load(..., weights_only=True) and give its arrays to SequenceDataset.from_arrays"
+                raise DataError(f"{path}: was written by torch.save; {remedy}")
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            if len({member.filename for member in members}) != len(archive.infolist()):
+                raise DataError(f"{path}: holds something other than arrays, or an array twice; {REMEDY}")
+            size, there = sum(member.file_size for member in members), path.stat().st_size
+            if size > max(SMALL, EXPANSION * there):
+                raise DataError(f"{path}: would become {size} bytes of {there}; {REMEDY}")
+            return {member.filename.removesuffix(".npy"): _array(archive, member, path) for member in members}
+    except DataError:
+        raise
+    # zipfile raises many kinds on a damaged archive
+    except Exception as error:
+        raise DataError(f"{path}: not an archive of arrays, or damaged ({type(error).__name__}: {error}); {REMEDY}") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if header is None:
+            raise DataError(f"{path}: {member.filename!r} is of an unknown version {version}; {REMEDY}")
+        shape, _, dtype = header(file)
+        if dtype.hasobject or dtype.kind not in "fiubUS":
+            raise DataError(f"{path}: {member.filename!r} holds {dtype}; {REMEDY} from plain numbers or text")
+        size = dtype.itemsize
+        for length in shape:
+            size *= length
+        if size + file.tell() != member.file_size:
+            raise DataError(f"{path}: {member.filename!r} declares {size} bytes but has {member.file_size}; {REMEDY}")
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

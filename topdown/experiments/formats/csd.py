@@ -1,0 +1,236 @@
+"""A folder of computational sequences (.csd) of CMU-MOSEI or CMU-MOSI, aligned to words here, without the SDK.
+
+Each file is HDF5: /<root>/data/<video>/features (n, D) and intervals (n, 2) in seconds, in any order; the first key of a
+file is its root, whatever it is called. Segments come from the file of labels, words from the file of words (or, without
+one, from the vectors of words). A word belongs to a segment if they overlap, and a feature is averaged over all frames that
+overlap the word; overlaps of up to 1e-5 s do not count, as in the SDK.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from topdown.experiments.errors import DataError
+from topdown.experiments.formats.fields import check_range, text
+from topdown.experiments.formats.folds import SPLITS, Folds, read_folds
+from topdown.experiments.formats.hdf5 import child, choose, dataset, groups, has, open_hdf5, read
+from topdown.experiments.formats.words import LEFT_OUT, Embeddings, word_vectors
+from topdown.experiments.streams import Array, RawSplit, Stream
+
+SHORTEST = 1e-5  # seconds
+
+
+class Segment(NamedTuple):
+    """A segment of a video: its number there, its sentiment, and the intervals (T, 2) and the text of its words."""
+
+    video: str
+    number: int
+    label: float
+    words: Array
+    tokens: list[str]
+
+
+def read_csd(
+    folder: Path,
+    modalities: tuple[str, ...],
+    folds: Folds | None,
+    embeddings: Embeddings | None,
+    streams: Mapping[str, str],
+) -> tuple[dict[str, RawSplit], list[Path]]:
+    """Reads the splits; features are read as they are asked for, one video at a time.
+
+    Args:
+        folder: Where the files are.
+        modalities: Which are wanted.
+        folds: See :func:`topdown.experiments.formats.folds.read_folds`.
+        embeddings: Vectors of words, if there is no file of them.
+        streams: {modality, "words" or "labels": file name}, where several files would do.
+
+    Returns:
+        The splits, and the files that they come from.
+
+    Raises:
+        DataError: naming the file and the video that does not fit.
+    """
+    names = {path.name: f"{_root_name(path)} {path.stem}" for path in sorted(folder.glob("*.csd"))}
+    labels = choose("labels", names, streams, str(folder))
+    rest = {name: said for name, said in names.items() if name != labels}
+    chosen = {modality: choose(modality, rest, streams, str(folder)) for modality in modalities}
+    words = choose("words", rest, streams, str(folder)) or chosen.get("text") or choose("text", rest, streams, str(folder))
+    if labels is None or words is None:
+        raise DataError(f"{folder}: has no file of {'labels' if labels is None else 'words'} among {sorted(names)}")
+    split_of = read_folds(folds, str(folder))
+    segments = _segments(folder / labels, folder / words)
+    members = {split: [s for s in segments if split_of.get(s.video) == split] for split in SPLITS}
+    found = {
+        "segments_in_no_fold": sum(s.video not in split_of for s in segments),
+        "videos_without_segments": sum(video not in {s.video for s in segments} for video in split_of),
+    }
+    splits = {}
+    for split, wanted in members.items():
+        if not wanted:
+            raise DataError(f"{folder}: {split}: none of its videos has a segment in {labels}")
+        targets = np.array([s.label for s in wanted])
+        ids = [f"{s.video}[{s.number}]" for s in wanted]
+        check_range(targets, f"{folder}: {split}: {labels}: label of {ids[_furthest(targets)]}, labels")
+        kept, left_out = {}, {}
+        for modality, name in chosen.items():
+            if name is not None:
+                kept[modality] = _averages(folder / name, wanted)
+            elif modality == "text" and embeddings is not None:
+                kept[modality] = _embedded(wanted, embeddings)
+            elif modality == "text":
+                left_out[modality] = LEFT_OUT
+            else:
+                raise DataError(f"{folder}: {split}: no file is {modality!r} among {sorted(rest)}; leave it out of modalities=")
+        splits[split] = RawSplit(
+            targets,
+            ids,
+            kept,
+            {},
+            {**found, "segments_without_words": sum(not len(s.words) for s in wanted), "left_out": left_out},
+        )
+    used = [labels, words, *(name for name in chosen.values() if name is not None)]
+    return splits, [folder / name for name in sorted(set(used))]
+
+
+def file_hashes(paths: list[Path]) -> dict[str, str]:
+    """Returns the SHA-256 of each file, by its name."""
+    hashes = {}
+    for path in paths:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+            hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def _root_name(path: Path) -> str:
+    with open_hdf5(path) as file:
+        root = next(iter(file), None)
+        if root is None:
+            raise DataError(f"{path}: is empty; download it again")
+        return str(root)
+
+
+def _data(file: Any, path: Path) -> Any:
+    root = next(iter(file))
+    return child(child(file, root, str(path)), "data", f"{path}: {root}")
+
+
+def _intervals(video: Any, count: int, where: str) -> Array:
+    intervals = read(video, "intervals", where).astype(np.float64)
+    if intervals.shape != (count, 2):
+        raise DataError(f"{where}: has {count} features but intervals of shape {intervals.shape}; download it again")
+    if not np.isfinite(intervals).all():
+        raise DataError(f"{where}: an interval is not finite; download it again")
+    return intervals
+
+
+def _segments(labels: Path, words: Path) -> list[Segment]:
+    segments = []
+    with open_hdf5(labels) as label_file, open_hdf5(words) as word_file:
+        videos, spoken = groups(_data(label_file, labels), str(labels)), _data(word_file, words)
+        for name in sorted(videos):
+            where = f"{labels}: {name}"
+            features = read(videos[name], "features", where)
+            if features.shape[1] == 0:
+                raise DataError(f"{where}: its labels are empty")
+            intervals, tokens = np.zeros((0, 2)), list[str]()
+            if has(spoken, name):
+                intervals, tokens = _words(child(spoken, name, str(words)), f"{words}: {name}")
+            for number, (start, end) in enumerate(_intervals(videos[name], len(features), where)):
+                inside = np.flatnonzero(np.minimum(intervals[:, 1], end) - np.maximum(intervals[:, 0], start) > SHORTEST)
+                said = [tokens[i] for i in inside] if tokens else []
+                segments.append(Segment(name, number, float(features[number, 0]), intervals[inside], said))
+    return segments
+
+
+def _words(video: Any, where: str) -> tuple[Array, list[str]]:
+    """Returns the intervals of the words of a video in order, and the words, unless the file holds their vectors."""
+    features = dataset(video, "features", where, "fiuSO")
+    intervals = _intervals(video, len(features), where)
+    order = np.argsort(intervals[:, 0], kind="stable")
+    order = order[intervals[order, 1] - intervals[order, 0] > SHORTEST]
+    tokens = [text(token, where) for token in features[()].reshape(-1).tolist()] if features.dtype.kind in "SO" else []
+    if tokens and len(tokens) != len(intervals):
+        raise DataError(f"{where}: has {len(tokens)} words but {len(intervals)} intervals")
+    return intervals[order], [tokens[i] for i in order] if tokens else []
+
+
+def _embedded(segments: list[Segment], embeddings: Embeddings) -> Stream:
+    vectors = word_vectors(embeddings, {word for s in segments for word in s.tokens})
+    unknown = sum(vectors.unknown(s.tokens) for s in segments)
+    found = {"dtype": "words", "padding": "none", "lengths_from": "the words", "unknown_words": unknown}
+    return Stream(vectors.size, _steps(segments), (vectors.look_up(s.tokens or [""]) for s in segments), found)
+
+
+def _steps(segments: list[Segment]) -> Array:
+    """Returns the steps of each segment: its words, or one of zeros where nothing is said."""
+    return np.array([max(1, len(s.words)) for s in segments])
+
+
+def _averages(path: Path, segments: list[Segment]) -> Stream:
+    sizes, dtypes, absent = {}, set(), set()
+    with open_hdf5(path) as file:
+        data = _data(file, path)
+        for video in dict.fromkeys(s.video for s in segments):
+            if not has(data, video):
+                absent.add(video)
+                continue
+            features = dataset(child(data, video, str(path)), "features", f"{path}: {video}")
+            sizes[features.shape[1]] = video
+            dtypes.add(str(features.dtype))
+    if len(sizes) != 1:
+        raise DataError(f"{path}: has {len(sizes)} numbers of features, {dict(list(sizes.items())[:3])} (size: video)")
+    found: dict[str, Any] = {
+        "dtype": ", ".join(sorted(dtypes)),
+        "padding": "none",
+        "lengths_from": "the words",
+        "from": path.name,
+        "absent_videos": len(absent),
+        "words_without_frames": 0,
+        "frame_values_ignored": {"nan": 0, "+inf": 0, "-inf": 0},
+    }
+    size = next(iter(sizes))
+    return Stream(size, _steps(segments), _averaged(path, segments, size, found), found)
+
+
+def _averaged(path: Path, segments: list[Segment], size: int, found: dict[str, Any]) -> Iterator[Array]:
+    """Averages what is finite over each word; zeros where there is nothing."""
+    video, features, starts, ends = "", np.zeros((0, size)), np.zeros(0), np.zeros(0)
+    with open_hdf5(path) as file:
+        data = _data(file, path)
+        for segment in segments:
+            if segment.video != video:
+                video, features, intervals = segment.video, np.zeros((0, size)), np.zeros((0, 2))
+                if has(data, video):
+                    features = read(child(data, video, str(path)), "features", f"{path}: {video}")
+                    intervals = _intervals(child(data, video, str(path)), len(features), f"{path}: {video}")
+                    _count(features, found["frame_values_ignored"])
+                starts, ends = intervals.T
+            rows = np.zeros((max(1, len(segment.words)), size), np.float32)
+            for row, (start, end) in zip(rows, segment.words, strict=False):
+                inside = np.minimum(ends, end) - np.maximum(starts, start) > SHORTEST
+                frames = features[inside].astype(np.float64)
+                found["words_without_frames"] += not len(frames)
+                finite = np.isfinite(frames)
+                row[:] = np.where(finite, frames, 0).sum(0) / np.maximum(finite.sum(0), 1)
+            yield rows
+
+
+def _count(features: Array, counts: dict[str, int]) -> None:
+    counts["nan"] += int(np.isnan(features).sum())
+    counts["+inf"] += int(np.isposinf(features).sum())
+    counts["-inf"] += int(np.isneginf(features).sum())
+
+
+def _furthest(labels: Array) -> int:
+    """Returns which label is furthest from 0, or not a number."""
+    return int(np.argmax(np.nan_to_num(np.abs(labels), nan=np.inf)))

@@ -1,0 +1,140 @@
+"""HDF5 files, without following them out of the file, and without believing the sizes that they declare."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from topdown.experiments.errors import DataError
+from topdown.experiments.files import require
+from topdown.experiments.streams import Array
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+EXPANSION, SMALL = 1100, 2**20  # deflate makes at most 1032 bytes of one; nobody is harmed by a mebibyte
+
+# Which computational sequence is which modality: names that occur in a group or a file, the most wanted first.
+NAMES = {
+    "text": ("glove", "vectors"),
+    "audio": ("covarep", "coavarep", "opensmile"),
+    "visual": (r"facet.?4.?2", "facet", "openface"),
+    "labels": ("label",),
+    "words": ("words",),
+}
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Opens a file for reading.
+
+    Raises:
+        DataError: if it cannot be read, when it is opened and while it is read.
+        ImportError: if h5py is missing.
+    """
+    h5py = require("h5py")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, UnicodeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not an HDF5 file, or damaged ({reason}); download it again") from None
+
+
+def has(group: Any, name: str) -> bool:
+    """Tells whether a group has a member or a link of a name, without following it.
+
+    Raises:
+        DataError: if it is not a group.
+    """
+    if not isinstance(group, require("h5py").Group):
+        raise DataError(f"{group.file.filename}: {group.name} is not a group")
+    return group.get(name, getlink=True) is not None
+
+
+def child(group: Any, name: str, where: str) -> Any:
+    """Returns a member of a group; never one that lies in another place.
+
+    Raises:
+        DataError: if it is not there, or is a link to somewhere else.
+    """
+    h5py = require("h5py")
+    if not isinstance(group, h5py.Group):
+        raise DataError(f"{where}: is not a group")
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise DataError(f"{where}: has no {name!r}")
+    if not isinstance(link, h5py.HardLink):
+        raise DataError(f"{where}: {name!r} is a link to another place ({type(link).__name__}), which is not followed")
+    return group[name]
+
+
+def groups(parent: Any, where: str) -> dict[str, Any]:
+    """Returns the groups of a group.
+
+    Raises:
+        DataError: if a member is no group, or a link to somewhere else.
+    """
+    h5py = require("h5py")
+    members = {name: child(parent, name, where) for name in parent}
+    for name, member in members.items():
+        if not isinstance(member, h5py.Group):
+            raise DataError(f"{where}: {name!r} is not a group")
+    return members
+
+
+def dataset(group: Any, name: str, where: str, kinds: str = "fiu") -> Any:
+    """Returns an array of a group, unread: its shape is as large as it says, and it lies in this file.
+
+    Raises:
+        DataError: if it is something else, or declares more than it can hold.
+    """
+    h5py = require("h5py")
+    member = child(group, name, where)
+    if not isinstance(member, h5py.Dataset) or member.dtype.kind not in kinds or member.ndim != 2:
+        found = f"{member.dtype} of shape {member.shape}" if isinstance(member, h5py.Dataset) else "a group"
+        raise DataError(f"{where}: {name!r} is {found}; expected an array of two dimensions")
+    if member.is_virtual or member.external:
+        raise DataError(f"{where}: {name!r} lies in another file, which is not followed")
+    held = member.id.get_storage_size()
+    if member.nbytes > SMALL and member.nbytes > EXPANSION * held:
+        raise DataError(f"{where}: {name!r} declares {member.nbytes} bytes, but holds {held}; the file is damaged")
+    return member
+
+
+def read(group: Any, name: str, where: str, kinds: str = "fiu") -> Array:
+    """Reads an array of a group: see :func:`dataset`."""
+    return dataset(group, name, where, kinds)[()]  # type: ignore[no-any-return]
+
+
+def choose(modality: str, names: Mapping[str, str], wanted: Mapping[str, str], where: str) -> str | None:
+    """Finds the computational sequence that is a modality.
+
+    Args:
+        modality: Which.
+        names: {key: what its name says} of all that are there.
+        wanted: {modality: key}, where the user has decided.
+        where: What to call the place in a message.
+
+    Returns:
+        Its key, or None if there is none.
+
+    Raises:
+        DataError: if several would do, or the one that was asked for is not there.
+    """
+    if modality in wanted:
+        if wanted[modality] not in names:
+            raise DataError(f"{where}: has no {wanted[modality]!r} for {modality!r}; it has {sorted(names)}")
+        return wanted[modality]
+    for pattern in NAMES.get(modality, (re.escape(modality.lower()),)):
+        fitting = [key for key, name in names.items() if re.search(pattern, name.lower())]
+        if len(fitting) > 1:
+            raise DataError(
+                f"{where}: {sorted(fitting)} could all be {modality!r}; name one with streams={{{modality!r}: ...}}"
+            )
+        if fitting:
+            return fitting[0]
+    return None

@@ -1,0 +1,115 @@
+"""MMSA's pickles of CMU-MOSEI, CMU-MOSI and SIMS, aligned or not, and those that MMSA-FET makes.
+
+A dict train/valid/test -> {text: (N, T, D), of BERT or anything else, audio, vision, regression_labels: (N,), id, and often
+text_bert: (N, 3, T), audio_lengths, vision_lengths}. Row 1 of text_bert marks the valid steps of text, and in an aligned
+file of everything: the step of [CLS] is a row of zeros in audio and vision there, and no padding. The stated lengths end at
+the first row whose sum is 0, so they are often too short: hints, not facts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from topdown.experiments.errors import DataError
+from topdown.experiments.formats.fields import identifiers, numbers, sentiment
+from topdown.experiments.formats.mult import KEYS, SPLITS
+from topdown.experiments.formats.padded import Cut, Rows, check_array, cut, find_rows, find_side, stream
+from topdown.experiments.streams import Array, RawSplit
+
+
+def read_mmsa(content: dict[str, Any], modalities: tuple[str, ...], where: str) -> dict[str, RawSplit]:
+    """Reads the splits of an MMSA pickle: see :func:`topdown.experiments.formats.mult.read_mult`.
+
+    It is word-aligned when all modalities have as many steps, and stated lengths, if there are any, do not differ.
+    """
+    arrays: dict[str, dict[str, Array]] = {}
+    labels, masks = {}, {}
+    for split in SPLITS:
+        there, part = f"{where}: {split}", content[split]
+        labels[split] = sentiment(part.get("regression_labels"), f"{there}: 'regression_labels'")
+        count = len(labels[split])
+        masks[split] = _mask(part.get("text_bert"), count, f"{there}: 'text_bert'")
+        arrays[split] = {}
+        for name, key in KEYS.items():
+            array = check_array(part.pop(key, None), f"{there}: {key!r}")
+            if len(array) != count:
+                raise DataError(f"{there}: {key!r} has {len(array)} samples but 'regression_labels' has {count}")
+            arrays[split][name] = array
+    hints = {split: _all_hints(content[split], len(labels[split]), f"{where}: {split}") for split in SPLITS}
+    aligned = all(
+        len({array.shape[1] for array in arrays[split].values()}) == 1
+        and len({hint.tobytes() for hint in hints[split].values()}) < 2
+        for split in SPLITS
+    )
+    rows = {}
+    for split in SPLITS:
+        if aligned:
+            rows[split] = dict.fromkeys(KEYS, find_rows(arrays[split]))
+        else:
+            rows[split] = {name: find_rows({name: array}) for name, array in arrays[split].items()}
+    sides = {name: find_side([rows[split][name] for split in SPLITS], "right") for name in KEYS}
+    splits = {}
+    for split in SPLITS:
+        there = f"{where}: {split}"
+        if aligned:
+            hints[split] = dict.fromkeys(KEYS, next(iter(hints[split].values()))) if hints[split] else {}
+        kept = {}
+        for name, found in rows[split].items():
+            mask = masks[split] if aligned or name == "text" else None
+            if mask is not None and mask.steps == found.steps:
+                kept[name] = _masked(found, mask)
+            else:
+                kept[name] = cut(found, sides[name], hints[split].get(name))
+        ids = identifiers(content[split].get("id"), f"{there}: 'id'")
+        streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
+        splits[split] = RawSplit(labels[split], ids, streams, {}, {})
+    return splits
+
+
+def _masked(rows: Rows, mask: Rows) -> Cut:
+    """Keeps the steps of the mask, and rows beyond it that are not zero, which contradict it."""
+    some = rows.stop > 0
+    first = np.where(some & (rows.first < mask.first), rows.first, mask.first)
+    stop = np.where(some & (rows.stop > mask.stop), rows.stop, mask.stop)
+    side = "left" if (mask.first > 0).sum() > (mask.stop < mask.steps).sum() else "right"
+    found = {
+        "padding": side if ((mask.first > 0) | (mask.stop < mask.steps)).any() else "none",
+        "lengths_from": "text_bert",
+        "contradicted_hints": int(((first != mask.first) | (stop != mask.stop)).sum()),
+    }
+    return Cut(first, stop, found)
+
+
+def _mask(bert: Any, count: int, where: str) -> Rows | None:
+    """Returns the valid steps that row 1 of text_bert marks."""
+    if bert is None:
+        return None
+    if not isinstance(bert, np.ndarray) or bert.ndim != 3 or bert.shape[1] != 3 or bert.dtype.kind not in "fiu":
+        found = f"shape {bert.shape} of {bert.dtype}" if isinstance(bert, np.ndarray) else f"a {type(bert).__name__}"
+        raise DataError(f"{where} has {found}; expected numbers of shape (N, 3, T)")
+    if len(bert) != count:
+        raise DataError(f"{where} has {len(bert)} samples but 'regression_labels' has {count}")
+    mask = np.asarray(bert[:, 1])
+    if len(wrong := np.flatnonzero(~np.isin(mask, (0, 1)).all(1))):
+        raise DataError(f"{where}: the mask of sample {wrong[0]} holds other numbers than 0 and 1; the file is damaged")
+    rows = find_rows({"mask": mask[..., None]})
+    if len(wrong := np.flatnonzero(mask.sum(1) != rows.stop - rows.first)):
+        raise DataError(f"{where}: the mask of sample {wrong[0]} has gaps; the file is damaged")
+    return rows if rows.stop.any() else None
+
+
+def _all_hints(part: dict[str, Any], count: int, where: str) -> dict[str, Array]:
+    """Returns the lengths that the file states, by modality; numbers that are none become -1."""
+    hints = {}
+    for name, key in KEYS.items():
+        lengths = part.get(f"{key}_lengths")
+        if lengths is None:
+            continue
+        found = numbers(lengths, f"{where}: '{key}_lengths'")
+        if found.size != count or len(found) != count:
+            raise DataError(f"{where}: '{key}_lengths' has shape {found.shape} but 'regression_labels' has {count} entries")
+        whole = np.nan_to_num(found.reshape(count).astype(np.float64), nan=-1, posinf=-1, neginf=-1)
+        hints[name] = whole.clip(-1, 2**40).astype(np.int64)
+    return hints

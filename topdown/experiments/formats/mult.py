@@ -1,0 +1,70 @@
+"""MulT's pickles of CMU-MOSEI, CMU-MOSI and IEMOCAP, aligned or not, and MultiBench's, which have the same layout.
+
+A dict train/valid/test -> {text, audio, vision: (N, T, D), labels, id: (N, 3)}, padded with zero rows, as far as is known on
+the left (longer segments keep their last steps). The reader of MulT (yaohungt/Multimodal-Transformer, src/dataset.py) feeds the
+padding to its model and replaces -inf alone; here padding is removed, and every replaced value is counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from topdown.experiments.errors import DataError
+from topdown.experiments.formats.fields import identifiers, numbers, sentiment
+from topdown.experiments.formats.padded import Rows, check_array, cut, find_rows, find_side, stream
+from topdown.experiments.streams import Array, RawSplit
+
+SPLITS = ("train", "valid", "test")
+KEYS = {"text": "text", "audio": "audio", "visual": "vision"}
+
+
+def read_mult(content: dict[str, Any], modalities: tuple[str, ...], where: str) -> dict[str, RawSplit]:
+    """Reads the splits of a MulT pickle.
+
+    When all modalities have as many steps the file is word-aligned, and a row is padding only where every modality is zero (an
+    unknown word is a zero row of text alone); otherwise each modality has its own lengths.
+
+    Args:
+        content: What the pickle holds; its arrays are taken out, so that memory goes free as they are used.
+        modalities: Which are wanted.
+        where: What to call the file in a message.
+
+    Raises:
+        DataError: naming the split and the key that is missing or does not fit.
+    """
+    arrays, labels = {}, {}
+    for split in SPLITS:
+        there = f"{where}: {split}"
+        labels[split] = _labels(content[split].get("labels"), f"{there}: 'labels'")
+        arrays[split] = {name: content[split].pop(key, None) for name, key in KEYS.items()}
+        for name, array in arrays[split].items():
+            array = check_array(array, f"{there}: {KEYS[name]!r}")
+            if len(array) != len(labels[split]):
+                count = len(labels[split])
+                raise DataError(
+                    f"{there}: {KEYS[name]!r} has {len(array)} samples but 'labels' has {count}; the file is damaged"
+                )
+    aligned = all(len({array.shape[1] for array in arrays[split].values()}) == 1 for split in SPLITS)
+    rows = {split: _rows(arrays[split], aligned) for split in SPLITS}
+    sides = {name: find_side([rows[split][name] for split in SPLITS], "left") for name in KEYS}
+    splits = {}
+    for split in SPLITS:
+        ids = identifiers(content[split].get("id"), f"{where}: {split}: 'id'")
+        kept = {name: cut(rows[split][name], sides[name]) for name in KEYS}
+        streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
+        splits[split] = RawSplit(labels[split], ids, streams, {}, {})
+    return splits
+
+
+def _rows(arrays: dict[str, Array], aligned: bool) -> dict[str, Rows]:
+    if aligned:
+        return dict.fromkeys(arrays, find_rows(arrays))
+    return {name: find_rows({name: array}) for name, array in arrays.items()}
+
+
+def _labels(labels: Any, where: str) -> Array:
+    labels = numbers(labels, where)
+    if labels.shape[1:] == (4, 2):  # IEMOCAP: whether each of four emotions is there, one-hot
+        emotions: Array = labels.argmax(-1)
+        return emotions
+    return sentiment(labels, where)

@@ -1,0 +1,134 @@
+"""MultiBench's HDF5 files, mosi.hdf5 and mosei.hdf5: a group for each computational sequence -> video[segment] -> features.
+
+Segments are aligned to words, and not padded. The files do not say which segments are for training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from topdown.experiments.errors import DataError
+from topdown.experiments.formats.fields import check_range, text
+from topdown.experiments.formats.folds import SPLITS, Folds, read_folds
+from topdown.experiments.formats.hdf5 import child, choose, dataset, groups, has, open_hdf5, read
+from topdown.experiments.formats.words import LEFT_OUT, Embeddings, word_vectors
+from topdown.experiments.streams import Array, RawSplit, Stream
+
+
+def read_multibench(
+    path: Path,
+    modalities: tuple[str, ...],
+    folds: Folds | None,
+    embeddings: Embeddings | None,
+    streams: Mapping[str, str],
+) -> dict[str, RawSplit]:
+    """Reads the splits; features are read as they are asked for, one segment at a time.
+
+    Args:
+        path: The file.
+        modalities: Which are wanted.
+        folds: See :func:`topdown.experiments.formats.folds.read_folds`.
+        embeddings: Vectors of words, if there is a group of words and none of their vectors.
+        streams: {modality: group}, where several groups would do.
+
+    Raises:
+        DataError: naming the group and the segment that is missing or does not fit.
+    """
+    with open_hdf5(path) as file:
+        sequences = groups(file, str(path))
+        everything = {name: name for name in sequences}
+        label_group = choose("labels", everything, streams, str(path))
+        if label_group is None:
+            raise DataError(f"{path}: has no group of labels among {sorted(sequences)}")
+        split_of = read_folds(folds, str(path))
+        segments: dict[str, list[str]] = {split: [] for split in SPLITS}
+        outside: list[str] = []
+        for segment in sorted(sequences[label_group], key=_order):
+            split = split_of.get(_order(segment)[0])
+            (segments[split] if split else outside).append(segment)
+        names = {name: name for name in sequences if name != label_group}
+        chosen = {modality: choose(modality, names, streams, str(path)) for modality in modalities}
+        words = choose("words", names, streams, str(path))
+        splits = {}
+        for split, members in segments.items():
+            if not members:
+                raise DataError(f"{path}: {split}: none of its segments is in the folds")
+            there = f"{path}: {split}"
+            labels = np.array([float(_label(sequences[label_group], name, f"{path}: {label_group}")) for name in members])
+            check_range(labels, f"{there}: {label_group!r}")
+            found: dict[str, Any] = {"segments_in_no_fold": len(outside), "left_out": {}}
+            kept: dict[str, Stream] = {}
+            for modality, group in chosen.items():
+                if group is None and modality == "text" and words is not None:
+                    if embeddings is None:
+                        found["left_out"][modality] = LEFT_OUT
+                    else:
+                        kept[modality] = _words(path, sequences[words], words, members, embeddings)
+                elif group is None:
+                    raise DataError(
+                        f"{path}: {split}: no group is {modality!r} among {sorted(names)}; leave it out of modalities="
+                    )
+                else:
+                    kept[modality] = _features(path, sequences[group], group, members)
+            splits[split] = RawSplit(labels, members, kept, {}, found)
+    return splits
+
+
+def _features(path: Path, group: Any, name: str, members: list[str]) -> Stream:
+    where = f"{path}: {name}"
+    shapes, dtypes = [], set()
+    for member in members:
+        features = dataset(child(group, member, where), "features", f"{where}: {member}") if has(group, member) else None
+        shapes.append((0, None) if features is None else features.shape)
+        dtypes |= set() if features is None else {str(features.dtype)}
+    sizes = {size: member for (length, size), member in zip(shapes, members, strict=True) if length}
+    if len(sizes) != 1:
+        raise DataError(f"{where}: has {len(sizes)} numbers of features, {dict(list(sizes.items())[:3])} (size: segment)")
+    found = {
+        "dtype": ", ".join(sorted(dtypes)),
+        "padding": "none",
+        "lengths_from": "the arrays",
+        "from": name,
+        "absent_samples": sum(size is None for _, size in shapes),
+    }
+    lengths = np.array([length for length, _ in shapes])
+    return Stream(next(iter(sizes)), lengths, _arrays(path, name, members), found)
+
+
+def _arrays(path: Path, name: str, members: list[str]) -> Iterator[Array]:
+    with open_hdf5(path) as file:
+        group = groups(file, str(path))[name]
+        for member in members:
+            where = f"{path}: {name}: {member}"
+            yield read(child(group, member, where), "features", where) if has(group, member) else np.zeros((0, 0))
+
+
+def _words(path: Path, group: Any, name: str, members: list[str], embeddings: Embeddings) -> Stream:
+    where = f"{path}: {name}"
+    sentences: list[list[str]] = []
+    for member in members:
+        there = f"{where}: {member}"
+        tokens = read(child(group, member, where), "features", there, "SO").reshape(-1) if has(group, member) else np.zeros(0)
+        sentences.append([text(token, there) for token in tokens.tolist()])
+    vectors = word_vectors(embeddings, {word for sentence in sentences for word in sentence})
+    unknown = sum(vectors.unknown(sentence) for sentence in sentences)
+    found = {"dtype": "words", "padding": "none", "lengths_from": "the words", "from": name, "unknown_words": unknown}
+    return Stream(vectors.size, np.array([len(sentence) for sentence in sentences]), map(vectors.look_up, sentences), found)
+
+
+def _label(group: Any, name: str, where: str) -> Any:
+    label = read(child(group, name, where), "features", f"{where}: {name}")
+    if label.size == 0:
+        raise DataError(f"{where}: {name}: its label is empty")
+    return label.reshape(-1)[0]
+
+
+def _order(segment: str) -> tuple[str, int]:
+    """Takes `video[12]` apart."""
+    match = re.fullmatch(r"(.*)\[(\d{1,9})\]", segment)
+    return (match[1], int(match[2])) if match else (segment, 0)

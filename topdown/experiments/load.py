@@ -1,0 +1,130 @@
+"""Samples of any file that people hold, checked and clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from topdown.experiments.data import SequenceDataset
+from topdown.experiments.errors import DataError
+from topdown.experiments.formats.detect import Options, Source, read_source
+from topdown.experiments.formats.folds import Folds
+from topdown.experiments.formats.known import known_file
+from topdown.experiments.formats.words import Embeddings
+from topdown.experiments.store import is_store, open_store
+from topdown.experiments.streams import Sink, in_memory
+
+EXPANSION = 8  # of int8 to float32, and some
+
+
+def load_splits(
+    path: str | Path,
+    *,
+    modalities: Sequence[str] | None = None,
+    folds: Folds | None = None,
+    embeddings: Embeddings | None = None,
+    streams: dict[str, str] | None = None,
+) -> dict[str, SequenceDataset]:
+    """Loads the splits of a file or a folder, whose layout is told by its content.
+
+    - MulT's pickles, aligned or not (`mosei_senti_data.pkl`, `mosi_data_noalign.pkl`, IEMOCAP), and MultiBench's raw ones;
+    - MMSA's pickles, aligned or not, and those of MMSA-FET; MAG-BERT's; the cache of MMLatch's public code (`mosei_avt.p`);
+    - MultiBench's `mosi.hdf5` and `mosei.hdf5`, and a folder of `.csd` files of the CMU Multimodal SDK; both need `folds`;
+    - an `.npz` archive of arrays of your own: see :mod:`topdown.experiments.formats.archive`;
+    - a store that `python -m topdown.experiments.prepare` made of any of these, which may be larger than memory.
+
+    Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a sample that has no steps gets one
+    of zeros, and both are counted. No sample is dropped but those that `folds` leave out, which are counted; none is reordered
+    but by `folds`. No file is trusted: pickles cannot run code, and a file cannot take memory for what it does not hold.
+
+    Args:
+        path: The file or folder. It is read once.
+        modalities: Which are wanted, such as ("text", "audio"). (Default: text, audio and visual, or whatever a file names)
+        folds: The videos of each split: {"train": [...], "valid": [...], "test": [...]}, a JSON file of that, or the file of
+            standard folds that comes with the SDK.
+        embeddings: Vectors of words, for files that hold words alone: a mapping, or a text file such as GloVe's. Without it
+            text of such a file is left out, and the report says so.
+        streams: {modality: file or group}, where several could be meant.
+
+    Returns:
+        The splits, each a :class:`SequenceDataset` of float32 with a `report` of what was found.
+
+    Raises:
+        DataError: in one line with the file, the split and the key: if it cannot be read, is of no known layout, a modality is
+            missing, numbers of samples differ, or a label is out of range.
+        ImportError: if h5py is needed and missing.
+
+    Example:
+        >>> import numpy, tempfile
+        >>> arrays = {"train.audio": numpy.ones((2, 5, 3)), "train.audio.lengths": [5, 2], "train.labels": [0.5, -1.0]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numpy.savez(folder + "/mine.npz", **arrays)
+        ...     load_splits(folder + "/mine.npz")["train"].lengths
+        {'audio': tensor([5, 2])}
+    """
+    path = Path(path)
+    options = Options(None if modalities is None else tuple(modalities), folds, embeddings, streams)
+    if isinstance(modalities, str) or options.modalities == ():
+        raise DataError(f"modalities={modalities!r}: give a list of names")
+    if is_store(path):
+        options.only(path, "a store")
+        return open_store(path, options.modalities)
+    try:
+        return make_splits(path, read_source(path, options), lambda split: in_memory)
+    except MemoryError:
+        raise DataError(
+            f"{path}: does not fit into the memory of this machine; where there is more, make a store of it with "
+            "`python -m topdown.experiments.prepare`, which needs next to none here"
+        ) from None
+
+
+def make_splits(path: Path, source: Source, sink_of: Callable[[str], Sink]) -> dict[str, SequenceDataset]:
+    """Makes data sets of what a file holds, and says what was found.
+
+    Args:
+        path: The file.
+        source: Its content, which is used up.
+        sink_of: What keeps the values of each split.
+
+    Raises:
+        DataError: if features differ between splits, or a pickle repeats itself to fill the memory.
+    """
+    if source.size is not None:
+        wanted = sum(
+            4 * max(1, int(stream.lengths.sum())) * stream.size
+            for raw in source.splits.values()
+            for stream in raw.streams.values()
+            if stream.found.get("dtype") != "words"
+        )
+        if wanted > EXPANSION * source.size + 2**16:
+            raise DataError(f"{path}: refused, since its {source.size} bytes would become {wanted}; it repeats arrays")
+    splits: dict[str, SequenceDataset] = {}
+    for split in list(source.splits):
+        splits[split] = SequenceDataset.from_split(source.splits.pop(split), f"{path}: {split}", sink_of(split))
+    first = next(iter(splits), None)
+    if first is None:
+        raise DataError(f"{path}: holds no split")
+    about: dict[str, Any] = {
+        "name": path.name,
+        "layout": source.kind,
+        "sha256": source.sha256,
+        "known_as": known_file(source.sha256),
+    }
+    about |= {"files": source.files} if source.files is not None else {}
+    ids = {split: set(data.ids) for split, data in splits.items()} if _have_ids(splits) else {}
+    for split, data in splits.items():
+        if data.sizes != splits[first].sizes:
+            raise DataError(
+                f"{path}: {split} has features {data.sizes}, but {first} has {splits[first].sizes}; the file is damaged"
+            )
+        shared = {other: sorted(ids[split] & ids[other]) for other in ids if other != split}
+        data.report |= {
+            "source": about,
+            "ids": {**data.report["ids"], "shared": {k: {"count": len(v), "examples": v[:3]} for k, v in shared.items() if v}},
+        }
+    return splits
+
+
+def _have_ids(splits: dict[str, SequenceDataset]) -> bool:
+    return all(data.report["ids"]["given"] for data in splits.values())

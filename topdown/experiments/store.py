@@ -1,0 +1,255 @@
+"""A folder that holds prepared samples, opens in milliseconds, and may be larger than memory.
+
+For each split and modality a flat array (R, D) of float32 and the lengths (N,), and for each split labels (N,) and ids; all as
+.npy and JSON, with sizes, checksums and the report in `store.json`, which is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+
+from topdown.experiments.data import SequenceDataset
+from topdown.experiments.errors import DataError
+from topdown.experiments.files import write_json
+from topdown.experiments.ragged import MappedArray, Ragged
+from topdown.experiments.streams import Array, Sink
+
+MANIFEST = "store.json"
+LAYOUT = "topdown store, version 1"
+
+
+class StoreWriter:
+    """Writes a store beside its destination, and puts it there when it is complete.
+
+    Args:
+        destination: Where the store will be; nothing may be there.
+        progress: Called with the number of rows written so far of an array and of all its rows.
+
+    Raises:
+        DataError: if something is there.
+    """
+
+    def __init__(self, destination: Path, progress: Callable[[str, int, int], None] = lambda name, done, rows: None) -> None:
+        if destination.exists() or destination.is_symlink():
+            raise DataError(f"{destination}: is there already; choose another place, or remove it")
+        self.destination, self.progress = destination, progress
+        self.files: dict[str, dict[str, Any]] = {}
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.unfinished-", dir=destination.parent))
+        except OSError as error:
+            raise DataError(f"{destination}: cannot be written ({error.strerror}); choose another place") from None
+
+    def sink(self, split: str) -> Sink:
+        """Returns what keeps the values of a split: a :data:`topdown.experiments.streams.Sink`."""
+
+        def write(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> MappedArray:
+            file_name, done = _file_name(split, name, "values.npy"), 0
+            with self._file(file_name) as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                start = file.tell()
+                for array in arrays:
+                    file.write(np.ascontiguousarray(array, "<f4").tobytes())
+                    done += len(array)
+                    self.progress(f"{split} {name}", done, shape[0])
+            return MappedArray(self.folder / file_name, shape, start)
+
+        return write
+
+    def finish(self, splits: dict[str, SequenceDataset]) -> None:
+        """Writes what is not written yet, and puts the store in its place."""
+        described = {}
+        for split, data in splits.items():
+            self._save(_file_name(split, "", "labels.npy"), data.labels.numpy())
+            for name, ragged in data.sequences.items():
+                self._save(_file_name(split, name, "lengths.npy"), ragged.lengths.numpy())
+            for name, vector in data.vectors.items():
+                self._save(_file_name(split, name, "vectors.npy"), vector.numpy())
+            with self._file(_file_name(split, "", "ids.json")) as file:
+                file.write(json.dumps(data.ids).encode())
+            described[split] = {
+                "sequences": {name: list(ragged.values.shape) for name, ragged in data.sequences.items()},
+                "vectors": list(data.vectors),
+                "report": data.report,
+            }
+        write_json(self.folder / MANIFEST, {"layout": LAYOUT, "splits": described, "files": self.files})
+        os.chmod(self.folder, 0o777 & ~_umask())
+        os.rename(self.folder, self.destination)
+
+    def discard(self) -> None:
+        """Removes what was written of an unfinished store."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _save(self, name: str, array: Array) -> None:
+        with self._file(name) as file:
+            np.lib.format.write_array(file, array, allow_pickle=False)
+
+    def _file(self, name: str) -> _HashedFile:
+        return _HashedFile(self.folder / name, self.files)
+
+
+class _HashedFile(io.RawIOBase):
+    """A file to write that notes its size and its checksum when it is closed."""
+
+    def __init__(self, path: Path, notes: dict[str, dict[str, Any]]) -> None:
+        self.path, self.notes, self.hash, self.count = path, notes, hashlib.sha256(), 0
+        self.file: IO[bytes] = path.open("xb", buffering=2**20)
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        self.count += len(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.count
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self.closed:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.notes[self.path.name] = {"bytes": self.count, "sha256": self.hash.hexdigest()}
+        super().close()
+
+
+def is_store(path: Path) -> bool:
+    """Tells whether a folder is a finished store."""
+    return (path / MANIFEST).is_file()
+
+
+def open_store(path: Path, modalities: Sequence[str] | None = None) -> dict[str, SequenceDataset]:
+    """Opens a store without reading its values.
+
+    Sizes of all files are checked, and the checksums of the small ones; :func:`check_store` checks those of the values.
+
+    Args:
+        path: The folder.
+        modalities: Which are wanted; all by default.
+
+    Raises:
+        DataError: if a file is missing or does not fit.
+    """
+    manifest = _manifest(path)
+    try:
+        for name, noted in manifest["files"].items():
+            found = _inside(path, name).stat().st_size
+            if found != noted["bytes"]:
+                raise DataError(f"{path}: {name} has {found} bytes, not {noted['bytes']}; prepare the store again")
+        return {split: _open_split(path, split, manifest, modalities) for split in manifest["splits"]}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: {Path(error.filename).name} is missing; prepare the store again") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.filename} cannot be read ({error.strerror}); check its permissions") from None
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: {MANIFEST} is damaged ({type(error).__name__}: {error}); prepare the store again") from None
+
+
+def check_store(path: Path) -> int:
+    """Checks the checksums of all files of a store, and returns how many there are.
+
+    Raises:
+        DataError: naming the first file that is not as it was written.
+    """
+    open_store(path)
+    files = _manifest(path)["files"]
+    for name, noted in files.items():
+        digest = hashlib.sha256()
+        with _inside(path, name).open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        if digest.hexdigest() != noted["sha256"]:
+            raise DataError(f"{path}: {name} is not as it was written; prepare the store again")
+    return len(files)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {MANIFEST} cannot be read ({error}); prepare the store again") from None
+    if not isinstance(manifest, dict) or manifest.get("layout") != LAYOUT:
+        raise DataError(f"{path}: {MANIFEST} is not that of a {LAYOUT}; prepare the store again with this version")
+    return manifest
+
+
+def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Sequence[str] | None) -> SequenceDataset:
+    described, files = manifest["splits"][split], manifest["files"]
+    there = (*described["sequences"], *described["vectors"])
+    unknown = [name for name in modalities or () if name not in there]
+    if unknown:
+        raise DataError(f"{path}: {split}: has no modality {unknown[0]!r}; it has {list(there)}")
+    sequences, vectors = {}, {}
+    for name in modalities or there:
+        if name in described["sequences"]:
+            lengths = torch.from_numpy(_load(path, _file_name(split, name, "lengths.npy"), files))
+            values = _map(path, _file_name(split, name, "values.npy"), tuple(described["sequences"][name]))
+            if int(lengths.sum()) != values.shape[0] or (lengths < 1).any():
+                raise DataError(f"{path}: {split}: the lengths of {name!r} do not fit its values; prepare the store again")
+            sequences[name] = Ragged.packed(values, lengths)
+        else:
+            vectors[name] = torch.from_numpy(_load(path, _file_name(split, name, "vectors.npy"), files))
+    labels = torch.from_numpy(_load(path, _file_name(split, "", "labels.npy"), files))
+    ids = json.loads(_bytes(path, _file_name(split, "", "ids.json"), files))
+    report = {
+        **described["report"],
+        "modalities": {name: described["report"]["modalities"][name] for name in modalities or there},
+    }
+    return SequenceDataset(sequences, vectors, labels, ids, report)
+
+
+def _load(path: Path, name: str, files: dict[str, Any]) -> Array:
+    array: Array = np.load(io.BytesIO(_bytes(path, name, files)), allow_pickle=False)
+    return array
+
+
+def _bytes(path: Path, name: str, files: dict[str, Any]) -> bytes:
+    content = _inside(path, name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != files[name]["sha256"]:
+        raise DataError(f"{path}: {name} is not as it was written; prepare the store again")
+    return content
+
+
+def _map(path: Path, name: str, shape: tuple[int, ...]) -> MappedArray:
+    with (path / name).open("rb") as file:
+        np.lib.format.read_magic(file)
+        found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    if found != shape or len(shape) != 2 or fortran or dtype != np.dtype("<f4"):
+        raise DataError(f"{path}: {name} holds {dtype} of shape {found}, not float32 of {shape}; prepare the store again")
+    if start + 4 * shape[0] * shape[1] != (path / name).stat().st_size:
+        raise DataError(f"{path}: {name} is cut short; prepare the store again")
+    return MappedArray(path / name, (shape[0], shape[1]), start)
+
+
+def _inside(path: Path, name: str) -> Path:
+    if os.path.basename(name) != name or name in ("", ".", ".."):
+        raise DataError(f"{path}: {MANIFEST} names {name!r}, which is not a file of the store")
+    return path / name
+
+
+def _file_name(split: str, modality: str, kind: str) -> str:
+    parts = [quote(part, safe="").replace(".", "%2E") for part in (split, modality) if part]
+    return ".".join([*parts, kind])
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,144 @@
+"""What a reader of a file hands out: the samples of each split, one modality after the other, as they are in the file.
+
+:func:`keep` makes them clean, and puts them into memory or into a store; both without holding more than one sample twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topdown.experiments.errors import DataError
+from topdown.experiments.ragged import MappedArray, Ragged
+
+Array = np.ndarray[Any, Any]
+# Takes a name, the shape (R, D), and arrays (T_i, D) of float32 with R rows together, and keeps them.
+Sink = Callable[[str, tuple[int, int], Iterable[Array]], "Tensor | MappedArray"]
+KINDS = ("nan", "+inf", "-inf", "beyond float32")
+
+
+class Stream(NamedTuple):
+    """One modality of a split.
+
+    Args:
+        size: The features D.
+        lengths: The steps of each sample, of shape (N,); 0 where it has none.
+        arrays: For each sample an array (T_i, D) of any type of number, finite or not. They are asked for once.
+        found: What the reader has to say about this modality in the report.
+    """
+
+    size: int
+    lengths: Array
+    arrays: Iterable[Array]
+    found: Mapping[str, Any]
+
+
+class RawSplit(NamedTuple):
+    """One split as it is in the file.
+
+    Args:
+        labels: Of shape (N,), or (N, K) for K labels per sample.
+        ids: A name for each sample, or None.
+        streams: The modalities that have time, in order. They are taken out as they are used, so that memory goes free.
+        vectors: The modalities that have no time, of shape (N, D) each.
+        found: What the reader has to say about this split in the report.
+    """
+
+    labels: Array
+    ids: list[str] | None
+    streams: dict[str, Stream]
+    vectors: Mapping[str, Array]
+    found: Mapping[str, Any]
+
+
+def in_memory(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> Tensor:
+    """Keeps arrays end to end in memory; a :data:`Sink`."""
+    values, row = np.empty(shape, np.float32), 0
+    for array in arrays:
+        values[row : row + len(array)] = array
+        row += len(array)
+    return torch.from_numpy(values)
+
+
+def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dict[str, Any]]:
+    """Makes the samples of a modality clean, and keeps them.
+
+    Values that are not finite in float32 become 0. A sample that has no steps gets one of zeros. Both are counted.
+
+    Args:
+        name: The modality.
+        stream: Its samples.
+        sink: What keeps them.
+        where: What to call the modality in a message.
+
+    Returns:
+        The samples, and what is to be said about them.
+
+    Raises:
+        DataError: if a feature is never finite.
+    """
+    lengths = np.maximum(stream.lengths, 1).astype(np.int64)
+    counts = dict.fromkeys((*KINDS, "all zeros"), 0)
+    usable = np.zeros(stream.size, bool)
+    values = sink(name, (int(lengths.sum()), stream.size), _clean(stream, counts, usable))
+    if len(never := np.flatnonzero(~usable)):
+        raise DataError(f"{where}: feature {never[0]} is never finite ({len(never)} such features); leave it out of the file")
+    found = {
+        "size": stream.size,
+        "lengths": summary(lengths),
+        **stream.found,
+        "replaced": {kind: counts[kind] for kind in KINDS},
+        "all_zero_samples": counts["all zeros"],
+        "samples_without_steps": int((stream.lengths < 1).sum()),
+    }
+    return Ragged.packed(values, torch.from_numpy(lengths)), found
+
+
+def clean_vectors(vectors: Array) -> tuple[Tensor, dict[str, Any]]:
+    """Does for vectors (N, D) what :func:`keep` does for sequences."""
+    counts = dict.fromkeys(KINDS, 0)
+    clean = _finite(vectors, counts, np.zeros(vectors.shape[1], bool))
+    found = {
+        "size": vectors.shape[1],
+        "dtype": str(vectors.dtype),
+        "replaced": {kind: counts[kind] for kind in KINDS},
+        "all_zero_samples": int((~clean.any(1)).sum()),
+    }
+    return torch.from_numpy(clean), found
+
+
+def summary(lengths: Array | Tensor) -> dict[str, float]:
+    """Returns the shortest, the median and the longest of some lengths."""
+    lengths = np.asarray(lengths)
+    return {"minimum": int(lengths.min()), "median": float(np.median(lengths)), "maximum": int(lengths.max())}
+
+
+def _clean(stream: Stream, counts: dict[str, int], usable: Array) -> Iterator[Array]:
+    for array in stream.arrays:
+        array = _finite(array if len(array) else np.zeros((1, stream.size)), counts, usable)
+        counts["all zeros"] += not array.any()
+        yield array
+
+
+def _finite(array: Array, counts: dict[str, int], usable: Array) -> Array:
+    """Returns finite float32; counts what was not, and notes which features are somewhere."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        clean = np.array(array, dtype=np.float32)
+    finite = np.isfinite(clean)
+    usable |= finite.any(0)
+    if not finite.all():
+        wrong = array[~finite]
+        found = {
+            "nan": np.isnan(wrong),
+            "+inf": np.isposinf(wrong),
+            "-inf": np.isneginf(wrong),
+            "beyond float32": np.isfinite(wrong),
+        }
+        for kind, which in found.items():
+            counts[kind] += int(which.sum())
+        clean[~finite] = 0.0
+    return clean
