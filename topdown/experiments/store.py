@@ -227,10 +227,13 @@ def _bytes(path: Path, name: str, files: dict[str, Any]) -> bytes:
 
 
 def _map(path: Path, name: str, shape: tuple[int, ...]) -> MappedArray:
-    with (path / name).open("rb") as file:
-        np.lib.format.read_magic(file)
-        found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        start = file.tell()
+    try:
+        with (path / name).open("rb") as file:
+            np.lib.format.read_magic(file)
+            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+    except Exception as error:  # numpy raises many kinds on a damaged header
+        raise DataError(f"{path}: {name} has a damaged header ({type(error).__name__}); prepare the store again") from None
     if found != shape or len(shape) != 2 or fortran or dtype != np.dtype("<f4"):
         raise DataError(f"{path}: {name} holds {dtype} of shape {found}, not float32 of {shape}; prepare the store again")
     if start + 4 * shape[0] * shape[1] != (path / name).stat().st_size:

@@ -82,9 +82,9 @@ def _arrays(path: Path) -> dict[str, Array]:
             return {member.filename.removesuffix(".npy"): _array(archive, member, path) for member in members}
     except DataError:
         raise
-    # zipfile raises many kinds on a damaged archive
-    except Exception as error:
-        raise DataError(f"{path}: not an archive of arrays, or damaged ({type(error).__name__}: {error}); {REMEDY}") from None
+    except Exception as error:  # zipfile and numpy raise many kinds on what is damaged
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise DataError(f"{path}: not an archive of arrays, or damaged ({reason}); {REMEDY}") from None
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
