@@ -3,8 +3,8 @@
     python tests/fuzz.py                       # 20,000 files of every layout
     python tests/fuzz.py --count 100 csd mult  # fewer
 
-Every file is made from its layout and its number alone, so a failure can be repeated: `--first N --count 1`. Files are loaded in a
-process of their own, so that one that crashes or hangs (10 seconds) is counted and named, and the rest goes on.
+Every file is made from its layout and its number alone, so a failure can be repeated: `--first N --count 1`. Files are loaded
+in a process of their own, so that one that crashes or hangs (10 seconds) is counted and named, and the rest goes on.
 """
 
 import argparse
@@ -112,8 +112,7 @@ def load(layout, path, files, number):
             data.batch([0])
         return "loaded"
     except DataError as error:
-        assert "\n" not in str(error) and len(str(error)) < 2000, error
-        return "refused"
+        return "refused" if "\n" not in str(error) and len(str(error)) < 1000 else f"a message of {len(str(error))} letters"
     finally:
         target.write_bytes(files[name])
 

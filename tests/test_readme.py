@@ -10,7 +10,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_code_runs_and_prints_what_it_says(number, capsys):
+def test_code_runs_and_prints_what_it_says(number, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     block = BLOCKS[number]
     exec(compile(block, f"README.md, block {number}", "exec"), {})
     # A comment behind print(...) is what it prints.
