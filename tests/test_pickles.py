@@ -14,8 +14,8 @@ import torch
 from layouts import mult_file
 
 from topdown.experiments import DataError, load_splits
-from topdown.experiments.formats import pickles
 from topdown.experiments.formats.pickles import load_arrays
+from topdown.experiments.formats.stand_ins import Makers
 
 
 class Call:
@@ -239,7 +239,7 @@ def test_memory_of_arrays_is_out_of_reach(tmp_path):
     numbers = b"(I1\n(I1\ntcnumpy\ndtype\n(S'i8'\nI00\nI01\ntRI00\nS'12345678'\ntb"
     view = b"cnumpy.core.numeric\n_frombuffer\n(g0\ncnumpy\ndtype\n(S'i8'\nI00\nI01\ntR(I2\ntS'C'\ntR."
     crafted = {
-        "a view of another array": (head + b"p0\n" + objects + view, "_frombuffer with a _Pending"),
+        "a view of another array": (head + b"p0\n" + objects + view, "_frombuffer with a Pending"),
         "a second state": (head + numbers + numbers + b".", "setstate with shape"),
         "fewer objects than the shape": (head + objects.replace(b"(I2\n", b"(I5\n") + b".", "another number of objects"),
         "no objects": (head + objects.replace(b"(lI7\naI8\na", b"(l") + b".", "another number of objects"),
@@ -298,7 +298,7 @@ def test_the_stand_ins_cannot_be_changed(tmp_path, raw):
     (tmp_path / "data.pkl").write_bytes(raw)
     with pytest.raises(DataError, match="refused, since it asks for"):
         load_arrays(tmp_path / "data.pkl")
-    assert pickles._Makers._encode.__defaults__ == ("utf-8",)
+    assert Makers._encode.__defaults__ == ("utf-8",)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8", "S3", "U2", "?", "<f2", "O", "<c16"])
