@@ -31,7 +31,8 @@ def check_sequences(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], 
         raise ValueError(f"lengths name {unknown}, but the modalities are {list(sizes)}")
     for name, sequence in present.items():
         if sequence.dim() != 3 or sequence.shape[-1] != sizes[name]:
-            raise ValueError(f"{name!r} has shape {tuple(sequence.shape)}, but {owner} takes (B, T, {sizes[name]})")
+            remedy = ": give a vector one step, with unsqueeze(1), and use MulTBackbone" if sequence.dim() == 2 else ""
+            raise ValueError(f"{name!r} has shape {tuple(sequence.shape)}, but {owner} takes (B, T, {sizes[name]}){remedy}")
         if sequence.shape[1] == 0:
             raise ValueError(f"{name!r} has no steps; leave it out where it is missing")
         first = next(iter(present))

@@ -88,7 +88,7 @@ def test_batches_count_from_the_end_too_and_name_what_is_not_there():
             "'a' is a list of arrays, whose lengths are their own",
         ),
         ({"a": np.ones(2)}, {}, r"'a' has shape \(2,\): it must be"),
-        ({"a": np.full((2, 2), np.nan)}, {}, "'a' has 4 values that are not finite"),
+        ({"a": np.full((2, 2), np.nan)}, {}, "'a' has 4 values that are not finite, the first in sample 0"),
         ({"a": np.ones((2, 3, 2))}, {"lengths": [3, 4]}, r"lengths\[1\] of 'a' is 4, but it has 3 steps"),
         ({"a": np.ones((2, 3, 2))}, {"lengths": [3.0, 2.0]}, "lengths of 'a' must be 2 integers, got float64"),
         ({"a": np.ones((2, 3, 2))}, {"lengths": [3]}, r"lengths of 'a' must be 2 integers, got int64 of shape \(1,\)"),
@@ -142,3 +142,40 @@ def test_epochs_differ_and_batches_hold_similar_lengths():
 
     assert padding(first) < 1.1
     assert padding(bucketed_batches(lengths, 32, seed=0, epoch=1, pool=1)) > 1.5
+
+
+def test_tensors_of_every_kind_are_taken():
+    sequences = [torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True), torch.zeros(1, 2, dtype=torch.bfloat16)]
+    data = SequenceDataset.from_arrays(
+        {"a": sequences, "v": torch.ones(2, 1, dtype=torch.float16)}, torch.tensor([1.0, 2.0]), ids=torch.tensor([7, 8])
+    )
+    assert data[0].inputs["a"].tolist() == [[1, 1]] * 3
+    assert data.ids == ["7", "8"]
+    assert repr(data) == "SequenceDataset(2 samples, sizes={'a': 2, 'v': 1}, aligned=True)"
+    ids = SequenceDataset.from_arrays({"v": np.ones((2, 1))}, [0.0, 1.0], ids=[b"a", "b"]).ids
+    assert ids == ["a", "b"]
+
+
+def test_padding_on_the_left_is_not_cut_at_the_end():
+    left = np.zeros((3, 4, 2))
+    left[:, 2:] = 1
+    with pytest.raises(DataError, match="'a' is padded on the left: sample 0 ends in 2 steps after zeros; move sequences"):
+        SequenceDataset.from_arrays({"a": left}, [0.0, 1.0, 2.0], lengths=[2, 2, 4])
+    left[1, 0] = 5  # one sample begins at its first step, so lengths count from there: what is beyond is garbage
+    assert SequenceDataset.from_arrays({"a": left}, [0.0, 1.0, 2.0], lengths=[2, 2, 4])[1].inputs["a"].tolist() == [
+        [5, 5],
+        [0, 0],
+    ]
+
+
+def test_what_does_not_fit_a_vector_or_a_mask_is_named():
+    with pytest.raises(DataError, match=r"'v' has shape \(2, 1\), without time: leave out lengths for it"):
+        SequenceDataset.from_arrays({"v": np.ones((2, 1))}, [0.0, 1.0], lengths={"v": [1, 1]})
+    with pytest.raises(DataError, match=r"lengths name \['w'\], but the inputs are \['v'\]"):
+        SequenceDataset.from_arrays({"v": np.ones((2, 1))}, [0.0, 1.0], lengths={"w": [1, 1]})
+    with pytest.raises(DataError, match="'v' holds <U1: it must hold numbers"):
+        SequenceDataset.from_arrays({"v": np.array([["x"], ["y"]])}, [0.0, 1.0])
+    with pytest.raises(DataError, match="there are no inputs"):
+        SequenceDataset.from_arrays({}, [0.0, 1.0])
+    with pytest.raises(IndexError, match=r"use mask.nonzero\(\).flatten\(\) for a mask"):
+        SequenceDataset.from_arrays({"v": np.ones((2, 1))}, [0.0, 1.0]).subset(torch.tensor([True, False]))

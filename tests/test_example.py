@@ -370,7 +370,7 @@ def test_a_file_of_data_as_a_program(tmp_path):
     run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
     assert "| train | 12 |" in run.stdout
     assert "SYNTHETIC" not in run.stdout
-    assert results(tmp_path / "out")["note"] == "Measured on data.pkl."
+    assert results(tmp_path / "out")["note"] == "Measured on data.pkl (data.pkl, MulT), with text, audio, visual."
     wrong = subprocess.run([*command[:-1], tmp_path / "no.pkl"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
 
@@ -480,4 +480,6 @@ def test_other_labels_and_splits_are_one_line(tmp_path, capsys):
     error = failure(capsys, ["--data", tmp_path / "x.pkl"])
     assert "train has labels of torch.int64 of shape (12, 4); this experiment predicts one sentiment" in error
     np.savez(tmp_path / "x.npz", **{"train.audio": np.ones((2, 3, 4)), "train.labels": [0.0, 1.0]})
-    assert "has no valid; it has ['train']" in failure(capsys, ["--data", tmp_path / "x.npz"])
+    assert "has no valid; call its splits train, valid and test, not ['train']" in failure(
+        capsys, ["--data", tmp_path / "x.npz"]
+    )

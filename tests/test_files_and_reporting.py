@@ -55,7 +55,13 @@ def test_a_missing_library_names_the_extra():
 def test_the_data_table_shows_whatever_is_odd():
     splits = synthetic_splits((4, 2, 2)).splits
     report = splits["train"].report
-    odd = {"replaced": {"nan": 0, "-inf": 2}, "all_zero_samples": 1, "samples_with_zeros_at_the_end": 3, "dtype": "float64"}
+    odd = {
+        "replaced": {"nan": 0, "-inf": 2},
+        "all_zero_samples": 1,
+        "samples_with_zeros_at_the_end": 3,
+        "dtype": "float64",
+        "from": "c.csd",
+    }
     report["modalities"]["audio"] |= {**odd, "frame_values_ignored": {"nan": 0, "-inf": 5}}
     report["ids"] |= {"duplicates": 2, "examples": ["a"], "shared": {"test": {"count": 1, "examples": ["b"]}}}
     report |= {
@@ -63,7 +69,8 @@ def test_the_data_table_shows_whatever_is_odd():
         "left_out": {"text": "holds words"},
         "segments_in_no_fold": 4,
         "segments_without_words": 6,
-        "videos_without_segments": 5,
+        "videos_without_segments": ["v", "w"],
+        "files_not_used": ["a.csd", "b.csd"],
     }
     table = data_table(splits)
     assert table.startswith("x.pkl: MulT, sha256 0123456789abcdef..., known as MulT's x.pkl\n\n| split")
@@ -72,18 +79,20 @@ def test_the_data_table_shows_whatever_is_odd():
         "train audio: 1 samples are all zeros",
         "train audio: 3 samples end with rows of zeros, kept",
         "train audio: 5 -inf left out of averages over frames",
-        "train: 2 ids are there twice, such as a",
+        "train: 2 samples have the id of another, such as a",
         "train: LEAK: 1 ids are in test, too, such as b",
         "train: text was left out: it holds words",
-        "train: 4 segments are in no fold, and were left out",
+        "audio is from c.csd",
+        "not used: a.csd, b.csd",
+        "4 segments are in no fold, and were left out",
         "train: 6 segments have no words, and got a step of zeros",
-        "train: 5 videos of the folds have no segments",
+        "2 videos of the folds have no segments, such as v",
     ):
-        assert f"\n{note}\n" in table
+        assert f"\n{note}\n" in f"{table}\n"
     assert re.search(r"\nlabels of valid: -?\d.\d\d to -?\d.\d\d, \d+.\d% exactly 0\n", table)
     part = data_table({"train": splits["train"].subset([0, 1])})
     assert part.startswith("x.pkl: MulT")
-    assert part.endswith("\ntrain: a subset of 4 samples")
+    assert "\ntrain: a subset of 4 samples, about all of which modalities are described\n" in part
 
 
 def test_epochs_are_plain_lines_where_there_is_no_terminal(capsys):

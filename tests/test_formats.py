@@ -118,6 +118,7 @@ def test_reports_say_what_was_found(tmp_path):
         "samples_with_zeros_at_the_start": 0,
         "samples_with_zeros_at_the_end": 0,
         "replaced": {**nothing, "+inf": 1, "-inf": 2},
+        "first_replaced": 2,
         "all_zero_samples": 0,
         "samples_without_steps": 0,
     }

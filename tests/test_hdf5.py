@@ -104,7 +104,7 @@ def test_videos_of_no_fold_are_left_out_and_counted(tmp_path):
     loaded = load_splits(tmp_path / "x", folds=some)
     assert loaded["train"].ids == splits["train"].ids[2:]
     assert loaded["test"].report["segments_in_no_fold"] == 2
-    assert loaded["test"].report["videos_without_segments"] == 1
+    assert loaded["test"].report["videos_without_segments"] == ["elsewhere"]
 
 
 def test_folds_may_be_files(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from topdown.adapters import LSTMBackbone
 from topdown.experiments import DataError, SequenceDataset, training
 from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
 
@@ -205,3 +206,52 @@ def test_a_loss_that_is_not_finite_is_named():
         model.layer.weight.fill_(float("nan"))
     with pytest.raises(DataError, match="the loss of epoch 1 is not finite"):
         fit(model, data(20), data(10, 1), epochs=1)
+
+
+def small(labels, sizes=(("a", 2),), steps=3):
+    return SequenceDataset.from_arrays({k: np.ones((len(labels), steps, size)) for k, size in sizes}, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss", "output_size", "message"),
+    [
+        ([0.0, 1.0], "mse", 1, r"loss='mse' is not known: use one of \['mae', 'cross_entropy'\]"),
+        ([0, 1], "mae", 1, "labels are torch.int64, which is not for loss='mae': give them as floating"),
+        ([0.0, 1.0], "cross_entropy", 2, "labels are torch.float32, which is not for loss='cross_entropy': give classes"),
+        ([-1, 1], "cross_entropy", 2, "a class is -1: number classes from 0"),
+        ([0.0, 1.0], "mae", 4, r"the model returns \(2, 4\) for labels of shape \(2,\): make it with output_size=1"),
+        ([[0.0, 1.0]] * 2, "mae", 1, r"the model returns \(2, 1\) for labels of shape \(2, 2\): make it with output_size=2"),
+        (
+            [[0, 1]] * 2,
+            "cross_entropy",
+            2,
+            r"the model returns \(2, 2\) for labels of shape \(2, 2\): expected \(B, C\)",
+        ),
+        (
+            [0, 5],
+            "cross_entropy",
+            2,
+            "class 5 but the model returns logits for 2 classes: make it with output_size=6",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(labels, loss, output_size, message):
+    data = small(labels)
+    model = LSTMBackbone(data.sizes, hidden_size=2, output_size=output_size)
+    with pytest.raises(DataError, match=message):
+        fit(model, data, data, loss=loss, epochs=1)
+
+
+def test_modalities_that_do_not_fit_are_named():
+    data = small([0.0, 1.0], [("a", 2), ("b", 3)])
+    with pytest.raises(DataError, match=r"the model takes features \{'a': 2\}, but the data has \{'a': 2, 'b': 3\}: make"):
+        fit(LSTMBackbone({"a": 2}, hidden_size=2), data, data)
+    with pytest.raises(DataError, match=r"the validation data has features \{'a': 2\}, but the training data has"):
+        fit(LSTMBackbone(data.sizes, hidden_size=2), data, small([0.0, 1.0]))
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_with(tmp_path):
+    model = LSTMBackbone({"a": 2}, hidden_size=2)
+    fit(model, small([0.0, 1.0]), small([0.0, 1.0]), epochs=1, checkpoint=str(tmp_path / "c.pt"))
+    with pytest.raises(DataError, match=r"c.pt: of a training with .*; delete it to train anew"):
+        fit(model, small([1.0, 0.0]), small([0.0, 1.0]), epochs=2, checkpoint=tmp_path / "c.pt")

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from topdown.experiments.errors import DataError
+from topdown.experiments.formats.fields import identifiers
 from topdown.experiments.streams import Array, RawSplit, Stream
 
 
@@ -31,17 +34,19 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
         else:
             array = _numbers(name, value)
             if array.ndim == 2:
+                if valid is not None and isinstance(lengths, Mapping):
+                    raise DataError(f"{name!r} has shape {array.shape}, without time: leave out lengths for it")
                 vectors[name] = array
             elif array.ndim == 3:
                 streams[name] = _padded(name, array, valid)
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
-    return RawSplit(own_labels(labels), None if ids is None else [str(i) for i in ids], streams, vectors, {})
+    return RawSplit(own_labels(labels), identifiers(_plain(ids), "ids"), streams, vectors, {})
 
 
 def own_labels(labels: Any) -> Array:
     """Checks labels: finite numbers of shape (N,), or (N, K)."""
-    targets = np.asarray(labels)
+    targets = np.asarray(_plain(labels))
     if targets.dtype.kind not in "fiub":
         raise DataError(f"labels are of {targets.dtype}: they must be numbers; give classes as 0, 1, 2 ...")
     if targets.ndim not in (1, 2) or len(targets) == 0:
@@ -52,8 +57,18 @@ def own_labels(labels: Any) -> Array:
     return targets
 
 
+def _plain(value: Any) -> Any:
+    """Returns an array in place of a tensor, whatever its type, its device and its gradient."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value] if any(isinstance(part, Tensor) for part in value) else value
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
 def _numbers(name: str, value: Any) -> Array:
-    array = np.asarray(value)
+    array = np.asarray(_plain(value))
     if array.dtype.kind not in "fiub":
         raise DataError(f"{name!r} holds {array.dtype}: it must hold numbers")
     return array
@@ -62,7 +77,10 @@ def _numbers(name: str, value: Any) -> Array:
 def _listed(name: str, arrays: list[Array]) -> Stream:
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) != 1 or any(array.ndim != 2 for array in arrays):
-        raise DataError(f"{name!r} must be a list of arrays (T_i, D) with one D, got (T_i, *D) with D in {shapes}")
+        found = sorted({str(array.shape) for array in arrays})[:3]
+        raise DataError(
+            f"{name!r} must be a list of arrays (T_i, D) with one D, got shapes such as {', '.join(found) or 'none'}"
+        )
     lengths = np.array([len(array) for array in arrays])
     _check_steps(name, lengths)
     return Stream(arrays[0].shape[1], lengths, arrays, {"dtype": str(arrays[0].dtype)})
@@ -70,13 +88,22 @@ def _listed(name: str, arrays: list[Array]) -> Stream:
 
 def _padded(name: str, array: Array, valid: Any) -> Stream:
     count, steps, size = array.shape
-    lengths = np.full(count, steps) if valid is None else np.asarray(valid)
+    lengths = np.full(count, steps) if valid is None else np.asarray(_plain(valid))
     if lengths.shape != (count,) or lengths.dtype.kind not in "iu":
         raise DataError(f"lengths of {name!r} must be {count} integers, got {lengths.dtype} of shape {lengths.shape}")
     if len(wrong := np.flatnonzero((lengths < 1) | (lengths > steps))):
         raise DataError(f"lengths[{wrong[0]}] of {name!r} is {lengths[wrong[0]]}, but it has {steps} steps")
+    if len(shorter := np.flatnonzero(lengths < steps)) and all(_is_left_padded(array[i], int(lengths[i])) for i in shorter):
+        raise DataError(
+            f"{name!r} is padded on the left: sample {shorter[0]} ends in {lengths[shorter[0]]} steps after zeros; "
+            "move sequences to the start of their rows, or give a list of arrays"
+        )
     arrays = (sample[:length] for sample, length in zip(array, lengths, strict=True))
     return Stream(size, lengths, arrays, {"dtype": str(array.dtype), "padding": "none" if valid is None else "right"})
+
+
+def _is_left_padded(sample: Array, length: int) -> bool:
+    return bool((sample[: len(sample) - length] == 0).all() and (sample[length:] != 0).any())
 
 
 def _check_steps(name: str, lengths: Array) -> None:

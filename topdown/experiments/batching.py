@@ -52,7 +52,7 @@ class BucketedSampler(Sampler[list[int]]):
         lengths: Of shape (N,): see :meth:`SequenceDataset.batch_lengths`.
         batch_size: Samples of a batch, of all processes together.
         seed: Of the run. (Default: 0)
-        epoch: Set it before each epoch, for another order. (Default: 0)
+        epoch: The first; each one that is asked for is another, in another order. (Default: 0)
         pool: Batches of a pool. (Default: 20)
         rank: Number of this process; that of `torch.distributed` by default.
         world_size: How many processes there are; as `torch.distributed` says by default, or 1.
@@ -101,8 +101,15 @@ class BucketedSampler(Sampler[list[int]]):
             batches[small - 1] = torch.cat([batches[small - 1], rest])
         return batches
 
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch is the next."""
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank :: self.world_size].tolist() for batch in self.batches())
+        batches = self.batches()
+        self.epoch += 1  # not before the first batch is asked for: a loader makes iterators that it does not use
+        for batch in batches:
+            yield batch[self.rank :: self.world_size].tolist()
 
     def __len__(self) -> int:
         return len(self.batches())
@@ -117,9 +124,9 @@ def data_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Makes a loader of batches of similar length, each padded to its own longest.
+    """Makes a loader of batches of similar length, each padded to its own longest; in another order each time.
 
-    Set `loader.batch_sampler.epoch` before each epoch, for another order.
+    `loader.batch_sampler.set_epoch(n)` says which order is the next, as after an interruption.
 
     Args:
         data: The samples.

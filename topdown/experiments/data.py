@@ -116,7 +116,8 @@ class SequenceDataset:
         data = cls.from_split(from_arrays(inputs, labels, lengths, ids), "inputs")
         for name, found in data.report["modalities"].items():
             if stray := sum(found["replaced"].values()):
-                raise DataError(f"{name!r} has {stray} values that are not finite: replace them first, as in np.nan_to_num")
+                what = f"{stray} values that are not finite, the first in sample {found['first_replaced']}"
+                raise DataError(f"{name!r} has {what}: replace them first, as in np.nan_to_num")
         return data
 
     @classmethod
@@ -173,6 +174,10 @@ class SequenceDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """Shows what it holds."""
+        return f"SequenceDataset({len(self)} samples, sizes={self.sizes}, aligned={self.aligned})"
+
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
@@ -222,7 +227,10 @@ class SequenceDataset:
         sequences = {name: ragged.subset(indices) for name, ragged in self.sequences.items()}
         vectors = {name: vector[indices] for name, vector in self.vectors.items()}
         data = SequenceDataset(sequences, vectors, self.labels[indices], [self.ids[i] for i in indices.tolist()])
-        data.report |= {"subset_of": self.report}
+        # What was found in the file stays as it was; only what can be said of the samples themselves is new.
+        whole = self.report["modalities"]
+        modalities = {name: {**whole[name], **found} for name, found in data.report["modalities"].items()}
+        data.report = {**self.report, **data.report, "modalities": modalities, "subset_of": {"samples": len(self)}}
         return data
 
     def masked(self, masks: Mapping[str, Tensor]) -> SequenceDataset:
@@ -236,6 +244,8 @@ class SequenceDataset:
 
     def _indices(self, indices: Sequence[int] | Tensor) -> Tensor:
         indices = torch.as_tensor(indices)
+        if indices.dtype == torch.bool:
+            raise IndexError("samples are given by their numbers: use mask.nonzero().flatten() for a mask (bool)")
         if indices.dtype != torch.int64 or indices.dim() != 1 or len(indices) == 0:
             raise IndexError(
                 f"a batch takes a list of at least one number, got {indices.dtype} of shape {tuple(indices.shape)}"
@@ -246,7 +256,7 @@ class SequenceDataset:
 
     def _describe(self) -> dict[str, Any]:
         """Says what can be said without looking at any input."""
-        seen: set[str] = set()
+        numbers, seen = [str(i) for i in range(len(self))], set[str]()
         twice = [i for i in self.ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
         modalities: dict[str, Any] = {k: {"size": r.size, "lengths": summary(r.lengths)} for k, r in self.sequences.items()}
         modalities |= {name: {"size": vector.shape[1]} for name, vector in self.vectors.items()}
@@ -259,7 +269,7 @@ class SequenceDataset:
                 "maximum": float(self.labels.max()),
                 "zeros": float((self.labels == 0).float().mean()),
             },
-            "ids": {"given": self.ids != [str(i) for i in range(len(self))], "duplicates": len(twice), "examples": twice[:3]},
+            "ids": {"given": self.ids != numbers, "duplicates": len(twice), "examples": list(dict.fromkeys(twice))[:3]},
             "modalities": modalities,
         }
 

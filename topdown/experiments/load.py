@@ -67,7 +67,11 @@ def load_splits(
     options = Options(None if modalities is None else tuple(modalities), folds, embeddings, streams)
     if isinstance(modalities, str) or options.modalities == ():
         raise DataError(f"modalities={modalities!r}: give a list of names")
-    if is_store(path):
+    try:
+        stored = is_store(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    if stored:
         options.only(path, "a store")
         return open_store(path, options.modalities)
     try:
@@ -116,7 +120,7 @@ def make_splits(path: Path, source: Source, sink_of: Callable[[str], Sink]) -> d
     for split, data in splits.items():
         if data.sizes != splits[first].sizes:
             raise DataError(
-                f"{path}: {split} has features {data.sizes}, but {first} has {splits[first].sizes}; the file is damaged"
+                f"{path}: {split} has features {data.sizes}, but {first} has {splits[first].sizes}; they must be the same"
             )
         shared = {other: sorted(ids[split] & ids[other]) for other in ids if other != split}
         data.report |= {

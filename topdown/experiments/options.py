@@ -89,7 +89,9 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _number(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
+    if not text.isdecimal() or int(text) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0 and at most {LARGEST:,}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -35,7 +35,8 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
         labels = data.report["labels"]
         notes.append(f"labels of {split}: {labels['minimum']:.2f} to {labels['maximum']:.2f}, {labels['zeros']:.1%} exactly 0")
         notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
-    return "\n".join([*_about(next(iter(splits.values())).report), markdown(rows), *notes])
+    report = next(iter(splits.values())).report
+    return "\n".join([*_about(report), markdown(rows), *notes, *_notes_of_all(report)])
 
 
 NOTES = {
@@ -59,23 +60,32 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 
 def _notes_of_split(report: Mapping[str, Any]) -> list[str]:
     ids = report.get("ids", {})
-    notes = [f"{ids['duplicates']} ids are there twice, such as {ids['examples'][0]}"] if ids.get("duplicates") else []
+    notes = (
+        [f"{ids['duplicates']} samples have the id of another, such as {ids['examples'][0]}"] if ids.get("duplicates") else []
+    )
     for other, shared in ids.get("shared", {}).items():
         notes.append(f"LEAK: {shared['count']} ids are in {other}, too, such as {shared['examples'][0]}")
     notes += [f"{name} was left out: it {why}" for name, why in report.get("left_out", {}).items()]
-    if report.get("segments_in_no_fold"):
-        notes.append(f"{report['segments_in_no_fold']} segments are in no fold, and were left out")
     if report.get("segments_without_words"):
         notes.append(f"{report['segments_without_words']} segments have no words, and got a step of zeros")
-    if report.get("videos_without_segments"):
-        notes.append(f"{report['videos_without_segments']} videos of the folds have no segments")
     if "subset_of" in report:
-        notes.append(f"a subset of {report['subset_of']['samples']} samples")
+        notes.append(f"a subset of {report['subset_of']['samples']} samples, about all of which modalities are described")
+    return notes
+
+
+def _notes_of_all(report: Mapping[str, Any]) -> list[str]:
+    notes = [f"{name} is from {found['from']}" for name, found in report["modalities"].items() if "from" in found]
+    if report.get("files_not_used"):
+        notes.append(f"not used: {', '.join(report['files_not_used'])}")
+    if report.get("segments_in_no_fold"):
+        notes.append(f"{report['segments_in_no_fold']} segments are in no fold, and were left out")
+    if videos := report.get("videos_without_segments"):
+        notes.append(f"{len(videos)} videos of the folds have no segments, such as {videos[0]}")
     return notes
 
 
 def _about(report: Mapping[str, Any]) -> list[str]:
-    source = report.get("subset_of", report).get("source")
+    source = report.get("source")
     if source is None:
         return []
     known = f"known as {source['known_as']}" if source["known_as"] else "not a file that is known here"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.experiments.data import SequenceDataset
+from topdown.experiments.distributed import process_group, rank, wait, world_size
 from topdown.experiments.errors import DataError
 from topdown.experiments.figures import draw_masks, relevance_auc, sentiment_profile, write_mask_table
 from topdown.experiments.files import check_writable, make_directory, require, write_json, write_text
@@ -82,7 +85,11 @@ def run_sentiment(argv: Sequence[str] | None, experiment: Experiment) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        _Run(options, experiment).run()
+        with contextlib.ExitStack() as stack:
+            options.device = stack.enter_context(process_group(options.device))
+            if rank():  # the first process speaks for all
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            _Run(options, experiment).run()
     except (DataError, ImportError) as error:
         parser.error(str(error))
     except OSError as error:
@@ -106,6 +113,7 @@ class _Run:
         self.names |= {"none": baseline, ORACLE: f"{baseline}, irrelevant features removed (oracle)"}
         self.source = "SYNTHETIC DATA" if self.synthetic else options.data.name.encode("utf-8", "replace").decode()
         self.note = NOTE if self.synthetic else f"Measured on {self.source}."
+        self.writes = options.out is not None and rank() == 0
         self.configuration: dict[str, Any] = {}
         self.runs: list[dict[str, Any]] = []
         self.relevance: dict[str, dict[str, Tensor]] = {}
@@ -126,20 +134,24 @@ class _Run:
             self.configuration = self._configure()
             self.runs = read_runs(out, self.configuration)
         self._check_data()
-        if out is not None:
+        if out is not None and self.writes:
             make_directory(out)
             make_directory(out / "checkpoints")
             self._write_results(complete=False)
+        wait()
         print(data_table(self.splits), flush=True)
         self._train_all()
         self.runs.sort(key=lambda run: ((*KINDS, ORACLE).index(run["kind"]), run["seed"]))
         self._write_results(complete=True)
-        counts = ", ".join(f"N {split} = {len(data)}" for split, data in self.splits.items())
+        counts = ", ".join(
+            f"N {split} = {len(data)}" + (f" of {data.report['subset_of']['samples']}" if "subset_of" in data.report else "")
+            for split, data in self.splits.items()
+        )
         table = full_report(self.runs, self.names, source=f"{self.note} {counts}.", published=self.experiment.published)
-        if out is not None:
+        if out is not None and self.writes:
             write_text(out / "table.md", table + "\n")
         print(f"\n{table}", flush=True)
-        if out is not None:
+        if out is not None and self.writes:
             drawn = self._write_masks(out)
             written = ["results.json", "table.md", "masks.csv", *(["masks.png"] if drawn else []), "checkpoints"]
             print(f"Written to {out}: {', '.join(written)}")
@@ -166,18 +178,18 @@ class _Run:
         if not self.synthetic:
             self.splits = load_splits(self.options.data, **data_options(self.options))
             if missing := [split for split in ("train", "valid", "test") if split not in self.splits]:
-                raise DataError(f"{self.options.data}: has no {missing[0]}; it has {list(self.splits)}")
-            self.sha256 = self.splits["train"].report["source"]["sha256"]
+                there = list(self.splits)
+                raise DataError(f"{self.options.data}: has no {missing[0]}; call its splits train, valid and test, not {there}")
+            source = self.splits["train"].report["source"]
+            self.sha256 = source["sha256"]
+            names = ", ".join(self.splits["train"].sizes)
+            self.note = f"Measured on {self.source} ({source['name']}, {source['layout']}), with {names}."
             asked, flags = getattr(self.options, "aligned", None), {True: "--aligned", False: "--unaligned"}
             for split, data in self.splits.items():
                 if asked not in (None, data.aligned):
                     found, wanted = flags[data.aligned][2:], flags[asked]
                     raise DataError(f"{self.options.data}: {split} is {found}, not {wanted[2:]}; leave out {wanted}")
-                if data.labels.dim() != 1 or not data.labels.is_floating_point():
-                    found = f"{data.labels.dtype} of shape {tuple(data.labels.shape)}"
-                    raise DataError(
-                        f"{self.options.data}: {split} has labels of {found}; this experiment predicts one sentiment"
-                    )
+                self._check_labels(split, data)
                 if self.options.subset is not None and self.options.subset < len(data):
                     self.splits[split] = data.subset(torch.arange(self.options.subset) * len(data) // self.options.subset)
             return
@@ -188,6 +200,14 @@ class _Run:
             self.splits, self.relevance = synthetic_splits(counts, unaligned=getattr(self.options, "aligned", None) is False)
         except (RuntimeError, MemoryError):
             raise DataError(f"--samples {count}: too many for the memory of this machine; ask for fewer") from None
+
+    def _check_labels(self, split: str, data: SequenceDataset) -> None:
+        where, labels = f"{self.options.data}: {split} has labels", data.labels
+        if labels.dim() != 1 or not labels.is_floating_point():
+            found = f"of {labels.dtype} of shape {tuple(labels.shape)}"
+            raise DataError(f"{where} {found}; this experiment predicts one sentiment, a floating-point number for each sample")
+        if not -3.01 < float(labels.min()) <= float(labels.max()) < 3.01:
+            raise DataError(f"{where} from {float(labels.min()):g} to {float(labels.max()):g}; sentiment lies in [-3, 3]")
 
     def _check_data(self) -> None:
         """Asks the backbone for a prediction of every split, before anything is written."""
@@ -229,8 +249,9 @@ class _Run:
         splits = self._splits_for(kind)
         model = self._model(kind, seed)
         unfinished = None if options.out is None else checkpoint_path(options.out, kind, seed, unfinished=True)
-        if unfinished is not None and not options.resume:
+        if unfinished is not None and not options.resume and self.writes:
             unfinished.unlink(missing_ok=True)
+        wait()
         with show_epochs(f"{kind} seed {seed}", options.epochs) as show:
             result = fit(
                 model,
@@ -264,7 +285,7 @@ class _Run:
         }
         if self.relevance and isinstance(model, TopDownLatch):
             run["relevance_auc"] = relevance_auc(model, splits["test"], self.relevance["test"], device=options.device)
-        if options.out is not None:
+        if self.writes:
             state = {
                 "model": model.cpu().state_dict(),
                 "kind": kind,
@@ -276,11 +297,11 @@ class _Run:
             save_checkpoint(state, checkpoint_path(options.out, kind, seed))
         self.runs.append(run)
         self._write_results(complete=False)
-        if unfinished is not None:
+        if unfinished is not None and self.writes:
             unfinished.unlink(missing_ok=True)
 
     def _write_results(self, *, complete: bool) -> None:
-        if self.options.out is None:
+        if not self.writes:
             return
         closed = {k: {"share": s, "gap": g, "seeds": n} for k, (s, g, n) in gap_closed(self.runs).items()}
         content = {
@@ -289,6 +310,8 @@ class _Run:
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).encode("utf-8", "replace").decode(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "configuration": self.configuration,
+            "device": self.options.device,
+            "processes": world_size(),
             "versions": versions(),
             "data": {split: data.report for split, data in self.splits.items()},
             "runs": self.runs,

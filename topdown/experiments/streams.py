@@ -91,7 +91,7 @@ def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dic
         "size": stream.size,
         "lengths": summary(lengths),
         **stream.found,
-        "replaced": {kind: counts[kind] for kind in KINDS},
+        **_replaced(counts),
         "all_zero_samples": counts["all zeros"],
         "samples_without_steps": int((stream.lengths < 1).sum()),
     }
@@ -101,11 +101,12 @@ def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dic
 def clean_vectors(vectors: Array) -> tuple[Tensor, dict[str, Any]]:
     """Does for vectors (N, D) what :func:`keep` does for sequences."""
     counts = dict.fromkeys(KINDS, 0)
-    clean = _finite(vectors, counts, np.zeros(vectors.shape[1], bool))
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(1))
+    clean = _finite(vectors, counts, np.zeros(vectors.shape[1], bool), int(wrong[0]) if len(wrong) else 0)
     found = {
         "size": vectors.shape[1],
         "dtype": str(vectors.dtype),
-        "replaced": {kind: counts[kind] for kind in KINDS},
+        **_replaced(counts),
         "all_zero_samples": int((~clean.any(1)).sum()),
     }
     return torch.from_numpy(clean), found
@@ -118,19 +119,26 @@ def summary(lengths: Array | Tensor) -> dict[str, float]:
 
 
 def _clean(stream: Stream, counts: dict[str, int], usable: Array) -> Iterator[Array]:
-    for array in stream.arrays:
-        array = _finite(array if len(array) else np.zeros((1, stream.size)), counts, usable)
+    for i, array in enumerate(stream.arrays):
+        array = _finite(array if len(array) else np.zeros((1, stream.size)), counts, usable, i)
         counts["all zeros"] += not array.any()
         yield array
 
 
-def _finite(array: Array, counts: dict[str, int], usable: Array) -> Array:
+def _replaced(counts: dict[str, int]) -> dict[str, Any]:
+    """Says how many values of each kind were replaced, and in which sample first."""
+    first = {"first_replaced": counts["first"]} if "first" in counts else {}
+    return {"replaced": {kind: counts[kind] for kind in KINDS}, **first}
+
+
+def _finite(array: Array, counts: dict[str, int], usable: Array, sample: int) -> Array:
     """Returns finite float32; counts what was not, and notes which features are somewhere."""
     with np.errstate(over="ignore", invalid="ignore"):
         clean = np.array(array, dtype=np.float32)
     finite = np.isfinite(clean)
     usable |= finite.any(0)
     if not finite.all():
+        counts.setdefault("first", sample)
         wrong = array[~finite]
         found = {
             "nan": np.isnan(wrong),

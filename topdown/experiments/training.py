@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from topdown.experiments.batching import data_loader
+from topdown.experiments.batching import BucketedSampler, data_loader
 from topdown.experiments.data import Batch, SequenceDataset
+from topdown.experiments.distributed import parallel, rank, total, wait, world_size
 from topdown.experiments.errors import DataError
 from topdown.experiments.files import write_file
 
 Loss = Literal["mae", "cross_entropy"]
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mae": lambda output, labels: nn.functional.l1_loss(output.view_as(labels), labels),
-    "cross_entropy": nn.functional.cross_entropy,
-}
+
+
+def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
+    """Compares predictions (B, 1) with labels (B,), or (B, K) with (B, K).
+
+    Raises:
+        DataError: if there are not as many of one as of the other.
+    """
+    if output.numel() != labels.numel():
+        raise DataError(
+            f"the model returns {tuple(output.shape)} for labels of shape {tuple(labels.shape)}: make it with output_size="
+            f"{labels[0].numel()}, or use loss='cross_entropy' for classes"
+        )
+    return nn.functional.l1_loss(output.view_as(labels), labels)
+
+
+def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
+    """Compares logits (B, C) with classes (B,).
+
+    Raises:
+        DataError: if logits are not of this shape, or a class has none.
+    """
+    if output.dim() != 2 or labels.dim() != 1:
+        raise DataError(
+            f"the model returns {tuple(output.shape)} for labels of shape {tuple(labels.shape)}: expected (B, C) and (B,)"
+        )
+    try:
+        return nn.functional.cross_entropy(output, labels)
+    except IndexError:
+        found = f"there is a class {int(labels.max())} but the model returns logits for {output.shape[1]} classes"
+        raise DataError(f"{found}: make it with output_size={int(labels.max()) + 1} or more") from None
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mae": mean_absolute_error, "cross_entropy": cross_entropy}
 
 
 class Fit(NamedTuple):
@@ -53,7 +86,7 @@ def fit(
     patience: int = 10,
     device: str = "cpu",
     workers: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Fit:
     """Trains a model and leaves it with the weights of its best epoch.
@@ -65,6 +98,10 @@ def fit(
     The order of the batches depends on `seed` and the epoch alone, so that different models see the same batches. Random
     numbers of the caller are left as they were.
 
+    In a process of a group of `torch.distributed`, each process takes its share of every batch, gradients are averaged over all
+    samples of the batch, and the losses are those of all processes: without dropout the same, step by step, as in one process.
+    Every process returns the same; process 0 alone writes the checkpoint, with which any number of processes goes on.
+
     Args:
         model: Called as model(inputs, lengths); returns (B, 1) for "mae", or logits (B, C) for "cross_entropy".
         train: Samples to learn from.
@@ -72,7 +109,7 @@ def fit(
         seed: Of batches and dropout. (Default: 0)
         loss: "mae", or "cross_entropy" for integer labels. (Default: "mae", Section 3)
         learning_rate: Of Adam. (Default: 5e-4, Section 3)
-        batch_size: Samples of a batch. (Default: 32, the public code)
+        batch_size: Samples of a batch, of all processes together. (Default: 32, the public code)
         epochs: At most. (Default: 100, the public code)
         decay_after: Epochs without a fall before the learning rate decays. (Default: 2, Section 3)
         decay: What the learning rate is multiplied by then. (Default: 0.5, Section 3)
@@ -88,9 +125,13 @@ def fit(
         The best epoch, and the history.
 
     Raises:
-        DataError: if the loss is no longer finite, or the checkpoint is of another training.
+        DataError: if labels do not fit the loss, splits or the model differ in modalities, the loss is no longer finite, or the
+            checkpoint is of another training.
     """
+    checkpoint = None if checkpoint is None else Path(checkpoint)
+    _check(model, train, valid, loss)
     settings = {
+        "data": [_fingerprint(train), _fingerprint(valid)],
         "seed": seed,
         "loss": loss,
         "learning_rate": learning_rate,
@@ -123,12 +164,15 @@ def fit(
             best_epoch, best_loss, best_weights = state["best_epoch"], state["best_loss"], state["best_weights"]
             history = state["history"]
             _set_random_state(state["random"], device)
+        replica = parallel(model)
         loader = data_loader(train, batch_size, seed=seed, workers=workers, pin_memory=device.startswith("cuda"))
         while len(history) < epochs and len(history) - best_epoch < patience:
             start = time.perf_counter()
             epoch = len(history) + 1
             rate = optimizer.param_groups[0]["lr"]
-            train_loss = _train_epoch(model, optimizer, loader, LOSSES[loss], epoch, device, gradient_clip)
+            if rank():  # another dropout in each process
+                torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
+            train_loss = _train_epoch(replica, optimizer, loader, LOSSES[loss], epoch, device, gradient_clip)
             valid_loss = float(LOSSES[loss](predict(model, valid, batch_size=batch_size, device=device), valid.labels))
             if not torch.isfinite(torch.tensor([train_loss, valid_loss])).all():
                 raise DataError(
@@ -158,7 +202,9 @@ def fit(
                     "history": history,
                     "random": _random_state(device),
                 }
-                save_checkpoint(state, checkpoint)
+                if rank() == 0:
+                    save_checkpoint(state, checkpoint)
+                wait()
             if on_epoch is not None:
                 on_epoch(record)
         model.load_state_dict(best_weights)
@@ -166,15 +212,25 @@ def fit(
 
 
 def predict(model: nn.Module, data: SequenceDataset, *, batch_size: int = 32, device: str = "cpu") -> Tensor:
-    """Returns the outputs of a model in evaluation mode for all samples, in their order, on the CPU."""
+    """Returns the outputs of a model in evaluation mode for all samples, in their order, on the CPU.
+
+    Processes of a group take a share of the batches each, and all return everything.
+    """
     model.eval()
     order = data.batch_lengths().argsort(stable=True)
-    outputs = []
+    outputs: Tensor | None = None
     with torch.inference_mode():
-        for indices in order.split(batch_size):
-            batch = data.batch(indices).to(device)
-            outputs.append(model(batch.inputs, batch.lengths).cpu())
-    return torch.cat(outputs)[order.argsort()]
+        for number, indices in enumerate(order.split(batch_size)):
+            mine = number % world_size() == rank()
+            if mine or outputs is None:  # the first batch tells everyone the shape of an output
+                batch = data.batch(indices).to(device)
+                found = model(batch.inputs, batch.lengths).float()
+                outputs = found.new_zeros(len(data), *found.shape[1:]) if outputs is None else outputs
+                if mine:
+                    outputs[indices.to(found.device)] = found
+    if outputs is None:
+        raise DataError("there are no samples to predict")
+    return total(outputs.clone()).cpu()  # no inference tensor, so that anything may be done with it
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -205,19 +261,53 @@ def _train_epoch(
     gradient_clip: float | None,
 ) -> float:
     model.train()
-    total, count = torch.zeros((), device=device), 0
-    loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
-    for batch in loader:
+    losses, count = torch.zeros((), device=device), 0
+    sampler = cast(BucketedSampler, loader.batch_sampler)
+    sampler.set_epoch(epoch)
+    batches = sampler.batches()
+    for batch, whole in zip(loader, batches, strict=True):
         batch = batch.to(device)
         optimizer.zero_grad(set_to_none=True)
         value = loss(model(batch.inputs, batch.lengths), batch.labels)
-        value.backward()
+        # Processes average their gradients: each counts by its share of the batch, so that every sample counts alike.
+        (value * (len(batch.labels) * world_size() / len(whole))).backward()
         if gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         optimizer.step()
-        total += value.detach() * len(batch.labels)
-        count += len(batch.labels)
-    return float(total) / count
+        losses += value.detach() * len(batch.labels)
+        count += len(whole)
+    return float(total(losses)) / count
+
+
+def _check(model: nn.Module, train: SequenceDataset, valid: SequenceDataset, loss: str) -> None:
+    """Checks what can be checked before the first step."""
+    if loss not in LOSSES:
+        raise DataError(f"loss={loss!r} is not known: use one of {list(LOSSES)}")
+    if train.sizes != valid.sizes:
+        raise DataError(f"the validation data has features {valid.sizes}, but the training data has {train.sizes}")
+    sizes = getattr(model, "input_sizes", None)
+    if isinstance(sizes, Mapping) and dict(sizes) != train.sizes:
+        raise DataError(
+            f"the model takes features {dict(sizes)}, but the data has {train.sizes}: make the model from data.sizes"
+        )
+    for data in (train, valid):
+        whole = not data.labels.is_floating_point()
+        if whole != (loss == "cross_entropy"):
+            remedy = (
+                "give them as floating point, or use loss='cross_entropy'" if whole else "give classes as integers 0, 1, 2 ..."
+            )
+            raise DataError(f"labels are {data.labels.dtype}, which is not for loss={loss!r}: {remedy}")
+        if whole and int(data.labels.min()) < 0:
+            raise DataError(f"a class is {int(data.labels.min())}: number classes from 0")
+
+
+def _fingerprint(data: SequenceDataset) -> str:
+    """Tells data sets apart by their labels, ids, sizes and lengths."""
+    digest = hashlib.sha256(data.labels.numpy().tobytes())
+    digest.update(json.dumps([data.ids, data.sizes]).encode())
+    for lengths in data.lengths.values():
+        digest.update(lengths.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -95,7 +95,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Arr
             raise DataError(f"{path}: {member.filename!r} is of an unknown version {version}; {REMEDY}")
         shape, _, dtype = header(file)
         if dtype.hasobject or dtype.kind not in "fiubUS":
-            raise DataError(f"{path}: {member.filename!r} holds {dtype}; {REMEDY} from plain numbers or text")
+            remedy = "save numbers or text: all sequences end to end, and '<split>.<modality>.lengths'"
+            raise DataError(f"{path}: {member.filename!r} holds {dtype}; {remedy}")
         size = dtype.itemsize
         for length in shape:
             size *= length

@@ -69,7 +69,8 @@ def read_csd(
     members = {split: [s for s in segments if split_of.get(s.video) == split] for split in SPLITS}
     found = {
         "segments_in_no_fold": sum(s.video not in split_of for s in segments),
-        "videos_without_segments": sum(video not in {s.video for s in segments} for video in split_of),
+        "videos_without_segments": sorted(set(split_of) - {s.video for s in segments}),
+        "files_not_used": sorted(set(rest) - {words, *chosen.values()}),
     }
     splits = {}
     for split, wanted in members.items():

@@ -40,6 +40,10 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     except DataError:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, UnicodeError, MemoryError) as error:
+        if isinstance(error, PermissionError):
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror or 'permission denied'}); check its permissions"
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not an HDF5 file, or damaged ({reason}); download it again") from None
 

@@ -59,7 +59,7 @@ def load_arrays(path: str | Path) -> Loaded:
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything
         reason = f"{type(error).__name__}: {error}"[:200].rstrip(": ")
-        raise DataError(f"{path}: not a pickle, or cut short ({reason}); download it again") from None
+        raise DataError(f"{path}: not a pickle, or cut short ({reason}); name another file, or download it again") from None
 
 
 def _unwrap(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:

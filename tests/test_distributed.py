@@ -1,0 +1,118 @@
+"""Several processes do what one does: the same losses at every step, every sample once, one writer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_worker
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topdown.experiments import BucketedSampler
+from topdown.experiments.distributed import is_running, process_group, rank, total, world_size
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+EXAMPLE = Path(__file__).parents[1] / "examples" / "mosei_lstm.py"
+TOLERANCE = 2e-5  # of float32 losses of about 1, after 24 steps whose sums are in another order
+
+
+def torchrun(processes, script, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What each process of a group of one, two and three saw."""
+    seen = {}
+    for processes in (1, 2, 3):
+        folder = tmp_path_factory.mktemp(f"of-{processes}")
+        if processes == 1:
+            distributed_worker.main(folder)
+        else:
+            ended = torchrun(processes, WORKER, folder)
+            assert ended.returncode == 0, ended.stderr
+        seen[processes] = [json.loads((folder / f"{i}.json").read_text()) for i in range(processes)]
+    return seen
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_losses_are_those_of_one_process_at_every_step(runs, processes):
+    (alone,), group = runs[1], runs[processes]
+    assert {seen["processes"] for seen in group} == {processes}
+    assert len(alone["steps"]) == 3 * 8
+    for step, (loss, count) in enumerate(alone["steps"]):
+        shares = [seen["steps"][step] for seen in group]
+        assert sum(n for _, n in shares) == count
+        assert sum(value for value, _ in shares) == pytest.approx(loss, abs=TOLERANCE * count)
+    for seen in group:
+        for ours, theirs in zip(seen["history"], alone["history"], strict=True):
+            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=TOLERANCE)
+            assert ours["valid_loss"] == pytest.approx(theirs["valid_loss"], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_every_process_has_all_outputs_and_decides_alike(runs, processes):
+    (alone,), group = runs[1], runs[processes]
+    for seen in group:
+        assert seen["outputs"] == group[0]["outputs"]
+        assert [(r["train_loss"], r["valid_loss"]) for r in seen["history"]] == [
+            (r["train_loss"], r["valid_loss"]) for r in group[0]["history"]
+        ]
+        torch.testing.assert_close(torch.tensor(seen["outputs"]), torch.tensor(alone["outputs"]), atol=1e-4, rtol=0)
+
+
+def test_another_number_of_processes_goes_on_where_one_died(runs, tmp_path):
+    (alone,) = runs[1]
+    ended = torchrun(2, WORKER, tmp_path, tmp_path / "state.pt", 3, 1)
+    assert ended.returncode != 0
+    assert "Signal 9 (SIGKILL) received by PID" in ended.stderr
+    assert "rank      : 1" in ended.stderr.replace("rank:", "rank      :")
+    history = torch.load(tmp_path / "state.pt", weights_only=True)["history"]
+    assert len(history) in (1, 2)
+    distributed_worker.main(tmp_path, tmp_path / "state.pt")
+    resumed = json.loads((tmp_path / "0.json").read_text())
+    assert len(resumed["steps"]) == (3 - len(history)) * 8
+    for ours, theirs in zip(resumed["history"], alone["history"], strict=True):
+        assert ours["valid_loss"] == pytest.approx(theirs["valid_loss"], abs=TOLERANCE)
+
+
+def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path):
+    options = ["--samples", "48", "--feedback", "linear", "--seeds", "1", "--out", tmp_path / "out"]
+    ended = torchrun(2, EXAMPLE, *options, "--epochs", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Written to") == ended.stdout.count("| train | 48 |") == 1
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["processes"] == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "checkpoints", "masks.csv", "masks.png", "results.json", "table.md"
+    ]  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, EXAMPLE, *map(str, options), "--epochs", "1", "--resume"], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "2 of 2 runs are there already" in ended.stdout
+
+
+def test_wrong_input_ends_all_processes(tmp_path):
+    ended = torchrun(2, EXAMPLE, "--data", tmp_path / "nowhere.pkl")
+    assert ended.returncode != 0
+    assert "nowhere.pkl: there is no such file; check the path" in ended.stderr
+
+
+def test_alone_there_is_no_group():
+    with process_group("cpu") as device:
+        assert (device, is_running(), rank(), world_size()) == ("cpu", False, 0, 1)
+        assert total(torch.tensor([3.0])).tolist() == [3]
+
+
+@given(st.integers(2, 5), st.integers(0, 40), st.integers(0, 3))
+def test_shares_of_all_epochs_hold_every_sample_once(processes, more, epoch):
+    lengths = torch.arange(1, processes + more + 1) % 7 + 1
+    shares = [BucketedSampler(lengths, processes, epoch=epoch, rank=r, world_size=processes) for r in range(processes)]
+    assert sorted(i for share in shares for batch in share for i in batch) == list(range(len(lengths)))

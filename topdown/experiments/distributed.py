@@ -1,0 +1,74 @@
+"""What several processes have to agree on; in one process, all of this does nothing.
+
+`torchrun` starts the processes and says in the environment which one this is; the rest is `torch.distributed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def rank() -> int:
+    """Returns the number of this process, 0 if it is alone."""
+    return dist.get_rank() if is_running() else 0
+
+
+def world_size() -> int:
+    """Returns how many processes there are."""
+    return dist.get_world_size() if is_running() else 1
+
+
+def is_running() -> bool:
+    """Tells whether this process is one of a group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """Joins the group that `torchrun` has started, if it has: nccl on CUDA, gloo elsewhere.
+
+    Args:
+        device: Where to compute, such as "cpu" or "cuda".
+
+    Yields:
+        The device of this process: with "cuda", the GPU with its number on this machine.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or is_running():
+        yield device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+        wait()  # a process that is through must not end while others still ask it for something
+    finally:
+        gc.collect()  # what holds on to the group would keep its threads beyond the end
+        dist.destroy_process_group()
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """Returns what to call in training: the model, or one that averages gradients over all processes."""
+    return DistributedDataParallel(model) if is_running() else model
+
+
+def total(value: Tensor) -> Tensor:
+    """Returns the sum of a tensor over all processes, the same bits in each."""
+    if is_running():
+        dist.all_reduce(value)
+    return value
+
+
+def wait() -> None:
+    """Waits until every process is here."""
+    if is_running():
+        dist.barrier()
