@@ -81,7 +81,7 @@ def test_the_data_table_shows_whatever_is_odd():
         "train audio: 5 -inf left out of averages over frames",
         "train: 2 samples have the id of another, such as a",
         "train: LEAK: 1 ids are in test, too, such as b",
-        "train: text was left out: it holds words",
+        "train: left out: 'text' holds words",
         "audio is from c.csd",
         "not used: a.csd, b.csd",
         "4 segments are in no fold, and were left out",

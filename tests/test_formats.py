@@ -281,7 +281,7 @@ def set_split(key, value):
         (set_split("labels", lambda a: a * 0 + 3.5), r"valid: 'labels'\[0\] is 3.5, outside \[-3, 3\] \(6 such labels\)"),
         (set_split("labels", lambda a: a * np.nan), r"valid: 'labels'\[0\] is nan, outside"),
         (set_split("labels", lambda a: np.zeros((6, 4, 3))), r"valid: 'labels' has shape \(6, 4, 3\)"),
-        (set_split("labels", lambda a: np.array(1.0)), r"valid: 'labels' has shape \(\) of float64"),
+        (set_split("labels", lambda a: np.array(1.0)), r"valid: 'labels' has shape \(\); expected one"),
         (set_split("labels", lambda a: None), r"valid: 'labels' is missing"),
         (set_split("id", lambda a: 5), "valid: 'id' is a int"),
         (set_split("id", lambda a: [{}] * 6), "valid: 'id' holds a dict; expected text"),
@@ -639,6 +639,158 @@ def test_hostile_archives_are_refused(tmp_path, change, message):
     assert (tmp_path / "x.npz").stat().st_size < 2**18
     tracemalloc.start()
     with pytest.raises(DataError, match=message):
+        load_splits(tmp_path / "x.npz")
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+# What files do that nobody expects ------------------------------------------------------------------------------------------
+
+
+def load_content(path, content, **options):
+    save(path, content)
+    return load_splits(path, **options)
+
+
+def changed(**keys):
+    content = layouts.mult(all_data())
+    content["train"].update(keys)
+    return content
+
+
+def test_what_is_not_read_is_said(tmp_path):
+    content = changed(extra=np.ones(3))
+    content["more"] = {"text": np.ones((1, 2, 3))}
+    for split, count in SPLITS.items():
+        content[split]["labels"] = np.zeros((count, 1, 7))
+    report = load_content(tmp_path / "x.pkl", content)["train"].report
+    assert report["left_out"] == {"extra": "is not read", "more": "is no split", "labels": "has 6 more columns, of emotions"}
+    for split, count in SPLITS.items():
+        content[split]["labels"] = np.zeros((count, 4))
+    with pytest.raises(DataError, match=r"'labels' has shape \(12, 4\); expected one sentiment per sample"):
+        load_content(tmp_path / "x.pkl", content)
+
+
+def test_only_what_is_wanted_must_be_there(tmp_path):
+    for content in (layouts.mult(all_data()), layouts.mmsa(all_data())):
+        for part in content.values():
+            del part["vision"]
+        assert list(load_content(tmp_path / "x.pkl", content, modalities=["text", "audio"])["train"].sizes) == ["text", "audio"]
+        with pytest.raises(DataError, match="train: 'vision' is missing"):
+            load_content(tmp_path / "x.pkl", content)
+    part = layouts.mult(all_data())["train"]
+    same_thrice = load_content(tmp_path / "x.pkl", {"train": part, "valid": part, "test": part})
+    assert same_thrice["train"].ids == same_thrice["test"].ids
+    assert same_thrice["train"].report["ids"]["shared"]["test"]["count"] == 12
+
+
+@pytest.mark.parametrize("label", [[0.5, 0, 0, 0, 0, 0, 0], [[0.5, 1.0]], (0.5,), np.float32(0.5), 0.5])
+def test_labels_of_one_sample_may_be_lists(tmp_path, label):
+    content = layouts.cache(all_data())
+    content[0][0]["label"] = label
+    assert load_content(tmp_path / "x.pkl", content)["train"].labels[0] == 0.5
+
+
+def test_the_first_sample_may_be_empty(tmp_path):
+    content = layouts.cache(all_data())
+    content[0][0]["audio"] = np.array([])
+    assert load_content(tmp_path / "x.pkl", content)["train"][0].inputs["audio"].tolist() == [[0, 0, 0, 0]]
+
+
+def test_words_of_vectors_may_be_any_text(tmp_path):
+    save(tmp_path / "x.pkl", layouts.cache(with_words(all_data())))
+    (tmp_path / "glove.txt").write_text("\x85 4 5 6\nhello 1 2 3\n\xa0 7 8 9\n", encoding="utf-8")
+    assert load_splits(tmp_path / "x.pkl", embeddings=tmp_path / "glove.txt")["train"][0].inputs["text"][0].tolist() == [
+        1,
+        2,
+        3,
+    ]
+
+    class Vectors:  # asked as a mapping is, but none
+        def __contains__(self, word):
+            return word == "hello"
+
+        def __getitem__(self, word):
+            return [5.0]
+
+    assert load_splits(tmp_path / "x.pkl", embeddings=Vectors())["train"][0].inputs["text"][0].tolist() == [5]
+    for wrong, message in (
+        ({"hello": "abc"}, "embeddings of dict give no vectors"),
+        (5, "embeddings of int give no vectors"),
+        ({}, "none of the words"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_splits(tmp_path / "x.pkl", embeddings=wrong)
+
+
+REPEATED = [["a"] * 3000, np.ones((2, 4)), np.ones((2, 3))]
+HOSTILE = {
+    "ids of nothing": (changed(id=np.empty((20_000_000, 0), "i1")), "setstate with shape"),
+    "ids without end": (changed(id=[10**5000] * 12), "'id' holds a int; expected text"),
+    "a key without end": ({10**5000: 1}, "hash of a huge number"),
+    "labels that repeat": (changed(labels=[np.zeros(100_000)] * 3000), "'labels' is a list; expected numbers"),
+    "words that repeat": (
+        {k: [(REPEATED, 0.5, "x")] * 300 for k in ("train", "dev", "test")},
+        "more words than the file has bytes",
+    ),
+    "letters that do not exist": (
+        changed(id=np.array(["\U0010ffff"] * 12)),
+        "a letter that does not exist",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_content_that_is_crafted_is_refused(tmp_path, name):
+    content, message = HOSTILE[name]
+    raw = pickle.dumps(content, protocol=4).replace("\U0010ffff".encode("utf-32-le"), b"\xff\xff\xff\x7f")
+    (tmp_path / "x.pkl").write_bytes(raw)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=message):
+        load_splits(tmp_path / "x.pkl", embeddings={"a": [1.0]} if "words" in name else None)
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()
+
+
+def test_tokens_that_are_no_numbers_are_unknown_words(tmp_path):
+    content = layouts.cache(with_words(all_data()))
+    content[0][0]["text"] = np.array([1.0, np.nan])
+    loaded = load_content(tmp_path / "x.pkl", content, embeddings={"hello": [1.0]})
+    assert loaded["train"][0].inputs["text"].tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS and not the file itself"),
+        (b"\x1f\x8b\x08", "is compressed with gzip: unpack it first"),
+        (b"PK\x05\x06" + bytes(18), "holds no split"),
+    ],
+)
+def test_other_files_are_told_from_damaged_ones(tmp_path, raw, message):
+    (tmp_path / "x.pkl").write_bytes(raw)
+    with pytest.raises(DataError, match=message):
+        load_splits(tmp_path / "x.pkl")
+
+
+def test_old_files_of_torch_are_told_from_pickles(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.dt", _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match=r"x\.dt: was written by torch.save; load it with torch.load"):
+        load_splits(tmp_path / "x.dt")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"train.audio": np.ones((100, 600, 1000), "i1"), "train.labels": np.zeros(100)},
+        {"train.audio": np.empty((10**8, 5, 0)), "train.labels": [0.5, 1.0]},
+        {"train.audio": np.ones((2, 5, 3)), "train.labels": [0.5, 1.0], "train.ids": np.empty((20_000_000, 0), "i1")},
+    ],
+)
+def test_archives_that_would_fill_the_memory_are_refused(tmp_path, arrays):
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"would become|which holds nothing"):
         load_splits(tmp_path / "x.npz")
     assert tracemalloc.get_traced_memory()[1] < 2**23
     tracemalloc.stop()

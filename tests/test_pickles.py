@@ -162,6 +162,16 @@ BOMBS = {
     + b".",
 }
 
+PAIRS = b"(" + b"".join(b"K%cN\x86" % (i % 256) for i in range(5000)) + b"e"
+BOMBS["the same pairs, made a dict again and again"] = (
+    b"\x80\x02ccollections\nOrderedDict\nq\x000]" + PAIRS + b"\x85q\x010](" + b"h\x00h\x01R" * 10_000 + b"e."
+)
+BOMBS["numbers that all have the same hash"] = (
+    b"\x80\x02}("
+    + b"".join(b"\x8a%c%bN" % (len(e), e) for e in map(pickle.encode_long, range(2**61 - 1, 2**74, 2**61 - 1)))
+    + b"u."
+)
+
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_do_not_go_off(tmp_path, name):

@@ -1,9 +1,12 @@
 """Stores: whole or not there, as they were written or an error, opened without being read."""
 
+import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -189,6 +192,72 @@ def test_a_damaged_store_is_an_error(store, damage, message):
     damage(store)
     with pytest.raises(DataError, match=message):
         load_splits(store)
+
+
+def craft(store, name, content):
+    """Writes a file of a store with a checksum that fits."""
+    (store / name).write_bytes(content)
+    noted = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    rewrite(store / "store.json", lambda c: c["files"].update({name: noted}))
+
+
+def npy(header, data=b""):
+    header = header.encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+def described(kind, shape):
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n"
+
+
+def link(store):
+    os.rename(store / "train.text.values.npy", store.parent / "elsewhere")
+    (store / "train.text.values.npy").symlink_to(store.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda s: craft(s, "train.labels.npy", npy(described("<f4", "(10000000000000,)"))),
+            "store.json is damaged .MemoryError",
+        ),
+        (lambda s: craft(s, "train.labels.npy", npy("-" * 5000 + "1\n")), "store.json is damaged"),
+        (lambda s: craft(s, "train.ids.json", b"[" * 100_000), "store.json is damaged .RecursionError"),
+        (lambda s: craft(s, "train.ids.json", b'["a", 1]'), "its ids are damaged"),
+        (lambda s: craft(s, "train.labels.npy", npy(described("<c16", "(12,)"), bytes(192))), "its labels are damaged"),
+        (
+            lambda s: craft(s, "train.text.lengths.npy", npy(described("<f8", "(12,)"), bytes(96))),
+            "the lengths of 'text' are damaged",
+        ),
+        (
+            lambda s: craft(s, "train.text.lengths.npy", npy(described("<i8", "(12,)"), b"\x7f" * 96)),
+            "lengths of 'text' are damaged",
+        ),
+        (link, "train.text.values.npy is a link or a device"),
+    ],
+)
+def test_a_crafted_store_is_an_error(store, damage, message):
+    damage(store)
+    with pytest.raises(DataError, match=message):
+        load_splits(store)
+
+
+def test_a_store_stays_where_it_is_when_the_process_goes(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    data = load_splits("x.store")["train"]
+    monkeypatch.chdir("/")
+    assert len(data.batch([0]).labels) == 1
+
+
+def test_a_store_that_was_replaced_is_not_mixed_with_the_one_that_was_opened(tmp_path, store):
+    data = load_splits(store)["train"]
+    shutil.rmtree(store)
+    with pytest.raises(DataError, match="cannot be read any more"):
+        data.batch([0])
+    prepare(tmp_path / "x.pkl", store)
+    with pytest.raises(DataError, match="has changed since the store was opened; open it again"):
+        data.batch([0])
 
 
 def run(capsys, *arguments):

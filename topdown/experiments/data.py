@@ -140,6 +140,8 @@ class SequenceDataset:
             raise DataError(f"{where}: {error}" if where != "inputs" else str(error)) from None
         if len(raw.labels) == 0:
             raise DataError(f"{where}: has no samples")
+        if nothing := [name for name, stream in raw.streams.items() if stream.size < 1]:
+            raise DataError(f"{where}: {nothing[0]!r} has no features; leave it out")
         if raw.streams and not raw.vectors:
             longest = np.maximum.reduce([stream.lengths for stream in raw.streams.values()])
             if len(empty := np.flatnonzero(longest < 1)):

@@ -15,7 +15,8 @@ from topdown.experiments.formats.words import Embeddings
 from topdown.experiments.store import is_store, open_store
 from topdown.experiments.streams import Sink, in_memory
 
-EXPANSION = 8  # of int8 to float32, and some
+EXPANSION, SMALL = 8, 2**16  # of int8 to float32, and some
+COMPRESSED, SMALL_COMPRESSED = 64, 2**26  # HDF5 may be compressed
 
 
 def load_splits(
@@ -34,9 +35,10 @@ def load_splits(
     - an `.npz` archive of arrays of your own: see :mod:`topdown.experiments.formats.archive`;
     - a store that `python -m topdown.experiments.prepare` made of any of these, which may be larger than memory.
 
-    Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a sample that has no steps gets one
-    of zeros, and both are counted. No sample is dropped but those that `folds` leave out, which are counted; none is reordered
-    but by `folds`. No file is trusted: pickles cannot run code, and a file cannot take memory for what it does not hold.
+    Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a modality that has no steps in a
+    sample gets one of zeros, and both are counted. No sample is dropped but those that `folds` leave out, which are counted;
+    none is reordered but by `folds`. No file is trusted: pickles cannot run code, and a file cannot take memory for what it
+    does not hold.
 
     Args:
         path: The file or folder. It is read once.
@@ -83,6 +85,9 @@ def load_splits(
         ) from None
 
 
+PICKLED = ("MulT", "MMSA", "MMSA-FET", "MAG-BERT", "MMLatch's cache")
+
+
 def make_splits(path: Path, source: Source, sink_of: Callable[[str], Sink]) -> dict[str, SequenceDataset]:
     """Makes data sets of what a file holds, and says what was found.
 
@@ -101,7 +106,8 @@ def make_splits(path: Path, source: Source, sink_of: Callable[[str], Sink]) -> d
             for stream in raw.streams.values()
             if stream.found.get("dtype") != "words"
         )
-        if wanted > EXPANSION * source.size + 2**16:
+        pickled = source.kind in PICKLED
+        if wanted > (EXPANSION * source.size + SMALL if pickled else max(COMPRESSED * source.size, SMALL_COMPRESSED)):
             raise DataError(f"{path}: refused, since its {source.size} bytes would become {wanted}; it repeats arrays")
     splits: dict[str, SequenceDataset] = {}
     for split in list(source.splits):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topdown.experiments.errors import DataError
+
 
 class MappedArray(NamedTuple):
     """Rows of little-endian float32 in a file, mapped into memory only while they are copied out.
@@ -20,16 +22,38 @@ class MappedArray(NamedTuple):
         path: The file.
         shape: Rows and columns.
         start: Bytes before the first value.
+        changed: When the file was changed last, and its size; neither may differ when values are asked for.
     """
 
     path: Path
     shape: tuple[int, int]
     start: int
+    changed: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path, shape: tuple[int, int], start: int) -> MappedArray:
+        """Takes a file as it is now."""
+        return cls(path, shape, start, _changed(path))
 
     def take(self, rows: Tensor) -> Tensor:
-        """Copies rows, given by their numbers, into memory."""
+        """Copies rows, given by their numbers, into memory.
+
+        Raises:
+            DataError: if the file is not there any more, or is another.
+        """
+        try:
+            same = _changed(self.path) == self.changed
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read any more ({error.strerror}); open the store again") from None
+        if not same:
+            raise DataError(f"{self.path}: has changed since the store was opened; open it again")
         mapped = np.memmap(self.path, "<f4", "r", self.start, self.shape)
         return torch.from_numpy(np.asarray(mapped).take(rows.numpy(), axis=0).astype(np.float32, copy=False))
+
+
+def _changed(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 class Ragged(NamedTuple):

@@ -65,7 +65,7 @@ def _notes_of_split(report: Mapping[str, Any]) -> list[str]:
     )
     for other, shared in ids.get("shared", {}).items():
         notes.append(f"LEAK: {shared['count']} ids are in {other}, too, such as {shared['examples'][0]}")
-    notes += [f"{name} was left out: it {why}" for name, why in report.get("left_out", {}).items()]
+    notes += [f"left out: {name!r} {why}" for name, why in report.get("left_out", {}).items()]
     if report.get("segments_without_words"):
         notes.append(f"{report['segments_without_words']} segments have no words, and got a step of zeros")
     if "subset_of" in report:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ class StoreWriter:
                     file.write(np.ascontiguousarray(array, "<f4").tobytes())
                     done += len(array)
                     self.progress(f"{split} {name}", done, shape[0])
-            return MappedArray(self.folder / file_name, shape, start)
+            return MappedArray.of(self.folder / file_name, shape, start)
 
         return write
 
@@ -86,6 +87,8 @@ class StoreWriter:
             }
         write_json(self.folder / MANIFEST, {"layout": LAYOUT, "splits": described, "files": self.files})
         os.chmod(self.folder, 0o777 & ~_umask())
+        if self.destination.exists():
+            raise DataError(f"{self.destination}: is there already; choose another place, or remove it")
         os.rename(self.folder, self.destination)
 
     def discard(self) -> None:
@@ -144,6 +147,7 @@ def open_store(path: Path, modalities: Sequence[str] | None = None) -> dict[str,
     Raises:
         DataError: if a file is missing or does not fit.
     """
+    path = path.absolute()  # wherever the process goes
     manifest = _manifest(path)
     try:
         for name, noted in manifest["files"].items():
@@ -155,7 +159,7 @@ def open_store(path: Path, modalities: Sequence[str] | None = None) -> dict[str,
         raise DataError(f"{path}: {Path(error.filename).name} is missing; prepare the store again") from None
     except OSError as error:
         raise DataError(f"{path}: {error.filename} cannot be read ({error.strerror}); check its permissions") from None
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: {MANIFEST} is damaged ({type(error).__name__}: {error}); prepare the store again") from None
@@ -202,13 +206,20 @@ def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Se
         if name in described["sequences"]:
             lengths = torch.from_numpy(_load(path, _file_name(split, name, "lengths.npy"), files))
             values = _map(path, _file_name(split, name, "values.npy"), tuple(described["sequences"][name]))
-            if int(lengths.sum()) != values.shape[0] or (lengths < 1).any():
+            rows = values.shape[0]
+            if lengths.dtype != torch.int64 or lengths.dim() != 1 or not ((lengths >= 1) & (lengths <= rows)).all():
+                raise DataError(f"{path}: {split}: the lengths of {name!r} are damaged; prepare the store again")
+            if int(lengths.sum()) != rows:
                 raise DataError(f"{path}: {split}: the lengths of {name!r} do not fit its values; prepare the store again")
             sequences[name] = Ragged.packed(values, lengths)
         else:
             vectors[name] = torch.from_numpy(_load(path, _file_name(split, name, "vectors.npy"), files))
     labels = torch.from_numpy(_load(path, _file_name(split, "", "labels.npy"), files))
     ids = json.loads(_bytes(path, _file_name(split, "", "ids.json"), files))
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+        raise DataError(f"{path}: {split}: its ids are damaged; prepare the store again")
+    if labels.dtype not in (torch.float32, torch.int64) or labels.dim() not in (1, 2):
+        raise DataError(f"{path}: {split}: its labels are damaged; prepare the store again")
     report = {
         **described["report"],
         "modalities": {name: described["report"]["modalities"][name] for name in modalities or there},
@@ -230,7 +241,7 @@ def _bytes(path: Path, name: str, files: dict[str, Any]) -> bytes:
 
 def _map(path: Path, name: str, shape: tuple[int, ...]) -> MappedArray:
     try:
-        with (path / name).open("rb") as file:
+        with _inside(path, name).open("rb") as file:
             np.lib.format.read_magic(file)
             found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
@@ -240,17 +251,19 @@ def _map(path: Path, name: str, shape: tuple[int, ...]) -> MappedArray:
         raise DataError(f"{path}: {name} holds {dtype} of shape {found}, not float32 of {shape}; prepare the store again")
     if start + 4 * shape[0] * shape[1] != (path / name).stat().st_size:
         raise DataError(f"{path}: {name} is cut short; prepare the store again")
-    return MappedArray(path / name, (shape[0], shape[1]), start)
+    return MappedArray.of(path / name, (shape[0], shape[1]), start)
 
 
 def _inside(path: Path, name: str) -> Path:
     if os.path.basename(name) != name or name in ("", ".", ".."):
         raise DataError(f"{path}: {MANIFEST} names {name!r}, which is not a file of the store")
+    if not stat.S_ISREG((path / name).lstat().st_mode):
+        raise DataError(f"{path}: {name} is a link or a device; copy the files themselves")
     return path / name
 
 
 def _file_name(split: str, modality: str, kind: str) -> str:
-    parts = [quote(part, safe="").replace(".", "%2E") for part in (split, modality) if part]
+    parts = [quote(part, safe="", errors="surrogatepass").replace(".", "%2E") for part in (split, modality) if part]
     return ".".join([*parts, kind])
 
 

@@ -139,14 +139,14 @@ def _finite(array: Array, counts: dict[str, int], usable: Array, sample: int) ->
     usable |= finite.any(0)
     if not finite.all():
         counts.setdefault("first", sample)
-        wrong = array[~finite]
-        found = {
-            "nan": np.isnan(wrong),
-            "+inf": np.isposinf(wrong),
-            "-inf": np.isneginf(wrong),
-            "beyond float32": np.isfinite(wrong),
-        }
-        for kind, which in found.items():
-            counts[kind] += int(which.sum())
+        count_kinds(array[~finite], counts)
         clean[~finite] = 0.0
     return clean
+
+
+def count_kinds(wrong: Array, counts: dict[str, int]) -> None:
+    """Counts values that are not finite in float32 by what they are."""
+    counts["nan"] += int(np.isnan(wrong).sum())
+    counts["+inf"] += int(np.isposinf(wrong).sum())
+    counts["-inf"] += int(np.isneginf(wrong).sum())
+    counts["beyond float32"] += int(np.isfinite(wrong).sum())

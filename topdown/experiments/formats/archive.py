@@ -6,6 +6,7 @@ its rows, (sum of T, D): all sequences end to end. Splits are whatever the names
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import numpy as np
 from topdown.experiments.arrays import from_arrays
 from topdown.experiments.errors import DataError
 from topdown.experiments.formats.fields import identifiers
+from topdown.experiments.formats.stand_ins import MOST_OF_NOTHING, checked_text
 from topdown.experiments.streams import Array, RawSplit
 
-MAGIC = b"PK\x03\x04"
+MAGIC = b"PK"
+TORCH_REMEDY = "load it with torch.load(..., weights_only=True) and give its arrays to SequenceDataset.from_arrays"
 EXPANSION, SMALL = 200, 2**26
 REMEDY = "save it again with np.savez"
 
@@ -71,15 +74,17 @@ def _arrays(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/data.pkl") for name in archive.namelist()):
-                remedy = "load it with torch.load(..., weights_only=True) and give its arrays to SequenceDataset.from_arrays"
-                raise DataError(f"{path}: was written by torch.save; {remedy}")
+                raise DataError(f"{path}: was written by torch.save; {TORCH_REMEDY}")
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             if len({member.filename for member in members}) != len(archive.infolist()):
                 raise DataError(f"{path}: holds something other than arrays, or an array twice; {REMEDY}")
             size, there = sum(member.file_size for member in members), path.stat().st_size
             if size > max(SMALL, EXPANSION * there):
                 raise DataError(f"{path}: would become {size} bytes of {there}; {REMEDY}")
-            return {member.filename.removesuffix(".npy"): _array(archive, member, path) for member in members}
+            becomes = sum(_declared(archive, member, path) for member in members)
+            if becomes > max(SMALL, EXPANSION * there):
+                raise DataError(f"{path}: would become {becomes} bytes of {there}; {REMEDY}")
+            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
     except DataError:
         raise
     except Exception as error:  # zipfile and numpy raise many kinds on what is damaged
@@ -87,7 +92,12 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise DataError(f"{path}: not an archive of arrays, or damaged ({reason}); {REMEDY}") from None
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
+def _declared(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> int:
+    """Returns the bytes of an array in float32, from its header alone.
+
+    Raises:
+        DataError: if the header does not fit, or the array is not of plain numbers or text.
+    """
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
@@ -97,10 +107,14 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Arr
         if dtype.hasobject or dtype.kind not in "fiubUS":
             remedy = "save numbers or text: all sequences end to end, and '<split>.<modality>.lengths'"
             raise DataError(f"{path}: {member.filename!r} holds {dtype}; {remedy}")
-        size = dtype.itemsize
-        for length in shape:
-            size *= length
+        size = math.prod(shape) * dtype.itemsize
         if size + file.tell() != member.file_size:
             raise DataError(f"{path}: {member.filename!r} declares {size} bytes but has {member.file_size}; {REMEDY}")
+    if 0 in shape and max(shape) > MOST_OF_NOTHING:
+        raise DataError(f"{path}: {member.filename!r} has shape {shape}, which holds nothing; {REMEDY}")
+    return math.prod(shape) * max(4, dtype.itemsize)
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     with archive.open(member) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        return checked_text(np.lib.format.read_array(file, allow_pickle=False))

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import check_range, text
+from topdown.experiments.formats.fields import check_range, some, text
 from topdown.experiments.formats.folds import SPLITS, Folds, read_folds
 from topdown.experiments.formats.hdf5 import child, choose, dataset, groups, has, open_hdf5, read
 from topdown.experiments.formats.words import LEFT_OUT, Embeddings, word_vectors
-from topdown.experiments.streams import Array, RawSplit, Stream
+from topdown.experiments.streams import KINDS, Array, RawSplit, Stream, count_kinds
 
 SHORTEST = 1e-5  # seconds
 
@@ -57,13 +57,14 @@ def read_csd(
     Raises:
         DataError: naming the file and the video that does not fit.
     """
-    names = {path.name: f"{_root_name(path)} {path.stem}" for path in sorted(folder.glob("*.csd"))}
+    paths = [path for path in sorted(folder.glob("*.csd")) if not path.name.startswith(".")]
+    names = {path.name: f"{_root_name(path)} {path.stem}" for path in paths}
     labels = choose("labels", names, streams, str(folder))
     rest = {name: said for name, said in names.items() if name != labels}
     chosen = {modality: choose(modality, rest, streams, str(folder)) for modality in modalities}
     words = choose("words", rest, streams, str(folder)) or chosen.get("text") or choose("text", rest, streams, str(folder))
     if labels is None or words is None:
-        raise DataError(f"{folder}: has no file of {'labels' if labels is None else 'words'} among {sorted(names)}")
+        raise DataError(f"{folder}: has no file of {'labels' if labels is None else 'words'} among {some(names)}")
     split_of = read_folds(folds, str(folder))
     segments = _segments(folder / labels, folder / words)
     members = {split: [s for s in segments if split_of.get(s.video) == split] for split in SPLITS}
@@ -88,7 +89,7 @@ def read_csd(
             elif modality == "text":
                 left_out[modality] = LEFT_OUT
             else:
-                raise DataError(f"{folder}: {split}: no file is {modality!r} among {sorted(rest)}; leave it out of modalities=")
+                raise DataError(f"{folder}: {split}: no file is {modality!r} among {some(rest)}; leave it out of modalities=")
         splits[split] = RawSplit(
             targets,
             ids,
@@ -113,19 +114,24 @@ def file_hashes(paths: list[Path]) -> dict[str, str]:
 
 
 def _root_name(path: Path) -> str:
-    with open_hdf5(path) as file:
-        root = next(iter(file), None)
-        if root is None:
-            raise DataError(f"{path}: is empty; download it again")
-        return str(root)
+    """Returns the first key of a file; none of one that cannot be read, which is no matter until it is asked for."""
+    try:
+        with open_hdf5(path) as file:
+            return str(next(iter(file), ""))
+    except DataError:
+        return ""
 
 
 def _data(file: Any, path: Path) -> Any:
-    root = next(iter(file))
+    root = next(iter(file), None)
+    if root is None:
+        raise DataError(f"{path}: is empty; download it again")
     return child(child(file, root, str(path)), "data", f"{path}: {root}")
 
 
 def _intervals(video: Any, count: int, where: str) -> Array:
+    if count == 0:
+        return np.zeros((0, 2))
     intervals = read(video, "intervals", where).astype(np.float64)
     if intervals.shape != (count, 2):
         raise DataError(f"{where}: has {count} features but intervals of shape {intervals.shape}; download it again")
@@ -141,13 +147,17 @@ def _segments(labels: Path, words: Path) -> list[Segment]:
         for name in sorted(videos):
             where = f"{labels}: {name}"
             features = read(videos[name], "features", where)
-            if features.shape[1] == 0:
+            if not features.size:
                 raise DataError(f"{where}: its labels are empty")
             intervals, tokens = np.zeros((0, 2)), list[str]()
             if has(spoken, name):
                 intervals, tokens = _words(child(spoken, name, str(words)), f"{words}: {name}")
+            left = 10 * len(intervals) + len(features)  # a word is in one segment, or in two that overlap
             for number, (start, end) in enumerate(_intervals(videos[name], len(features), where)):
-                inside = np.flatnonzero(np.minimum(intervals[:, 1], end) - np.maximum(intervals[:, 0], start) > SHORTEST)
+                inside = np.flatnonzero(_overlap(intervals, start, end))
+                left -= len(inside)
+                if left < 0:
+                    raise DataError(f"{where}: each word is in more than ten segments; the intervals are damaged")
                 said = [tokens[i] for i in inside] if tokens else []
                 segments.append(Segment(name, number, float(features[number, 0]), intervals[inside], said))
     return segments
@@ -155,11 +165,11 @@ def _segments(labels: Path, words: Path) -> list[Segment]:
 
 def _words(video: Any, where: str) -> tuple[Array, list[str]]:
     """Returns the intervals of the words of a video in order, and the words, unless the file holds their vectors."""
-    features = dataset(video, "features", where, "fiuSO")
+    features = dataset(video, "features", where, "fiuS")
     intervals = _intervals(video, len(features), where)
     order = np.argsort(intervals[:, 0], kind="stable")
     order = order[intervals[order, 1] - intervals[order, 0] > SHORTEST]
-    tokens = [text(token, where) for token in features[()].reshape(-1).tolist()] if features.dtype.kind in "SO" else []
+    tokens = [text(token, where) for token in features[()].reshape(-1).tolist()] if features.dtype.kind == "S" else []
     if tokens and len(tokens) != len(intervals):
         raise DataError(f"{where}: has {len(tokens)} words but {len(intervals)} intervals")
     return intervals[order], [tokens[i] for i in order] if tokens else []
@@ -182,12 +192,14 @@ def _averages(path: Path, segments: list[Segment]) -> Stream:
     with open_hdf5(path) as file:
         data = _data(file, path)
         for video in dict.fromkeys(s.video for s in segments):
-            if not has(data, video):
+            features = dataset(child(data, video, str(path)), "features", f"{path}: {video}") if has(data, video) else None
+            if features is None or not features.size:
                 absent.add(video)
                 continue
-            features = dataset(child(data, video, str(path)), "features", f"{path}: {video}")
-            sizes[features.shape[1]] = video
+            sizes[features.size // len(features)] = video
             dtypes.add(str(features.dtype))
+    if not sizes:
+        raise DataError(f"{path}: has none of the {len(absent)} videos of this split; check folds=")
     if len(sizes) != 1:
         raise DataError(f"{path}: has {len(sizes)} numbers of features, {dict(list(sizes.items())[:3])} (size: video)")
     found: dict[str, Any] = {
@@ -197,7 +209,7 @@ def _averages(path: Path, segments: list[Segment]) -> Stream:
         "from": path.name,
         "absent_videos": len(absent),
         "words_without_frames": 0,
-        "frame_values_ignored": {"nan": 0, "+inf": 0, "-inf": 0},
+        "frame_values_ignored": dict.fromkeys(KINDS, 0),
     }
     size = next(iter(sizes))
     return Stream(size, _steps(segments), _averaged(path, segments, size, found), found)
@@ -205,31 +217,41 @@ def _averages(path: Path, segments: list[Segment]) -> Stream:
 
 def _averaged(path: Path, segments: list[Segment], size: int, found: dict[str, Any]) -> Iterator[Array]:
     """Averages what is finite over each word; zeros where there is nothing."""
-    video, features, starts, ends = "", np.zeros((0, size)), np.zeros(0), np.zeros(0)
+    features: Array
+    intervals: Array
+    video, features, intervals = "", np.zeros((0, size), np.float32), np.zeros((0, 2))
     with open_hdf5(path) as file:
         data = _data(file, path)
         for segment in segments:
             if segment.video != video:
-                video, features, intervals = segment.video, np.zeros((0, size)), np.zeros((0, 2))
+                video, features, intervals = segment.video, np.zeros((0, size), np.float32), np.zeros((0, 2))
                 if has(data, video):
                     features = read(child(data, video, str(path)), "features", f"{path}: {video}")
                     intervals = _intervals(child(data, video, str(path)), len(features), f"{path}: {video}")
-                    _count(features, found["frame_values_ignored"])
-                starts, ends = intervals.T
+                    features = _as_float32(features, found["frame_values_ignored"]).reshape(-1, size)
             rows = np.zeros((max(1, len(segment.words)), size), np.float32)
             for row, (start, end) in zip(rows, segment.words, strict=False):
-                inside = np.minimum(ends, end) - np.maximum(starts, start) > SHORTEST
-                frames = features[inside].astype(np.float64)
+                frames = features[_overlap(intervals, start, end)].astype(np.float64)
                 found["words_without_frames"] += not len(frames)
                 finite = np.isfinite(frames)
                 row[:] = np.where(finite, frames, 0).sum(0) / np.maximum(finite.sum(0), 1)
             yield rows
 
 
-def _count(features: Array, counts: dict[str, int]) -> None:
-    counts["nan"] += int(np.isnan(features).sum())
-    counts["+inf"] += int(np.isposinf(features).sum())
-    counts["-inf"] += int(np.isneginf(features).sum())
+def _overlap(intervals: Array, start: float, end: float) -> Array:
+    """Tells which intervals overlap one by more than the shortest time, and than float32 can tell at that time."""
+    shortest = SHORTEST + abs(end) * float(np.finfo(np.float32).eps)
+    overlap: Array = np.minimum(intervals[:, 1], end) - np.maximum(intervals[:, 0], start) > shortest
+    return overlap
+
+
+def _as_float32(features: Array, counts: dict[str, int]) -> Array:
+    """Returns features in float32, and counts those that are not finite in it."""
+    with np.errstate(over="ignore"):
+        clean: Array = features.astype(np.float32)
+    wrong = features[~np.isfinite(clean)]
+    count_kinds(wrong, counts)
+    return clean
 
 
 def _furthest(labels: Array) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from topdown.experiments.errors import DataError
 from topdown.experiments.formats import archive, hdf5
 from topdown.experiments.formats.csd import file_hashes, read_csd
+from topdown.experiments.formats.fields import some
 from topdown.experiments.formats.folds import Folds
 from topdown.experiments.formats.listed import read_cache, read_mag_bert
 from topdown.experiments.formats.mmsa import read_mmsa
@@ -49,7 +50,7 @@ class Source(NamedTuple):
         splits: The samples, as they are.
         sha256: Of the file, or of the hashes of all files.
         files: The SHA-256 of each file, of a folder.
-        size: Bytes of a pickle; None of other kinds, whose parts are checked by themselves.
+        size: Bytes of all files; None of an archive, which is checked as a whole.
     """
 
     kind: str
@@ -71,14 +72,21 @@ def read_source(path: Path, options: Options) -> Source:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     wanted = options.modalities or tuple(KEYS)
+    unknown = set(options.streams or {}) - {*wanted, "words", "labels"}
+    if unknown:
+        raise DataError(f"streams name {some(sorted(unknown))}, but the modalities are {list(wanted)}, and words and labels")
     if folder:
         if not any(path.glob("*.csd")):
             raise DataError(f"{path}: is a directory without .csd files, and not a store; give {KINDS}")
         splits, used = read_csd(path, wanted, options.folds, options.embeddings, options.streams or {})
         files = file_hashes(used)
-        return Source("computational sequences (.csd)", splits, _together(files), files)
+        size = sum(file.stat().st_size for file in used)
+        return Source("computational sequences (.csd)", splits, _together(files), files, size)
     if start.startswith(hdf5.MAGIC):
         return _read_hdf5(path, wanted, options)
+    for magic, what in OTHERS.items():
+        if start.startswith(magic):
+            raise DataError(f"{path}: is {what}")
     if start.startswith(archive.MAGIC):
         options.only(path, "an archive")
         splits = archive.read_archive(path, options.modalities)
@@ -93,7 +101,7 @@ def _read_hdf5(path: Path, wanted: tuple[str, ...], options: Options) -> Source:
                 f"{path}: is one computational sequence; give the folder that holds those of words, features and labels"
             )
     splits = read_multibench(path, wanted, options.folds, options.embeddings, options.streams or {})
-    return Source("MultiBench (HDF5)", splits, next(iter(file_hashes([path]).values())))
+    return Source("MultiBench (HDF5)", splits, next(iter(file_hashes([path]).values())), size=path.stat().st_size)
 
 
 def _is_group(file: Any) -> bool:
@@ -101,29 +109,45 @@ def _is_group(file: Any) -> bool:
     return hasattr(hdf5.child(file, name, file.filename), "keys")
 
 
+OTHERS = {
+    b"version ": "a pointer of Git LFS and not the file itself: run `git lfs pull`",
+    b"\x1f\x8b": "compressed with gzip: unpack it first",
+    b"BZh": "compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first",
+}
+TORCH = 0x1950A86A20F9469CFC6C  # the first of the pickles that old versions of torch.save write
+
+
 def _read_pickle(path: Path, wanted: tuple[str, ...], options: Options) -> Source:
     content, sha256, size = load_arrays(path)
     where = str(path)
+    if content == TORCH:
+        raise DataError(f"{path}: was written by torch.save; {archive.TORCH_REMEDY}")
     if isinstance(content, tuple) and len(content) == 4:
         options.only(path, "a cache of MMLatch", "embeddings")
-        return Source("MMLatch's cache", read_cache(content, options.modalities, where, options.embeddings), sha256, size=size)
+        return Source(
+            "MMLatch's cache", read_cache(content, options.modalities, where, options.embeddings, size), sha256, size=size
+        )
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}, not data of a known layout; give {KINDS}")
     if unknown := [name for name in wanted if name not in KEYS]:
         raise DataError(f"{path}: has no modality {unknown[0]!r}; it has {list(KEYS)}")
-    if isinstance(content.get("dev"), (list, tuple)):
+    if isinstance(content.get("dev", content.get("valid")), (list, tuple)):
         options.only(path, "of MAG-BERT", "embeddings")
         missing = [key for key in ("train", "test") if key not in content]
         if missing:
             raise DataError(f"{path}: has no {missing[0]!r}; a pickle of MAG-BERT is a dict of train, dev and test")
-        return Source("MAG-BERT", read_mag_bert(content, wanted, where, options.embeddings), sha256, size=size)
+        return Source("MAG-BERT", read_mag_bert(content, wanted, where, options.embeddings, size), sha256, size=size)
     options.only(path, "a pickle of arrays")
     missing = [split for split in SPLITS if not isinstance(content.get(split), dict)]
     if missing:
         raise DataError(
             f"{path}: has no {', '.join(missing)}; a pickle of MulT or MMSA is a dict of train, valid and test, "
-            f"and this one has {sorted(map(repr, content))[:8]}"
+            f"and this one has {some(key for key in content if isinstance(key, str))}"
         )
+    content = {
+        key: dict(value) if key in SPLITS else value for key, value in content.items()
+    }  # one dict may stand for two splits
     if "regression_labels" in content["train"]:
         kind = "MMSA-FET" if "config" in content else "MMSA"
         return Source(kind, read_mmsa(content, wanted, where), sha256, size=size)

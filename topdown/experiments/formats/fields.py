@@ -10,11 +10,15 @@ from topdown.experiments.errors import DataError
 from topdown.experiments.streams import Array
 
 LIMIT = 3.0
+COLUMNS = (1, 7)  # of labels: sentiment, or sentiment and six emotions
+MOST_NUMBERS = 64  # of one sample's label in a list
 
 
 def as_list(value: Any) -> list[Any] | None:
     """Returns the entries of a list, a tuple or an array along its first dimension; None of anything else."""
     if isinstance(value, np.ndarray) and value.ndim:
+        if 0 in value.shape[1:]:
+            return None  # as many entries as it says, of nothing
         return value.tolist()  # type: ignore[no-any-return]
     return list(value) if isinstance(value, (list, tuple)) else None
 
@@ -25,8 +29,10 @@ def numbers(value: Any, where: str) -> Array:
     Raises:
         DataError: if it is something else; nested lists are not looked into, since they might be without end.
     """
+    if isinstance(value, np.ndarray) and value.dtype.hasobject and value.ndim == 1:
+        value = list(value)
     if isinstance(value, (list, tuple)) and value and len({getattr(entry, "shape", ()) for entry in value}) == 1:
-        if all(isinstance(entry, (int, float, np.generic, np.ndarray)) for entry in value):
+        if all(isinstance(entry, (int, float, np.generic, np.ndarray)) and np.size(entry) <= MOST_NUMBERS for entry in value):
             value = np.asarray(value)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         found = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
@@ -43,8 +49,11 @@ def sentiment(labels: Any, where: str) -> Array:
         DataError: naming the first label that is not in [-3, 3], or the shape.
     """
     found = numbers(labels, where)
-    if found.ndim not in (1, 2, 3) or 0 in found.shape or found.shape[1:-1] not in ((), (1,)):
-        raise DataError(f"{where} has shape {found.shape} of {found.dtype}; expected one sentiment per sample, (N, 1, 1)")
+    columns = found.shape[-1] if found.ndim > 1 else 1
+    if found.ndim not in (1, 2, 3) or 0 in found.shape or found.shape[1:-1] not in ((), (1,)) or columns not in COLUMNS:
+        raise DataError(
+            f"{where} has shape {found.shape}; expected one sentiment per sample, (N, 1, 1), or seven labels with it first"
+        )
     values: Array = found.reshape(len(found), -1)[:, 0].astype(np.float64)
     check_range(values, where)
     return values
@@ -75,7 +84,7 @@ def identifiers(ids: Any, where: str) -> list[str] | None:
     rows = as_list(ids)
     if rows is None:
         raise DataError(f"{where} is a {type(ids).__name__}; expected a list or an array of names")
-    return ["|".join(text(part, where) for part in (row if isinstance(row, (list, tuple)) else [row])) for row in rows]
+    return ["|".join(text(part, where) for part in as_list(row) or [row]) for row in rows]
 
 
 def text(part: Any, where: str) -> str:
@@ -86,6 +95,12 @@ def text(part: Any, where: str) -> str:
     """
     if isinstance(part, bytes):
         return part.decode("utf-8", "replace")
-    if not isinstance(part, (str, int, float, np.generic)):
+    if not isinstance(part, (str, int, float, np.generic)) or (isinstance(part, int) and abs(part) >= 2**63):
         raise DataError(f"{where} holds a {type(part).__name__}; expected text")
     return str(part)
+
+
+def some(names: Any) -> str:
+    """Lays out names for a message, however many there are."""
+    shown = [repr(name)[:60] for name in names]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

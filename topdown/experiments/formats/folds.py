@@ -28,7 +28,11 @@ def read_folds(folds: Folds | None, where: str) -> dict[str, str]:
     """
     if folds is None:
         raise DataError(f"{where}: does not say which videos are for training; {REMEDY}")
+    if not isinstance(folds, (str, Path, Mapping)):
+        raise DataError(f"folds are a {type(folds).__name__}; {REMEDY}")
     content = folds if isinstance(folds, Mapping) else _read(Path(folds))
+    if "valid" in content and "dev" in content:
+        raise DataError(f"{where}: folds have both 'valid' and 'dev'; leave one out")
     named = {"valid" if key == "dev" else key: value for key, value in content.items()}
     where = "folds" if isinstance(folds, Mapping) else str(folds)
     split_of: dict[str, str] = {}

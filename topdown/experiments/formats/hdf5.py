@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from topdown.experiments.errors import DataError
 from topdown.experiments.files import require
+from topdown.experiments.formats.fields import some
 from topdown.experiments.streams import Array
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -98,9 +101,9 @@ def dataset(group: Any, name: str, where: str, kinds: str = "fiu") -> Any:
     """
     h5py = require("h5py")
     member = child(group, name, where)
-    if not isinstance(member, h5py.Dataset) or member.dtype.kind not in kinds or member.ndim != 2:
+    if not isinstance(member, h5py.Dataset) or member.dtype.kind not in kinds or not member.shape:
         found = f"{member.dtype} of shape {member.shape}" if isinstance(member, h5py.Dataset) else "a group"
-        raise DataError(f"{where}: {name!r} is {found}; expected an array of two dimensions")
+        raise DataError(f"{where}: {name!r} is {found}; expected an array of {'text' if kinds == 'S' else 'numbers'}")
     if member.is_virtual or member.external:
         raise DataError(f"{where}: {name!r} lies in another file, which is not followed")
     held = member.id.get_storage_size()
@@ -110,8 +113,9 @@ def dataset(group: Any, name: str, where: str, kinds: str = "fiu") -> Any:
 
 
 def read(group: Any, name: str, where: str, kinds: str = "fiu") -> Array:
-    """Reads an array of a group: see :func:`dataset`."""
-    return dataset(group, name, where, kinds)[()]  # type: ignore[no-any-return]
+    """Reads an array (n, D) of a group, whose dimensions but the first become one: see :func:`dataset`."""
+    array: Array = dataset(group, name, where, kinds)[()]
+    return array.reshape(len(array), -1) if array.size else np.zeros((0, 0))
 
 
 def choose(modality: str, names: Mapping[str, str], wanted: Mapping[str, str], where: str) -> str | None:
@@ -130,9 +134,10 @@ def choose(modality: str, names: Mapping[str, str], wanted: Mapping[str, str], w
         DataError: if several would do, or the one that was asked for is not there.
     """
     if modality in wanted:
-        if wanted[modality] not in names:
-            raise DataError(f"{where}: has no {wanted[modality]!r} for {modality!r}; it has {sorted(names)}")
-        return wanted[modality]
+        name = Path(wanted[modality]).name if wanted[modality] not in names else wanted[modality]
+        if name not in names:
+            raise DataError(f"{where}: has no {wanted[modality]!r} for {modality!r}; it has {some(sorted(names))}")
+        return name
     for pattern in NAMES.get(modality, (re.escape(modality.lower()),)):
         fitting = [key for key, name in names.items() if re.search(pattern, name.lower())]
         if len(fitting) > 1:

@@ -22,14 +22,14 @@ OF_CACHE = {"video_id", "segment_id", "label"}
 
 
 def read_mag_bert(
-    content: Mapping[str, Any], modalities: tuple[str, ...], where: str, embeddings: Embeddings | None
+    content: Mapping[str, Any], modalities: tuple[str, ...], where: str, embeddings: Embeddings | None, size: int
 ) -> dict[str, RawSplit]:
     """Reads a pickle of MAG-BERT; see :func:`topdown.experiments.formats.mult.read_mult`.
 
     Words become vectors of `embeddings`; without them text is left out, and the report says so.
     """
     splits = {}
-    for split, key in {"train": "train", "valid": "dev", "test": "test"}.items():
+    for split, key in {"train": "train", "valid": "dev" if "dev" in content else "valid", "test": "test"}.items():
         samples: Samples = []
         for i, entry in enumerate(_entries(content[key], f"{where}: {key}")):
             there = f"{where}: {key}[{i}]"
@@ -40,12 +40,12 @@ def read_mag_bert(
             words, visual, acoustic = inputs
             named = {"text": words, "audio": acoustic, "visual": visual}
             samples.append((named, _label(parts[1], there), text(parts[2], there)))
-        splits[split] = _raw(samples, modalities, f"{where}: {key}", embeddings, _no_vocabulary)
+        splits[split] = _raw(samples, modalities, f"{where}: {key}", embeddings, text, size)
     return splits
 
 
 def read_cache(
-    content: tuple[Any, ...], modalities: tuple[str, ...] | None, where: str, embeddings: Embeddings | None
+    content: tuple[Any, ...], modalities: tuple[str, ...] | None, where: str, embeddings: Embeddings | None, size: int
 ) -> dict[str, RawSplit]:
     """Reads a cache of MMLatch's public code, with whatever modalities it holds; see :func:`read_mag_bert`."""
     word_of = _vocabulary(content[3], f"{where}: word2idx")
@@ -60,12 +60,17 @@ def read_cache(
             name = f"{text(entry['video_id'], there)}[{text(entry['segment_id'], there)}]"
             samples.append((inputs, _label(entry["label"], there), name))
         wanted = tuple(samples[0][0]) if modalities is None else modalities
-        splits[split] = _raw(samples, wanted, f"{where}: {split}", embeddings, word_of)
+        splits[split] = _raw(samples, wanted, f"{where}: {split}", embeddings, word_of, size)
     return splits
 
 
 def _raw(
-    samples: Samples, modalities: tuple[str, ...], where: str, embeddings: Embeddings | None, word_of: Callable[[Any, str], str]
+    samples: Samples,
+    modalities: tuple[str, ...],
+    where: str,
+    embeddings: Embeddings | None,
+    word_of: Callable[[Any, str], str],
+    size: int,
 ) -> RawSplit:
     labels = np.array([label for _, label, _ in samples])
     check_range(labels, f"{where}: label")
@@ -76,17 +81,16 @@ def _raw(
             if name not in inputs:
                 raise DataError(f"{where}[{i}] has no {name!r}; it has {sorted(inputs)}")
             arrays.append(inputs[name])
-        if _are_words(arrays[0]):
-            words = []
-            for i, array in enumerate(arrays):
-                there = f"{where}[{i}]: {name!r}"
-                words.append([word_of(token, there) for token in _tokens(array, there)])
-            if embeddings is None:
-                left_out[name] = LEFT_OUT
-            else:
-                streams[name] = _embedded(words, embeddings)
-        else:
+        if not _are_words(next((array for array in arrays if not _is_empty(array)), arrays[0])):
             streams[name] = _features(arrays, name, where)
+        elif embeddings is None:
+            left_out[name] = LEFT_OUT
+        else:
+            tokens = [_tokens(array, f"{where}[{i}]: {name!r}") for i, array in enumerate(arrays)]
+            if sum(map(len, tokens)) > size:
+                raise DataError(f"{where}: refused, since {name!r} has more words than the file has bytes; it repeats lists")
+            words = [[word_of(token, f"{where}[{i}]: {name!r}") for token in part] for i, part in enumerate(tokens)]
+            streams[name] = _embedded(words, embeddings)
     if not streams:
         raise DataError(f"{where}: {', '.join(map(repr, left_out))} {LEFT_OUT}")
     return RawSplit(labels, [name for _, _, name in samples], streams, {}, {"left_out": left_out} if left_out else {})
@@ -147,19 +151,17 @@ def _is_empty(value: Any) -> bool:
 
 def _label(value: Any, where: str) -> float:
     """Returns the sentiment: a number, or the first of an array."""
+    for _ in range(2):  # [[0.5, 0.0, ...]]
+        value = value[0] if isinstance(value, (list, tuple)) and value else value
     label = numbers(value if isinstance(value, np.ndarray) and value.ndim else [value], f"{where}: its label")
     if label.size == 0:
         raise DataError(f"{where}: its label is empty")
     return float(label.reshape(-1)[0])
 
 
-def _no_vocabulary(token: Any, where: str) -> str:
-    return text(token, where)
-
-
 def _vocabulary(word2idx: Any, where: str) -> Callable[[Any, str], str]:
     """Returns what makes a word of its number, or of itself."""
     if not isinstance(word2idx, dict) or not all(isinstance(i, (int, np.integer)) for i in word2idx.values()):
         raise DataError(f"{where} is not a dict from words to numbers")
-    words = {int(i): text(word, where) for word, i in word2idx.items()}
-    return lambda token, there: words.get(int(token), "") if isinstance(token, (int, float, np.number)) else text(token, there)
+    words: dict[Any, str] = {int(i): text(word, where) for word, i in word2idx.items()}
+    return lambda token, there: words.get(token, "") if isinstance(token, (int, float, np.number)) else text(token, there)

@@ -14,9 +14,13 @@ import numpy as np
 
 from topdown.experiments.errors import DataError
 from topdown.experiments.formats.fields import identifiers, numbers, sentiment
-from topdown.experiments.formats.mult import KEYS, SPLITS
+from topdown.experiments.formats.mult import KEYS, SPLITS, find_all_rows, left_out, take_arrays
 from topdown.experiments.formats.padded import Cut, Rows, check_array, cut, find_rows, find_side, stream
 from topdown.experiments.streams import Array, RawSplit
+
+# What is read of a split, and what says the same in other words.
+READ = {*KEYS.values(), "regression_labels", "id", "text_bert", "audio_lengths", "vision_lengths", "text_lengths"}
+READ |= {"raw_text", "annotations", "classification_labels"}
 
 
 def read_mmsa(content: dict[str, Any], modalities: tuple[str, ...], where: str) -> dict[str, RawSplit]:
@@ -31,32 +35,26 @@ def read_mmsa(content: dict[str, Any], modalities: tuple[str, ...], where: str) 
         labels[split] = sentiment(part.get("regression_labels"), f"{there}: 'regression_labels'")
         count = len(labels[split])
         masks[split] = _mask(part.get("text_bert"), count, f"{there}: 'text_bert'")
-        arrays[split] = {}
-        for name, key in KEYS.items():
-            array = check_array(part.pop(key, None), f"{there}: {key!r}")
-            if len(array) != count:
-                raise DataError(f"{there}: {key!r} has {len(array)} samples but 'regression_labels' has {count}")
-            arrays[split][name] = array
+        arrays[split] = take_arrays(part, modalities)
+        for name, array in arrays[split].items():
+            if len(check_array(array, f"{there}: {KEYS[name]!r}")) != count:
+                raise DataError(f"{there}: {KEYS[name]!r} has {len(array)} samples but 'regression_labels' has {count}")
     hints = {split: _all_hints(content[split], len(labels[split]), f"{where}: {split}") for split in SPLITS}
     aligned = all(
         len({array.shape[1] for array in arrays[split].values()}) == 1
         and len({hint.tobytes() for hint in hints[split].values()}) < 2
         for split in SPLITS
     )
-    rows = {}
-    for split in SPLITS:
-        if aligned:
-            rows[split] = dict.fromkeys(KEYS, find_rows(arrays[split]))
-        else:
-            rows[split] = {name: find_rows({name: array}) for name, array in arrays[split].items()}
-    sides = {name: find_side([rows[split][name] for split in SPLITS], "right") for name in KEYS}
+    rows = {split: find_all_rows(arrays[split], aligned) for split in SPLITS}
+    sides = {name: find_side([rows[split][name] for split in SPLITS], "right") for name in modalities}
     splits = {}
     for split in SPLITS:
         there = f"{where}: {split}"
         if aligned:
             hints[split] = dict.fromkeys(KEYS, next(iter(hints[split].values()))) if hints[split] else {}
         kept = {}
-        for name, found in rows[split].items():
+        for name in modalities:
+            found = rows[split][name]
             mask = masks[split] if aligned or name == "text" else None
             if mask is not None and mask.steps == found.steps:
                 kept[name] = _masked(found, mask)
@@ -64,7 +62,8 @@ def read_mmsa(content: dict[str, Any], modalities: tuple[str, ...], where: str) 
                 kept[name] = cut(found, sides[name], hints[split].get(name))
         ids = identifiers(content[split].get("id"), f"{there}: 'id'")
         streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
-        splits[split] = RawSplit(labels[split], ids, streams, {}, {})
+        found_keys = {"left_out": left_out(content, split, READ)}
+        splits[split] = RawSplit(labels[split], ids, streams, {}, found_keys)
     return splits
 
 

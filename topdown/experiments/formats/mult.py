@@ -7,7 +7,10 @@ padding to its model and replaces -inf alone; here padding is removed, and every
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from topdown.experiments.errors import DataError
 from topdown.experiments.formats.fields import identifiers, numbers, sentiment
@@ -36,7 +39,7 @@ def read_mult(content: dict[str, Any], modalities: tuple[str, ...], where: str) 
     for split in SPLITS:
         there = f"{where}: {split}"
         labels[split] = _labels(content[split].get("labels"), f"{there}: 'labels'")
-        arrays[split] = {name: content[split].pop(key, None) for name, key in KEYS.items()}
+        arrays[split] = take_arrays(content[split], modalities)
         for name, array in arrays[split].items():
             array = check_array(array, f"{there}: {KEYS[name]!r}")
             if len(array) != len(labels[split]):
@@ -45,18 +48,35 @@ def read_mult(content: dict[str, Any], modalities: tuple[str, ...], where: str) 
                     f"{there}: {KEYS[name]!r} has {len(array)} samples but 'labels' has {count}; the file is damaged"
                 )
     aligned = all(len({array.shape[1] for array in arrays[split].values()}) == 1 for split in SPLITS)
-    rows = {split: _rows(arrays[split], aligned) for split in SPLITS}
-    sides = {name: find_side([rows[split][name] for split in SPLITS], "left") for name in KEYS}
+    rows = {split: find_all_rows(arrays[split], aligned) for split in SPLITS}
+    sides = {name: find_side([rows[split][name] for split in SPLITS], "left") for name in modalities}
     splits = {}
     for split in SPLITS:
         ids = identifiers(content[split].get("id"), f"{where}: {split}: 'id'")
-        kept = {name: cut(rows[split][name], sides[name]) for name in KEYS}
+        kept = {name: cut(rows[split][name], sides[name]) for name in modalities}
+        found = {"left_out": left_out(content, split, {*KEYS.values(), "labels", "id"})}
         streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
-        splits[split] = RawSplit(labels[split], ids, streams, {}, {})
+        splits[split] = RawSplit(labels[split], ids, streams, {}, found)
     return splits
 
 
-def _rows(arrays: dict[str, Array], aligned: bool) -> dict[str, Rows]:
+def take_arrays(part: dict[str, Any], modalities: tuple[str, ...]) -> dict[str, Any]:
+    """Takes the arrays of a split out: those that are wanted, and others that help to find padding."""
+    there = {name: part.pop(key, None) for name, key in KEYS.items()}
+    return {name: array for name, array in there.items() if name in modalities or isinstance(array, np.ndarray)}
+
+
+def left_out(content: Mapping[str, Any], split: str, read: set[str]) -> dict[str, str]:
+    """Says what of a file is not read: labels beyond the first, keys of a split, and other keys beside the splits."""
+    labels = content[split].get("labels")
+    columns = labels.shape[-1] - 1 if isinstance(labels, np.ndarray) and labels.ndim > 1 and labels.shape[1:] != (4, 2) else 0
+    unread = {key: "is not read" for key in content[split] if isinstance(key, str) and key not in read}
+    unread |= {key: "is no split" for key in content if isinstance(key, str) and key not in (*SPLITS, "config")}
+    return unread | ({"labels": f"has {columns} more columns, of emotions"} if columns else {})
+
+
+def find_all_rows(arrays: dict[str, Array], aligned: bool) -> dict[str, Rows]:
+    """Finds the rows of each modality that are not zero, or those of all together if they are aligned."""
     if aligned:
         return dict.fromkeys(arrays, find_rows(arrays))
     return {name: find_rows({name: array}) for name, array in arrays.items()}

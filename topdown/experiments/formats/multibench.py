@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import check_range, text
+from topdown.experiments.formats.fields import check_range, some, text
 from topdown.experiments.formats.folds import SPLITS, Folds, read_folds
 from topdown.experiments.formats.hdf5 import child, choose, dataset, groups, has, open_hdf5, read
 from topdown.experiments.formats.words import LEFT_OUT, Embeddings, word_vectors
@@ -44,7 +44,7 @@ def read_multibench(
         everything = {name: name for name in sequences}
         label_group = choose("labels", everything, streams, str(path))
         if label_group is None:
-            raise DataError(f"{path}: has no group of labels among {sorted(sequences)}")
+            raise DataError(f"{path}: has no group of labels among {some(sorted(sequences))}")
         split_of = read_folds(folds, str(path))
         segments: dict[str, list[str]] = {split: [] for split in SPLITS}
         outside: list[str] = []
@@ -61,7 +61,11 @@ def read_multibench(
             there = f"{path}: {split}"
             labels = np.array([float(_label(sequences[label_group], name, f"{path}: {label_group}")) for name in members])
             check_range(labels, f"{there}: {label_group!r}")
-            found: dict[str, Any] = {"segments_in_no_fold": len(outside), "left_out": {}}
+            found: dict[str, Any] = {
+                "segments_in_no_fold": len(outside),
+                "videos_without_segments": sorted(set(split_of) - {_order(name)[0] for name in sequences[label_group]}),
+                "left_out": {},
+            }
             kept: dict[str, Stream] = {}
             for modality, group in chosen.items():
                 if group is None and modality == "text" and words is not None:
@@ -71,7 +75,7 @@ def read_multibench(
                         kept[modality] = _words(path, sequences[words], words, members, embeddings)
                 elif group is None:
                     raise DataError(
-                        f"{path}: {split}: no group is {modality!r} among {sorted(names)}; leave it out of modalities="
+                        f"{path}: {split}: no group is {modality!r} among {some(sorted(names))}; leave it out of modalities="
                     )
                 else:
                     kept[modality] = _features(path, sequences[group], group, members)
@@ -84,7 +88,7 @@ def _features(path: Path, group: Any, name: str, members: list[str]) -> Stream:
     shapes, dtypes = [], set()
     for member in members:
         features = dataset(child(group, member, where), "features", f"{where}: {member}") if has(group, member) else None
-        shapes.append((0, None) if features is None else features.shape)
+        shapes.append((0, None) if features is None or not features.size else (len(features), features.size // len(features)))
         dtypes |= set() if features is None else {str(features.dtype)}
     sizes = {size: member for (length, size), member in zip(shapes, members, strict=True) if length}
     if len(sizes) != 1:
@@ -113,7 +117,7 @@ def _words(path: Path, group: Any, name: str, members: list[str], embeddings: Em
     sentences: list[list[str]] = []
     for member in members:
         there = f"{where}: {member}"
-        tokens = read(child(group, member, where), "features", there, "SO").reshape(-1) if has(group, member) else np.zeros(0)
+        tokens = read(child(group, member, where), "features", there, "S").reshape(-1) if has(group, member) else np.zeros(0)
         sentences.append([text(token, there) for token in tokens.tolist()])
     vectors = word_vectors(embeddings, {word for sentence in sentences for word in sentence})
     unknown = sum(vectors.unknown(sentence) for sentence in sentences)

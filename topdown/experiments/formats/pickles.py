@@ -55,7 +55,7 @@ def load_arrays(path: str | Path) -> Loaded:
     except Refused as error:
         call = str(error)[:200]
         raise DataError(
-            f"{path}: refused, since it asks for {call}; only arrays, lists, strings and numbers are loaded"
+            f"{path}: refused, since it asks for {call}; only arrays, tensors, lists, strings and numbers are loaded"
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything
         reason = f"{type(error).__name__}: {error}"[:200].rstrip(": ")

@@ -18,6 +18,7 @@ import numpy as np
 
 from topdown.experiments.formats.unpickler import Reader, Refused, Unpickler, plain_key
 
+MOST_OF_NOTHING = 2**20  # the longest side of an array without elements
 STORAGES = dict(
     DoubleStorage="f8", FloatStorage="f4", HalfStorage="f2", LongStorage="i8", IntStorage="i4", ShortStorage="i2",
     CharStorage="i1", ByteStorage="u1", BoolStorage="b1",
@@ -77,6 +78,8 @@ class Pending:
         made = _made(dtype)
         if self.array is not None or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise Refused(f"numpy's setstate with shape {repr_(shape)}")
+        if 0 in shape and max(shape) > MOST_OF_NOTHING:
+            raise Refused(f"numpy's setstate with shape {repr_(shape)}, which holds nothing")
         if made.hasobject and (type(data) is not list or len(data) != math.prod(shape)):
             raise Refused("numpy's setstate with another number of objects than its shape")
         if not made.hasobject and (not isinstance(data, (bytes, str)) or made.itemsize == 0):
@@ -84,7 +87,7 @@ class Pending:
         self.makers.spend(8 * len(data) if made.hasobject else len(data))
         array = np.ndarray((0,), np.int8)
         array.__setstate__((1, shape, made, fortran, data))
-        self.array = array
+        self.array = checked_text(array)
 
 
 class Storage(NamedTuple):
@@ -102,7 +105,7 @@ class Makers:
         self.allowed = {
             ("numpy", "ndarray"): ndarray,
             ("numpy", "dtype"): StandIn(DType),
-            ("collections", "OrderedDict"): StandIn(_ordered),
+            ("collections", "OrderedDict"): StandIn(self._ordered),
             ("_codecs", "encode"): StandIn(self._encode),
             ("__builtin__", "bytes"): StandIn(lambda: b""),  # so the oldest protocols write empty bytes
             ("builtins", "bytearray"): StandIn(self._bytearray),
@@ -128,18 +131,24 @@ class Makers:
             raise Refused(f"numpy's _reconstruct with shape {repr_(shape)}")
         return Pending(self)  # its state follows, with shape, dtype and data
 
+    def _ordered(self, pairs: Any = ()) -> dict[Any, Any]:
+        if type(pairs) not in (list, tuple) or not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
+            raise Refused("collections.OrderedDict with something other than pairs")
+        self.spend(100 * len(pairs))
+        return {plain_key(key): value for key, value in pairs}
+
     def _scalar(self, dtype: Any, data: Any = b"") -> Any:
         made = _made(dtype)
         data = data.encode("latin1") if isinstance(data, str) else data
         if made.hasobject or not isinstance(data, bytes) or len(data) != made.itemsize:
             raise Refused(f"numpy's scalar for {made}")
         self.spend(len(data))
-        return np.frombuffer(data, made, count=1)[0] if data else made.type()
+        return checked_text(np.frombuffer(data, made, count=1))[0] if data else made.type()
 
     def _frombuffer(self, buffer: Any, dtype: Any, shape: Any, order: Any) -> Pending:
         if type(buffer) not in (bytes, bytearray):
             raise Refused(f"numpy's _frombuffer with a {type(buffer).__name__}")
-        array = np.frombuffer(buffer, _made(dtype)).reshape(shape, order=order)
+        array = checked_text(np.frombuffer(buffer, _made(dtype))).reshape(shape, order=order)
         if not array.flags.writeable:
             self.spend(len(buffer))
             array = array.copy(order="K")
@@ -161,6 +170,7 @@ class Makers:
         """Reads what `torch.save` writes for the storage of a pickled tensor: five pickles, a count, and the values."""
         if type(data) is not bytes:
             raise Refused(f"torch's _load_from_bytes with a {type(data).__name__}")
+        self.spend(len(data))
         reader = Reader(io.BytesIO(data), len(data))
         magic, protocol, system, storage, keys = (StorageUnpickler(reader).load() for _ in range(5))
         if magic != 0x1950A86A20F9469CFC6C or protocol != 1001 or type(storage) is not DType or type(keys) is not list:
@@ -189,6 +199,15 @@ class Makers:
         return Pending(self, np.ndarray(size, values.dtype, values, offset * values.itemsize, steps))
 
 
+def checked_text(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Lets an array pass whose text is text; numpy makes strings that crash of letters that do not exist."""
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        letters = np.ascontiguousarray(array).reshape(-1).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
+        if letters.max() > 0x10FFFF:
+            raise Refused("a letter that does not exist")
+    return array
+
+
 def _made(dtype: Any) -> np.dtype[Any]:
     if not isinstance(dtype, DType):
         raise Refused(f"numpy with a dtype {repr_(dtype)}")
@@ -197,12 +216,6 @@ def _made(dtype: Any) -> np.dtype[Any]:
 
 def _never(*_: Any) -> NoReturn:
     raise Refused("numpy.ndarray")
-
-
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
-    if type(pairs) not in (list, tuple) or not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
-        raise Refused("collections.OrderedDict with something other than pairs")
-    return {plain_key(key): value for key, value in pairs}
 
 
 class StorageUnpickler(Unpickler):

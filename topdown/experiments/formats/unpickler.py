@@ -52,6 +52,8 @@ def plain_key(key: Any) -> Any:
     """Lets a key pass that is no container."""
     if not isinstance(key, (str, bytes, int, float, type(None))):
         raise Refused(f"hash of a {type(key).__name__}")
+    if isinstance(key, int) and not -(2**53) < key < 2**53:  # larger ones may all have the same hash
+        raise Refused("hash of a huge number")
     return key
 
 

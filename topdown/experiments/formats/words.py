@@ -11,7 +11,7 @@ import numpy as np
 from topdown.experiments.errors import DataError
 from topdown.experiments.streams import Array
 
-Embeddings = str | Path | Mapping[str, Any]
+Embeddings = str | Path | Mapping[str, Any]  # or anything with [] and `in`, such as gensim's vectors
 LEFT_OUT = "holds words and no features: give vectors of words with embeddings="
 
 
@@ -35,6 +35,21 @@ class WordVectors(NamedTuple):
         return sum(word not in self.vectors and word.lower() not in self.vectors for word in words)
 
 
+def _mapped(source: Any, wanted: set[str]) -> WordVectors:
+    """Takes vectors from a mapping, or from anything that is asked as one is."""
+    try:
+        vectors = {word: np.asarray(source[word], np.float32) for word in wanted if word in source}
+    except (TypeError, ValueError, KeyError) as error:
+        raise DataError(
+            f"embeddings of {type(source).__name__} give no vectors ({error}); expected a mapping or a file"
+        ) from None
+    shapes = {vector.shape for vector in vectors.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        found = f"vectors of shapes {sorted(map(str, shapes))[:3]}" if shapes else "none of the words"
+        raise DataError(f"embeddings have {found}; they must have vectors (D,) of words that occur")
+    return WordVectors(vectors, next(iter(shapes))[0])
+
+
 def word_vectors(source: Embeddings, words: Iterable[str]) -> WordVectors:
     """Reads the vectors of some words.
 
@@ -48,17 +63,13 @@ def word_vectors(source: Embeddings, words: Iterable[str]) -> WordVectors:
     """
     wanted = {form for word in words for form in (word, word.lower())}
     vectors: dict[str, Array] = {}
-    if isinstance(source, Mapping):
-        vectors = {word: np.asarray(source[word], np.float32) for word in wanted if word in source}
-        sizes = {np.asarray(vector).shape for vector in source.values()}
-        if len(sizes) != 1 or len(next(iter(sizes))) != 1:
-            raise DataError(f"embeddings have vectors of shapes {sorted(map(str, sizes))[:3]}; they must all be (D,)")
-        return WordVectors(vectors, next(iter(sizes))[0])
+    if not isinstance(source, (str, Path)):
+        return _mapped(source, wanted)
     size = 0
     try:
         with Path(source).open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, 1):
-                parts = line.split()
+                parts = line.rstrip("\n").split(" ")  # words of GloVe may be white space of other kinds
                 if number == 1 and len(parts) == 2:
                     continue  # the header of word2vec's text format
                 size = size or len(parts) - 1
