@@ -112,3 +112,11 @@ def test_epochs_are_a_bar_on_a_terminal(monkeypatch, capsys):
     assert "lstm seed 0" in shown
     assert "1/9" in shown
     assert "train=0.5000, validation=0.2500" in shown
+
+
+def test_errors_are_one_line_of_readable_length():
+    assert str(DataError("a\nb\r\nc\u2028d")) == "a b c d"
+    long = str(DataError("begin " + "x" * 5000 + " end"))
+    assert long.startswith("begin x")
+    assert long.endswith("x end")
+    assert len(long) == 900

@@ -209,6 +209,8 @@ def test_the_hash_is_of_the_whole_file(tmp_path):
         ),
         (b"c_codecs\nencode\n(VAAAA\nVzlib\ntR.", "refused.*codecs.encode with 'zlib'"),
         (b"Phello\n.", "refused.*persistent_load"),
+        (b"\x80\x04\x8f.", "refused.*set"),
+        (b"\x80\x04(\x91.", "refused.*set"),
     ],
 )
 def test_damaged_and_crafted_pickles_are_refused(tmp_path, raw, message):

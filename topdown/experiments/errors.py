@@ -1,8 +1,11 @@
 """The one error of everything that has to do with data."""
 
+LONGEST = 900  # letters of a message; whatever a file holds, it stays readable
+
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the file or the array, what is wrong, and the remedy, in one line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # whatever a file holds
+        line = " ".join(message.splitlines())
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 303]}...{line[-300:]}")

@@ -15,7 +15,7 @@ import numpy as np
 
 from topdown.experiments.arrays import from_arrays
 from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import identifiers
+from topdown.experiments.formats.fields import identifiers, some
 from topdown.experiments.formats.stand_ins import MOST_OF_NOTHING, checked_text
 from topdown.experiments.streams import Array, RawSplit
 
@@ -47,12 +47,12 @@ def read_archive(path: Path, modalities: tuple[str, ...] | None) -> dict[str, Ra
 
 def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where: str) -> RawSplit:
     if "labels" not in members:
-        raise DataError(f"{where}: has no 'labels'; it has {sorted(members)}")
+        raise DataError(f"{where}: has no 'labels'; it has {some(members)}")
     labels, ids = members.pop("labels"), members.pop("ids", None)
     lengths = {name.removesuffix(".lengths"): members.pop(name) for name in list(members) if name.endswith(".lengths")}
     missing = [name for name in (*(modalities or ()), *lengths) if name not in members]
     if missing:
-        raise DataError(f"{where}: has no {missing[0]!r}; it has {sorted(members)}")
+        raise DataError(f"{where}: has no {missing[0]!r}; it has {some(members)}")
     inputs: dict[str, Any] = {}
     for name in modalities or tuple(members):
         array = inputs[name] = members[name]

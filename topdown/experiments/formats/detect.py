@@ -121,7 +121,7 @@ TORCH = 0x1950A86A20F9469CFC6C  # the first of the pickles that old versions of 
 def _read_pickle(path: Path, wanted: tuple[str, ...], options: Options) -> Source:
     content, sha256, size = load_arrays(path)
     where = str(path)
-    if content == TORCH:
+    if isinstance(content, int) and content == TORCH:
         raise DataError(f"{path}: was written by torch.save; {archive.TORCH_REMEDY}")
     if isinstance(content, tuple) and len(content) == 4:
         options.only(path, "a cache of MMLatch", "embeddings")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import as_list, check_range, numbers, text
+from topdown.experiments.formats.fields import as_list, check_range, numbers, some, text
 from topdown.experiments.formats.words import LEFT_OUT, Embeddings, word_vectors
 from topdown.experiments.streams import Array, RawSplit, Stream
 
@@ -79,7 +79,7 @@ def _raw(
         arrays = []
         for i, (inputs, _, _) in enumerate(samples):
             if name not in inputs:
-                raise DataError(f"{where}[{i}] has no {name!r}; it has {sorted(inputs)}")
+                raise DataError(f"{where}[{i}] has no {name!r}; it has {some(inputs)}")
             arrays.append(inputs[name])
         if not _are_words(next((array for array in arrays if not _is_empty(array)), arrays[0])):
             streams[name] = _features(arrays, name, where)
