@@ -36,8 +36,8 @@ def check_sequences(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], 
         if sequence.shape[1] == 0:
             raise ValueError(f"{name!r} has no steps; leave it out where it is missing")
         first = next(iter(present))
-        if len(sequence) != len(present[first]):
-            raise ValueError(f"{name!r} has {len(sequence)} samples but {first!r} has {len(present[first])}")
+        if sequence.shape[0] != present[first].shape[0]:
+            raise ValueError(f"{name!r} has {sequence.shape[0]} samples but {first!r} has {present[first].shape[0]}")
         check_lengths(lengths_of(lengths, name), sequence, name)
     if not present:
         raise ValueError(f"there is no input: all of {list(sizes)} are missing")

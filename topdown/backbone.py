@@ -92,7 +92,7 @@ def check_inputs(inputs: object, lengths: Lengths) -> dict[str, Tensor]:
         raise ValueError(f"there is no input: all of {list(inputs)} are None" if inputs else "there is no input: it is empty")
     first = next(iter(present))
     for name, value in present.items():
-        if value.dim() == 0 or len(value) != len(present[first]):
+        if value.dim() == 0 or value.shape[0] != present[first].shape[0]:
             raise ValueError(
                 f"{name!r} has shape {tuple(value.shape)} but {first!r} has shape {tuple(present[first].shape)}: "
                 "all modalities must have the same batch size"
@@ -117,14 +117,14 @@ def check_encodings(
     """
     if not isinstance(encodings, Mapping):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encodings).__name__}")
-    batch = len(next(iter(inputs.values())))
+    batch = next(iter(inputs.values())).shape[0]  # len() would fix it in an exported program
     present: dict[str, Tensor] = {}
     for name, value in encodings.items():
         if value is None or (used is not None and name not in used):
             continue
         if not isinstance(value, Tensor):
             raise TypeError(f"encode() gave {name!r} as {type(value).__name__}: an encoding must be a tensor")
-        if value.dim() not in (2, 3) or len(value) != batch:
+        if value.dim() not in (2, 3) or value.shape[0] != batch:
             raise ValueError(
                 f"encode() gave {name!r} of shape {tuple(value.shape)} for a batch of {batch}: "
                 "feedback reads (B, T, d), or (B, d) when it is pooled; name what it may read with sources={target: [sources]}"
@@ -166,7 +166,7 @@ def check_logits(logits: object, source: str, target: str, inputs: Tensor) -> No
         )
     if not isinstance(logits, Tensor):
         raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(logits).__name__}")
-    if logits.dim() not in (2, 3) or len(logits) != len(inputs) or logits.shape[-1] != inputs.shape[-1]:
+    if logits.dim() not in (2, 3) or logits.shape[0] != inputs.shape[0] or logits.shape[-1] != inputs.shape[-1]:
         raise ValueError(
             f"the feedback from {source!r} gave logits of shape {tuple(logits.shape)} for {target!r}, "
             f"whose inputs have shape {tuple(inputs.shape)}: the batch and the last size must be the same"

@@ -122,7 +122,7 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
     wide = torch.promote_types(mask.dtype, torch.float32)
     fraction = ((spread - below * span).to(wide) / span).to(mask.dtype).unsqueeze(-1)
     above = torch.minimum(below + 1, last)
-    samples = torch.arange(len(mask), device=mask.device).unsqueeze(1)
+    samples = torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
     return torch.lerp(mask[samples, below], mask[samples, above], fraction)
 
 
@@ -173,8 +173,8 @@ def align_mask(
     remedy = "pass align='interpolate' or align='pool', or align them first"
     if align == "error" and steps != target_steps:
         raise ValueError(f"{source!r} has {steps} steps but {target!r} has {target_steps}: {remedy}")
-    own = torch.full((len(mask),), steps) if lengths is None else lengths
-    other = torch.full((len(mask),), target_steps) if target_lengths is None else target_lengths
+    own = torch.full((mask.shape[0],), steps) if lengths is None else lengths
+    other = torch.full((mask.shape[0],), target_steps) if target_lengths is None else target_lengths
     if align == "error":
         if torch.compiler.is_compiling() or torch.equal(own, other):
             return mask

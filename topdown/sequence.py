@@ -161,7 +161,7 @@ def last_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return sequence[:, -1]
     last = lengths.to(sequence.device, torch.int64, non_blocking=True) - 1
-    return sequence[torch.arange(len(sequence), device=sequence.device), last]
+    return sequence[torch.arange(sequence.shape[0], device=sequence.device), last]
 
 
 class SequenceLSTM(nn.RNNBase):
@@ -251,6 +251,6 @@ class SequenceLSTM(nn.RNNBase):
 
 def run_lstm(sequence: Tensor, weights: list[Tensor], training: bool) -> Tensor:
     """Runs one direction over all steps: (B, T, D) and the four tensors of a direction to hidden states (B, T, H)."""
-    zero = sequence.new_zeros(1, len(sequence), weights[1].shape[1])
+    zero = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
     output: Tensor = torch.lstm(sequence, (zero, zero), weights, True, 1, 0.0, training, False, True)[0]
     return output
