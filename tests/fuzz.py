@@ -135,9 +135,9 @@ def child(layout, first, count, progress):
             except Exception as error:  # whatever is no DataError is what we look for
                 outcome = f"{type(error).__name__} in file {number}: {error}"[:200]
             signal.alarm(0)
-            print(json.dumps(outcome))
+            print(json.dumps(outcome), flush=True)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(json.dumps({"grown": grown / 1024}))
+        print(json.dumps({"grown": grown / 1024}), flush=True)
 
 
 def fuzz(layout, first, count):
