@@ -8,9 +8,11 @@ input come from one matrix product.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from topdown.dropout import dropout
 from topdown.sequence import valid_steps
 
 
@@ -89,7 +91,7 @@ class Attention(nn.Module):
         else:
             query, (key, value) = self.projections.query(queries), self.projections.key_value(sequence)
         scale = self.projections.in_features**-0.5
-        return attend(query, key, value, lengths, scale=scale, dropout=self.dropout if self.training else 0.0)
+        return attend(query, key, value, lengths, scale=scale, probability=self.dropout if self.training else 0.0)
 
 
 class SymmetricAttention(nn.Module):
@@ -126,13 +128,15 @@ class SymmetricAttention(nn.Module):
         query_first, key_first, value_first = self.first.split(first)
         query_second, key_second, value_second = self.second.split(second)
         scale = self.first.in_features**-0.5
-        dropout = self.dropout if self.training else 0.0
-        from_first = attend(query_first, key_second, value_second, second_lengths, scale=scale, dropout=dropout)
-        from_second = attend(query_second, key_first, value_first, first_lengths, scale=scale, dropout=dropout)
+        probability = self.dropout if self.training else 0.0
+        from_first = attend(query_first, key_second, value_second, second_lengths, scale=scale, probability=probability)
+        from_second = attend(query_second, key_first, value_first, first_lengths, scale=scale, probability=probability)
         return from_first + first, from_second + second
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, *, scale: float, dropout: float = 0.0) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, *, scale: float, probability: float = 0.0
+) -> Tensor:
     """Returns softmax(scale * query key^T) value over the valid keys.
 
     Args:
@@ -141,7 +145,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, *,
         value: Of shape (B, T, A); finite at padded steps.
         lengths: Number of valid keys, of shape (B,); None when all are valid.
         scale: What scores are multiplied by.
-        dropout: Dropout on the attention weights. (Default: 0)
+        probability: Of dropout on the attention weights. (Default: 0)
 
     Returns:
         Of shape (B, T_q, A).
@@ -152,7 +156,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, *,
         tensor([[[2.]]])
     """
     valid = None if lengths is None else valid_steps(lengths, key.shape[1], key.device).unsqueeze(1)
-    output: Tensor = scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=dropout, scale=scale)
+    output: Tensor
+    if probability and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        # What torch does there, too, since its fused attention has no dropout on a CPU; but with a dropout that costs less.
+        scores = torch.matmul(query, key.transpose(1, 2)) * scale
+        scores = scores if valid is None else scores.masked_fill(~valid, float("-inf"))
+        output = torch.matmul(dropout(scores.softmax(-1), probability), value)
+        return output
+    output = scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=probability, scale=scale)
     return output
 
 

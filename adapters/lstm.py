@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from topdown.adapters.attention import Attention, SymmetricAttention, check_same_time
 from topdown.adapters.inputs import check_sequences, present_encodings
 from topdown.backbone import Inputs
+from topdown.dropout import Dropout
 from topdown.naming import ModalityDict
 from topdown.sequence import Lengths, SequenceLSTM, last_valid, lengths_of, zero_padding
 
@@ -35,7 +36,7 @@ class UnimodalEncoder(nn.Module):
         super().__init__()
         self.lstm = SequenceLSTM(input_size, hidden_size, bidirectional=True)
         self.attention = Attention(hidden_size, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encodes a sequence (B, T, D) as (B, T, d)."""
@@ -128,7 +129,7 @@ class LSTMBackbone(nn.Module):
         self.fusion = SequenceLSTM(width * hidden_size, hidden_size, bidirectional=True)
         state_size = 2 * hidden_size if fusion_directions == "concatenate" else hidden_size
         self.pooling = Attention(state_size, dropout=fusion_dropout) if pooling == "attention" else None
-        self.dropout = nn.Dropout(fusion_dropout)
+        self.dropout = Dropout(fusion_dropout)
         self.head = nn.Linear(state_size, output_size)
 
     def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:

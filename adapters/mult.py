@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from topdown.adapters.inputs import check_sequences, present_encodings
 from topdown.adapters.transformer import DropoutOn, Transformer, attention_mask
 from topdown.backbone import Inputs
+from topdown.dropout import Dropout
 from topdown.naming import ModalityDict
 from topdown.sequence import Lengths, last_valid, lengths_of, zero_padding
 
@@ -120,7 +121,7 @@ class MulTBackbone(nn.Module):
                 dropout_on=dropout_on,
             )
 
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.embedding_dropout = Dropout(embedding_dropout)
         self.projections = ModalityDict(
             {k: nn.Conv1d(D, size, int(kernels[k]), padding="same", bias=False) for k, D in input_sizes.items()}
         )
@@ -132,7 +133,7 @@ class MulTBackbone(nn.Module):
         )
         width = sum(self.encoding_sizes.values())
         self.expand, self.contract = nn.Linear(width, width), nn.Linear(width, width)
-        self.output_dropout = nn.Dropout(output_dropout)
+        self.output_dropout = Dropout(output_dropout)
         self.head = nn.Linear(width, output_size)
 
     def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from topdown.dropout import Dropout, dropout
 from topdown.sequence import valid_steps
 
 DropoutOn = Literal["keys", "weights"]
@@ -50,11 +51,11 @@ class MultiheadAttention(nn.Module):
             query = linear(queries, self.projections.weight[:size], self.projections.bias[:size])
             key, value = linear(keys, self.projections.weight[size:], self.projections.bias[size:]).chunk(2, dim=-1)
         query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-        dropout = self.dropout if self.training else 0.0
-        if dropout and self.dropout_on == "keys":
-            value = value * nn.functional.dropout(torch.ones_like(value[..., :1]), dropout)
-            dropout = 0.0
-        attended = scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+        probability = self.dropout if self.training else 0.0
+        if probability and self.dropout_on == "keys":
+            value = value * dropout(torch.ones_like(value[..., :1]), probability)
+            probability = 0.0
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=probability)
         result: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return result
 
@@ -96,8 +97,8 @@ class TransformerLayer(nn.Module):
         self.feedforward_norm = nn.LayerNorm(size)
         self.expand = xavier(size, 4 * size)
         self.contract = xavier(4 * size, size)
-        self.relu_dropout = nn.Dropout(relu_dropout)
-        self.residual_dropout = nn.Dropout(residual_dropout)
+        self.relu_dropout = Dropout(relu_dropout)
+        self.residual_dropout = Dropout(residual_dropout)
 
     def forward(self, sequence: Tensor, source: Tensor | None, allowed: Tensor | None) -> Tensor:
         """Maps a sequence (B, T, D) to the same shape; it attends to `source` (B, S, D), or to itself when that is None."""
@@ -142,7 +143,7 @@ class Transformer(nn.Module):
         dropout_on: DropoutOn = "keys",
     ) -> None:
         super().__init__()
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.embedding_dropout = Dropout(embedding_dropout)
         self.layers = nn.ModuleList(
             [
                 TransformerLayer(

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from topdown.backbone import call, takes_lengths
+from topdown.dropout import dropout
 from topdown.naming import ModalityDict
 from topdown.sequence import Lengths, SequenceLSTM, lengths_of
 
@@ -77,7 +78,7 @@ class LSTMFeedback(nn.Module):
         """
         logits = over_time(self.lstm, encoding, lengths)
         if self.dropout:
-            logits = nn.functional.dropout(logits, self.dropout, self.training)
+            logits = dropout(logits, self.dropout, self.training)
         return logits if self.projection is None else self.projection(logits)
 
 

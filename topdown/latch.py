@@ -34,6 +34,7 @@ from topdown.backbone import (
     encoding_lengths,
     takes_lengths,
 )
+from topdown.dropout import dropout
 from topdown.feedback import Network, build_feedback, check_feedback
 from topdown.masking import ALIGN_RULES, COMBINE_RULES, Align, Combine, align_mask, combine_masks, finite_padding, pool_mask
 from topdown.sequence import Lengths, lengths_of, zero_padding
@@ -353,7 +354,7 @@ class TopDownLatch(nn.Module):
     def _mask(self, masks: list[Tensor], inputs: Tensor) -> Tensor:
         mask = combine_masks(masks, self.combine)
         mask = (mask if self.scale == 1.0 else mask * self.scale).expand_as(inputs)
-        return nn.functional.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
+        return dropout(mask, self.mask_dropout, self.training)
 
     def _build_from(self, example_inputs: Inputs) -> None:
         present = check_inputs(example_inputs, None)
