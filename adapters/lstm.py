@@ -14,7 +14,7 @@ from topdown.adapters.inputs import check_sequences, present_encodings
 from topdown.backbone import Inputs
 from topdown.dropout import Dropout
 from topdown.naming import ModalityDict
-from topdown.sequence import Lengths, SequenceLSTM, last_valid, lengths_of, zero_padding
+from topdown.sequence import Lengths, SequenceLSTM, last_valid, lengths_of, padded_lengths, zero_padding
 
 
 class UnimodalEncoder(nn.Module):
@@ -150,7 +150,8 @@ class LSTMBackbone(nn.Module):
             ValueError: if a modality is unknown, all are missing, or a shape does not fit.
         """
         present = check_sequences(inputs, lengths, self.input_sizes, "LSTMBackbone")
-        return {name: self.encoders[name](sequence, lengths_of(lengths, name)) for name, sequence in present.items()}
+        valid = {name: padded_lengths(lengths_of(lengths, name), sequence.shape[1]) for name, sequence in present.items()}
+        return {name: self.encoders[name](sequence, valid[name]) for name, sequence in present.items()}
 
     def fuse(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
         """Predicts from the encodings.
@@ -167,7 +168,7 @@ class LSTMBackbone(nn.Module):
         """
         present = present_encodings(encodings, self.input_sizes)
         check_same_time(present, "LSTMBackbone")
-        valid = _common_lengths(present, lengths)
+        valid = padded_lengths(_common_lengths(present, lengths), next(iter(present.values())).shape[1])
         present = {name: zero_padding(encoding, valid) for name, encoding in present.items()}
         states = self.fusion.directions(self._concatenate(present, valid), valid)
         if self.pooling is None:

@@ -4,7 +4,8 @@
 
 Both see the same samples, of sizes 300/74/35 and with lengths like those of word-aligned MOSEI, in batches of 32. The plain
 one pads batches in random order and packs; ours pads batches of similar length. Rounds alternate between all models in one
-process; printed are medians over rounds of the milliseconds per step, and the ratio to plain with (or without) feedback.
+process; printed are medians over rounds of the milliseconds per step, and the ratio to plain with (or without) feedback; then
+the same for inference, in batches and for one utterance of 20 steps.
 Before that, the plain model and ours are checked to be equal, in outputs and gradients, where both are defined.
 """
 
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Mapping
 
 import torch
+from measure import alternate, ratio
 from plain import SIZES, PlainModel
 from torch import nn
 
@@ -27,7 +30,8 @@ from topdown.experiments.results import versions
 from topdown.experiments.tables import markdown
 
 BATCH_SIZE = 32
-AIMS = {"ours, none": 2.0, "ours, lstm": 2.5}  # times as fast as plain
+AIMS = {"ours, none": 4.0, "ours, lstm": 5.0, "ours, shared": 6.0}  # times as fast as plain, a training step
+INFERENCE_AIM = 4.0
 
 
 def mosei_like(count: int, seed: int = 1) -> SequenceDataset:
@@ -76,8 +80,57 @@ def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: SequenceData
     return (time.perf_counter() - start) / len(batches) * 1e3
 
 
+def predictor(model: nn.Module, data: SequenceDataset, *, plain: bool) -> Callable[[], None]:
+    """Returns what predicts for all samples, in batches as in training."""
+    batches = torch.arange(len(data)).split(BATCH_SIZE)
+    if not plain:
+        batches = tuple(data.batch_lengths().argsort(stable=True).split(BATCH_SIZE))
+
+    def predict() -> None:
+        model.eval()
+        with torch.inference_mode():
+            for indices in batches:
+                batch = data.batch(indices)
+                model(batch.inputs) if plain else model(batch.inputs, batch.lengths)
+
+    return predict
+
+
+def single(model: nn.Module, *, plain: bool) -> Callable[[], None]:
+    """Returns what predicts for one utterance of 20 steps, ten times."""
+    inputs = {name: torch.randn(1, 20, size) for name, size in SIZES.items()}
+
+    def predict() -> None:
+        model.eval()
+        with torch.inference_mode():
+            for _ in range(10):
+                model(inputs) if plain else model(inputs, torch.tensor([20]))
+
+    return predict
+
+
+def inference_table(models: Mapping[str, nn.Module], data: SequenceDataset, rounds: int) -> str:
+    """Compares inference: batches of 32, and one utterance alone."""
+    many = alternate({k: predictor(m, data, plain=k.startswith("plain")) for k, m in models.items()}, rounds)
+    one = alternate({k: single(m, plain=k.startswith("plain")) for k, m in models.items()}, rounds)
+    rows = [("model", "ms/batch", "times as fast as plain", "ms for one utterance", "times as fast as plain", "aim")]
+    for name in models:
+        base = "plain, none" if name.endswith("none") else "plain, lstm"
+        rows.append(
+            (
+                name,
+                f"{statistics.median(many[name]) / (len(data) / BATCH_SIZE):.1f}",
+                f"{ratio(many, base, name):.2f}",
+                f"{statistics.median(one[name]) / 10:.2f}",
+                f"{ratio(one, base, name):.2f}",
+                "" if name == base else str(INFERENCE_AIM),
+            )
+        )
+    return markdown(rows)
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batches", type=int, default=12)
@@ -116,6 +169,7 @@ def main() -> None:
         )
     print(f"{versions()}, batches of {BATCH_SIZE}, {options.batches} a round, {options.rounds} rounds after one to warm up")
     print(markdown(rows))
+    print(inference_table(models, data, options.rounds))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from topdown.backbone import call, takes_lengths
 from topdown.dropout import dropout
 from topdown.naming import ModalityDict
-from topdown.sequence import Lengths, SequenceLSTM, lengths_of
+from topdown.sequence import Lengths, SequenceLSTM, lengths_of, padded_lengths
 
 Network: TypeAlias = Callable[[int, int], nn.Module]
 Logits: TypeAlias = dict[str, dict[str, Tensor]]
@@ -86,7 +86,7 @@ def over_time(lstm: SequenceLSTM, encoding: Tensor, lengths: Tensor | None) -> T
     """Runs an LSTM over a sequence (B, T, d), or over a pooled encoding (B, d) as a sequence of one step."""
     if encoding.dim() == 2:
         return lstm.forward(encoding.unsqueeze(1)).squeeze(1)
-    return lstm.forward(encoding, lengths)
+    return lstm.forward(encoding, padded_lengths(lengths, encoding.shape[1]))
 
 
 class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):

@@ -37,7 +37,7 @@ from topdown.backbone import (
 from topdown.dropout import dropout
 from topdown.feedback import Network, build_feedback, check_feedback
 from topdown.masking import ALIGN_RULES, COMBINE_RULES, Align, Combine, align_mask, combine_masks, finite_padding, pool_mask
-from topdown.sequence import Lengths, lengths_of, zero_padding
+from topdown.sequence import Lengths, lengths_of, padded_lengths, zero_padding
 from topdown.sources import check_sources, resolve_sources
 from topdown.unbuilt import UnbuiltFeedback
 
@@ -266,7 +266,8 @@ class TopDownLatch(nn.Module):
             return inputs, {}, {}, {}
         present = check_inputs(inputs, lengths)
         valid = {k: lengths_of(lengths, k) if x.dim() == 3 else None for k, x in present.items()}
-        present = {k: finite_padding(x, valid[k]) if x.dim() == 3 else x for k, x in present.items()}
+        padded = {k: n for k, n in valid.items() if padded_lengths(n, present[k].shape[1]) is not None}
+        present = {k: finite_padding(x, padded[k]) if k in padded else x for k, x in present.items()}
         masked: Inputs = {**inputs, **present}
         for _ in range(self.passes):
             encodings, own = self._encode(masked, present, lengths)

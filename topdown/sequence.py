@@ -80,6 +80,26 @@ def check_lengths(lengths: Tensor | None, sequence: Tensor, name: str) -> None:
             )
 
 
+def padded_lengths(lengths: Tensor | None, steps: int) -> Tensor | None:
+    """Returns the lengths, or None when no step is padding, so that nothing is done about padding that is not there.
+
+    The values are looked at when they are on the CPU, and not in compiled code.
+
+    Args:
+        lengths: Number of valid steps of each sample, of shape (B,), or None.
+        steps: T, the number of steps of the padded batch.
+
+    Example:
+        >>> padded_lengths(torch.tensor([3, 3]), 3) is None
+        True
+        >>> padded_lengths(torch.tensor([3, 2]), 3)
+        tensor([3, 2])
+    """
+    if lengths is None or lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        return lengths
+    return lengths if bool((lengths < steps).any()) else None
+
+
 def valid_steps(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
     """Marks the steps that are not padding.
 
