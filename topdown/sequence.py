@@ -270,7 +270,17 @@ class SequenceLSTM(nn.RNNBase):
 
 
 def run_lstm(sequence: Tensor, weights: list[Tensor], training: bool) -> Tensor:
-    """Runs one direction over all steps: (B, T, D) and the four tensors of a direction to hidden states (B, T, H)."""
+    """Runs one direction over all steps: (B, T, D) and the four tensors of a direction to hidden states (B, T, H).
+
+    In float32 where float16 is asked for on a CPU, whose fused kernel does not know it; the states are float16 then.
+    """
+    if sequence.device.type == "cpu" and torch.float16 in (sequence.dtype, _autocast_dtype()):
+        with torch.autocast("cpu", enabled=False):
+            return run_lstm(sequence.float(), [weight.float() for weight in weights], training).half()
     zero = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
     output: Tensor = torch.lstm(sequence, (zero, zero), weights, True, 1, 0.0, training, False, True)[0]
     return output
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
