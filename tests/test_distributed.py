@@ -99,6 +99,18 @@ def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path):
     assert "2 of 2 runs are there already" in ended.stdout
 
 
+@pytest.mark.parametrize("backbone", ["lstm", "mult"])
+def test_a_sharded_latch_trains_and_its_checkpoint_loads_without_shards(backbone):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
+        pytest.skip("gloo sums gradients for shards from torch 2.8 on")
+    ended = torchrun(2, WORKER.with_name("sharded_worker.py"), backbone)
+    assert ended.returncode == 0, ended.stderr
+    _, difference, _, moved, _, kind = ended.stdout.split()
+    assert kind == "DTensor"
+    assert float(difference) < 1e-5
+    assert float(moved) > 0.01
+
+
 def test_wrong_input_ends_all_processes(tmp_path):
     ended = torchrun(2, EXAMPLE, "--data", tmp_path / "nowhere.pkl")
     assert ended.returncode != 0

@@ -11,9 +11,6 @@ from topdown.adapters import LSTMBackbone, MulTBackbone
 
 SIZES = {"text": 12, "audio": 7, "visual": 5}
 TOLERANCES = {torch.bfloat16: 3e-2, torch.float16: 4e-3}  # of outputs of about 0.1 to 1, with 8 and 11 bits
-    torch.bfloat16: 3e-2,
-    torch.float16: 4e-3,
-}  # of outputs of about 0.1 to 1; a bfloat16 has 8 bits, a float16 has 11
 BACKBONES = {
     "lstm": lambda: LSTMBackbone(SIZES, hidden_size=8, dropout=0.0),
     "mult": lambda: MulTBackbone(SIZES, size=8, num_heads=2, num_layers=2),
