@@ -1,0 +1,158 @@
+"""How do time and memory of a training step grow with steps, batch, modalities, sizes and passes?
+
+    python benchmarks/growth.py [--threads 2] [--rounds 3] [--out benchmarks/growth.png]
+
+A latch with each kind of feedback; one quantity at a time grows, the others stay at T = 20, B = 32, K = 3, D = 64, d = 32 and
+one pass. The backbone is LSTMBackbone, but for K: there it is a linear encoder for each modality and a sum, since LSTMBackbone
+itself has an attention for each pair. Exponents are the slopes of straight lines through the larger half of the points, on
+logarithmic scales. Peaks of memory are those of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import in_a_process, peak_mib
+from torch import Tensor, nn
+
+from topdown import TopDownLatch
+from topdown.adapters import LSTMBackbone
+from topdown.experiments.files import require
+from topdown.experiments.results import versions
+from topdown.experiments.tables import markdown
+
+KINDS = ("linear", "shared", "lstm")
+MIDDLE = {"T": 20, "B": 32, "K": 3, "D": 64, "d": 32, "passes": 1}
+RANGES = {
+    "T": (10, 20, 50, 100, 200, 500),
+    "B": (1, 4, 16, 64, 256, 512),
+    "K": (1, 2, 4, 6, 8),
+    "D": (16, 64, 256, 1024),
+    "d": (16, 32, 64, 128, 256),
+    "passes": (1, 2, 4, 8),
+}
+
+
+class Sum(nn.Module):
+    """A backbone whose cost grows with K alone: a linear encoder for each modality, and their sum."""
+
+    def __init__(self, sizes: Mapping[str, int], size: int) -> None:
+        super().__init__()
+        self.input_sizes, self.encoding_sizes = dict(sizes), dict.fromkeys(sizes, size)
+        self.encoders = nn.ModuleDict({name: nn.Linear(d, size) for name, d in sizes.items()})
+        self.head = nn.Linear(size, 1)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Encodes each step."""
+        return {name: torch.tanh(self.encoders[name](x)) for name, x in inputs.items()}
+
+    def fuse(self, encodings: Mapping[str, Tensor]) -> Tensor:
+        """Predicts from the mean over steps."""
+        prediction: Tensor = self.head(torch.stack([r.mean(1) for r in encodings.values()]).sum(0))
+        return prediction
+
+
+def make_step(kind: str, what: str, value: int) -> Any:
+    """Returns what takes a training step, when one quantity has a value."""
+    at = {**MIDDLE, what: value}
+    torch.manual_seed(0)
+    sizes = {f"m{i}": at["D"] for i in range(at["K"])}
+    backbone: nn.Module = Sum(sizes, at["d"]) if what == "K" else LSTMBackbone(sizes, hidden_size=at["d"])
+    model = TopDownLatch(backbone, kind, passes=at["passes"])  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    inputs = {name: torch.randn(at["B"], at["T"], size) for name, size in sizes.items()}
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(inputs).abs().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def milliseconds(step: Any, rounds: int) -> float:
+    """Returns the median time of a step."""
+    step()
+    times = []
+    for _ in range(rounds):
+        repeat, start = 0, time.perf_counter()
+        while repeat < 2 or time.perf_counter() - start < 0.05:
+            step()
+            repeat += 1
+        times.append((time.perf_counter() - start) / repeat * 1e3)
+    return statistics.median(times)
+
+
+def exponent(points: Mapping[int, float]) -> float:
+    """Fits a straight line to the larger half of some points, on logarithmic scales."""
+    half = list(points.items())[-max(2, len(points) // 2 + 1) :]
+    x, y = [math.log(value) for value, _ in half], [math.log(max(cost, 1e-9)) for _, cost in half]
+    mx, my = statistics.mean(x), statistics.mean(y)
+    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
+
+
+def draw(
+    path: Path, times: Mapping[tuple[str, str], Mapping[int, float]], peaks: Mapping[tuple[str, str], Mapping[int, float]]
+) -> None:
+    """Draws time and memory against each quantity."""
+    pyplot = require("matplotlib.figure").Figure(figsize=(3 * len(RANGES), 6), layout="constrained")
+    axes = pyplot.subplots(2, len(RANGES))
+    for row, (measured, unit) in enumerate(((times, "ms a training step"), (peaks, "peak MiB"))):
+        for column, what in enumerate(RANGES):
+            axis = axes[row][column]
+            for kind in KINDS:
+                points = measured[kind, what]
+                axis.loglog(list(points), list(points.values()), marker="o", label=f"{kind}: {exponent(points):.2f}")
+            axis.set_xlabel(what)
+            axis.set_ylabel(unit)
+            axis.legend(title="exponent", fontsize="small")
+    pyplot.savefig(path, dpi=80)
+
+
+def main() -> None:
+    """Prints the tables of exponents and of figures, and draws them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.worker:
+        kind, what, value = options.worker
+        print(json.dumps(peak_mib(make_step(kind, what, int(value)))))
+        return
+    times: dict[tuple[str, str], dict[int, float]] = {}
+    peaks: dict[tuple[str, str], dict[int, float]] = {}
+    rows = [("grows", "feedback", "time exponent", "memory exponent", "ms", "peak MiB")]
+    for what, values in RANGES.items():
+        for kind in KINDS:
+            times[kind, what] = {v: milliseconds(make_step(kind, what, v), options.rounds) for v in values}
+            peaks[kind, what] = {v: in_a_process(__file__, kind, what, v) for v in values}
+            rows.append(
+                (
+                    f"{what} = {', '.join(map(str, values))}",
+                    kind,
+                    f"{exponent(times[kind, what]):.2f}",
+                    f"{exponent(peaks[kind, what]):.2f}",
+                    " / ".join(f"{t:.3g}" for t in times[kind, what].values()),
+                    " / ".join(f"{m:.3g}" for m in peaks[kind, what].values()),
+                )
+            )
+            print(rows[-1], flush=True)
+    print(versions())
+    print(markdown(rows))
+    if options.out is not None:
+        draw(options.out, times, peaks)
+
+
+if __name__ == "__main__":
+    main()
