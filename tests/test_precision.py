@@ -81,3 +81,23 @@ def test_mult_is_exported_for_any_batch_and_time(feedback):
     for shape in ((6, 21), (2, 3), (5, 60)):
         inputs, lengths = batch(*shape)
         torch.testing.assert_close(program.module()(*inputs.values(), lengths), latch(inputs, lengths), atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@pytest.mark.parametrize(("backbone", "feedback", "graphs"), [("mult", "linear", 1), ("lstm", "lstm", None)])
+def test_a_compiled_latch_is_not_compiled_again_for_other_shapes(backbone, feedback, graphs):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    latch, counter = make(backbone, feedback), CompileCounter()
+    compiled = torch.compile(latch, backend=counter, fullgraph=graphs is not None, dynamic=True)
+    with torch.no_grad():
+        for shape in ((4, 9), (5, 12)):
+            inputs, lengths = batch(*shape)
+            torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths), atol=1e-6, rtol=0)
+        first = counter.frame_count
+        assert graphs is None or first == graphs
+        for shape in ((3, 30), (7, 5), (6, 61)):
+            inputs, lengths = batch(*shape)
+            torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths), atol=1e-6, rtol=0)
+    assert counter.frame_count == first

@@ -58,7 +58,7 @@ def process_group(device: str) -> Iterator[str]:
 
 def parallel(model: nn.Module) -> nn.Module:
     """Returns what to call in training: the model, or one that averages gradients over all processes."""
-    return DistributedDataParallel(model) if is_running() else model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True) if is_running() else model
 
 
 def total(value: Tensor) -> Tensor:
