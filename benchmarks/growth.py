@@ -111,6 +111,8 @@ def draw(
             for kind in KINDS:
                 points = measured[kind, what]
                 axis.loglog(list(points), list(points.values()), marker="o", label=f"{kind}: {exponent(points):.2f}")
+            axis.set_xticks(RANGES[what], [str(value) for value in RANGES[what]])
+            axis.minorticks_off()
             axis.set_xlabel(what)
             axis.set_ylabel(unit)
             axis.legend(title="exponent", fontsize="small")

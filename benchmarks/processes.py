@@ -2,8 +2,8 @@
 
     python benchmarks/processes.py [--processes 2] [--rounds 3] [--samples 1280]
 
-Each figure is the median over rounds of the median epoch of a run under torchrun, at global batches of 32 and of 64, with samples
-of sizes 300/74/35 and lengths as in word-aligned MOSEI. Runs of one and of several processes alternate.
+Each figure is the median over rounds of the median epoch of a run under torchrun, at global batches of 32 and of 64, with
+samples of sizes 300/74/35 and lengths as in word-aligned MOSEI. Runs of one and of several processes alternate.
 """
 
 from __future__ import annotations
