@@ -1,7 +1,6 @@
 """Trains a latch that is sharded over processes beside one that is not, and compares them; see test_distributed.py."""
 
 import gc
-import sys
 
 import torch
 import torch.distributed as dist
@@ -39,13 +38,14 @@ def main(name):
         loaded.load_state_dict(state)
         difference = (loaded(inputs, lengths) - whole(inputs, lengths)).abs().max().item()
         moved = (loaded(inputs, lengths) - untrained).abs().max().item()
-        print(f"difference {difference} moved {moved} parameters {type(next(sharded.parameters())).__name__}")
+        print(f"{name} difference {difference} moved {moved} parameters {type(next(sharded.parameters())).__name__}")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    main(sys.argv[1])
+    for name in BACKBONES:
+        main(name)
     dist.barrier()
     gc.collect()
     dist.destroy_process_group()

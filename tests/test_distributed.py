@@ -28,9 +28,9 @@ def torchrun(processes, script, *arguments):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """What each process of a group of one, two and three saw."""
+    """What each process of a group of one and of two saw."""
     seen = {}
-    for processes in (1, 2, 3):
+    for processes in (1, 2):
         folder = tmp_path_factory.mktemp(f"of-{processes}")
         if processes == 1:
             distributed_worker.main(folder)
@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
     return seen
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2])
 def test_losses_are_those_of_one_process_at_every_step(runs, processes):
     (alone,), group = runs[1], runs[processes]
     assert {seen["processes"] for seen in group} == {processes}
@@ -56,7 +56,7 @@ def test_losses_are_those_of_one_process_at_every_step(runs, processes):
             assert ours["valid_loss"] == pytest.approx(theirs["valid_loss"], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2])
 def test_every_process_has_all_outputs_and_decides_alike(runs, processes):
     (alone,), group = runs[1], runs[processes]
     for seen in group:
@@ -99,16 +99,17 @@ def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path):
     assert "2 of 2 runs are there already" in ended.stdout
 
 
-@pytest.mark.parametrize("backbone", ["lstm", "mult"])
-def test_a_sharded_latch_trains_and_its_checkpoint_loads_without_shards(backbone):
+def test_a_sharded_latch_trains_and_its_checkpoint_loads_without_shards():
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
         pytest.skip("gloo sums gradients for shards from torch 2.8 on")
-    ended = torchrun(2, WORKER.with_name("sharded_worker.py"), backbone)
+    ended = torchrun(2, WORKER.with_name("sharded_worker.py"))
     assert ended.returncode == 0, ended.stderr
-    _, difference, _, moved, _, kind = ended.stdout.split()
-    assert kind == "DTensor"
-    assert float(difference) < 1e-5
-    assert float(moved) > 0.01
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["lstm", "mult"]
+    for _, _, difference, _, moved, _, kind in lines:
+        assert kind == "DTensor"
+        assert float(difference) < 1e-5
+        assert float(moved) > 0.01
 
 
 def test_wrong_input_ends_all_processes(tmp_path):
