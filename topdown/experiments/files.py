@@ -20,7 +20,7 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         try:
             write(file)
             file.close()
-            os.chmod(file.name, 0o666 & ~_umask())
+            os.chmod(file.name, 0o666 & ~umask())
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
@@ -90,7 +90,8 @@ def _without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Returns the permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -23,7 +23,7 @@ import torch
 
 from topdown.experiments.data import SequenceDataset
 from topdown.experiments.errors import DataError
-from topdown.experiments.files import write_json
+from topdown.experiments.files import umask, write_json
 from topdown.experiments.ragged import MappedArray, Ragged
 from topdown.experiments.streams import Array, Sink
 
@@ -86,7 +86,7 @@ class StoreWriter:
                 "report": data.report,
             }
         write_json(self.folder / MANIFEST, {"layout": LAYOUT, "splits": described, "files": self.files})
-        os.chmod(self.folder, 0o777 & ~_umask())
+        os.chmod(self.folder, 0o777 & ~umask())
         if self.destination.exists():
             raise DataError(f"{self.destination}: is there already; choose another place, or remove it")
         os.rename(self.folder, self.destination)
@@ -265,9 +265,3 @@ def _inside(path: Path, name: str) -> Path:
 def _file_name(split: str, modality: str, kind: str) -> str:
     parts = [quote(part, safe="", errors="surrogatepass").replace(".", "%2E") for part in (split, modality) if part]
     return ".".join([*parts, kind])
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

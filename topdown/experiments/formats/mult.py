@@ -14,10 +14,10 @@ import numpy as np
 
 from topdown.experiments.errors import DataError
 from topdown.experiments.formats.fields import identifiers, numbers, sentiment
+from topdown.experiments.formats.folds import SPLITS as SPLITS
 from topdown.experiments.formats.padded import Rows, check_array, cut, find_rows, find_side, stream
 from topdown.experiments.streams import Array, RawSplit
 
-SPLITS = ("train", "valid", "test")
 KEYS = {"text": "text", "audio": "audio", "visual": "vision"}
 
 
