@@ -34,7 +34,7 @@ wheel: .venv/ready
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,onnx,test]'
 	touch $@
 
 clean:

@@ -163,8 +163,11 @@ def attend(
         scores = scores if valid is None else scores.masked_fill(~valid, float("-inf"))
         output = torch.matmul(dropout(scores.softmax(-1), probability), value)
         return output
+    # With a dimension of heads: without one, torch has no fused attention for it, and no translation to ONNX.
+    query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+    valid = None if valid is None else valid.unsqueeze(1)
     output = scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=probability, scale=scale)
-    return output
+    return output.squeeze(1)
 
 
 def check_same_time(encodings: dict[str, Tensor], owner: str) -> None:

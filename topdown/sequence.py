@@ -8,11 +8,13 @@ in time, `lengths` is a mapping from modality to such a tensor.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from topdown.recurrence import run_lstm, run_lstm_in_graph
 
 Lengths: TypeAlias = Tensor | Mapping[str, Tensor] | None
 
@@ -190,8 +192,8 @@ class SequenceLSTM(nn.RNNBase):
     The parameters have the names, shapes and initialisation of :class:`torch.nn.LSTM`, so state dicts are
     interchangeable. The initial state is zero, and so is the output at padded steps.
 
-    On CUDA the batch is packed (cuDNN). Elsewhere the padded batch goes through torch's fused kernel, and the
-    backward direction runs as a forward LSTM on the sequence reversed within its length: the same values, 1.5 to 3
+    On CUDA the batch is packed (cuDNN). Elsewhere, and in compiled code, the padded batch goes through torch's fused kernel,
+    and the backward direction runs as a forward LSTM on the sequence reversed within its length: the same values, 1.5 to 3
     times as fast as packing on a CPU.
 
     Args:
@@ -235,7 +237,7 @@ class SequenceLSTM(nn.RNNBase):
             raise ValueError(
                 f"the LSTM takes sequences of shape (B, T, {self.input_size}) with T > 0, got {tuple(sequence.shape)}"
             )
-        if sequence.is_cuda:
+        if sequence.is_cuda and not torch.compiler.is_compiling():
             return self._packed(sequence, lengths)
         sequence = zero_padding(sequence, lengths)  # not only beyond the result: 0 times nan is nan in the backward pass
         states = zero_padding(self._run(sequence, self._weights[:4]), lengths)
@@ -246,15 +248,11 @@ class SequenceLSTM(nn.RNNBase):
 
     @property
     def _weights(self) -> list[Tensor]:
-        return cast("list[Tensor]", self._flat_weights)  # four of each direction
+        return [getattr(self, name) for name in self._flat_weights_names]  # four of each direction
 
     def _run(self, sequence: Tensor, weights: list[Tensor]) -> Tensor:
-        if torch.compiler.is_compiling():
-            from topdown.uncompiled import run_lstm_uncompiled
-
-            uncompiled: Tensor = run_lstm_uncompiled(sequence, weights, self.training)
-            return uncompiled
-        return run_lstm(sequence, weights, self.training)
+        run = run_lstm_in_graph if torch.compiler.is_compiling() else run_lstm
+        return run(sequence, weights, self.training)
 
     def _packed(self, sequence: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
         batch, steps, _ = sequence.shape
@@ -267,20 +265,3 @@ class SequenceLSTM(nn.RNNBase):
         )
         output, _ = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)
         return output.chunk(directions, dim=-1)
-
-
-def run_lstm(sequence: Tensor, weights: list[Tensor], training: bool) -> Tensor:
-    """Runs one direction over all steps: (B, T, D) and the four tensors of a direction to hidden states (B, T, H).
-
-    In float32 where float16 is asked for on a CPU, whose fused kernel does not know it; the states are float16 then.
-    """
-    if sequence.device.type == "cpu" and torch.float16 in (sequence.dtype, _autocast_dtype()):
-        with torch.autocast("cpu", enabled=False):
-            return run_lstm(sequence.float(), [weight.float() for weight in weights], training).half()
-    zero = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
-    output: Tensor = torch.lstm(sequence, (zero, zero), weights, True, 1, 0.0, training, False, True)[0]
-    return output
-
-
-def _autocast_dtype() -> torch.dtype | None:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from topdown.sequence import run_lstm
+from topdown.recurrence import run_lstm
 
-# torch's compiler cannot take its own fused LSTM for CPUs into a graph: "expected Tensor() for op: mkldnn_rnn_layer".
+# In training, torch's compiler cannot take its own fused LSTM for CPUs into a graph: its backward pass is unknown to it.
 run_lstm_uncompiled = torch.compiler.disable(run_lstm)

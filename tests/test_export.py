@@ -1,0 +1,135 @@
+"""Latches that are compiled, exported, or run by ONNX Runtime give what eager ones give, for any batch and time."""
+
+import functools
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from topdown import TopDownLatch
+from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.sequence import SequenceLSTM
+
+SIZES = {"text": 12, "audio": 7, "visual": 5}
+SHAPES = ((6, 21), (2, 3), (1, 60), (3, 1), (1, 1))
+MODELS = [("lstm", "lstm"), ("lstm", "shared"), ("mult", "linear"), ("mult", "lstm")]
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of compilers and exporters, about themselves
+
+
+def make(backbone, feedback):
+    torch.manual_seed(0)
+    if backbone == "lstm":
+        return TopDownLatch(LSTMBackbone(SIZES, hidden_size=8), feedback).eval()
+    return TopDownLatch(MulTBackbone(SIZES, size=8, num_heads=2, num_layers=1), feedback).eval()
+
+
+def batch(size=4, steps=9):
+    generator = torch.Generator().manual_seed(size)
+    inputs = {name: torch.randn(size, steps, d, generator=generator) for name, d in SIZES.items()}
+    return inputs, torch.randint(1, steps + 1, (size,), generator=generator)
+
+
+class Positional(nn.Module):
+    """A program that is exported takes tensors, not mappings."""
+
+    def __init__(self, latch):
+        super().__init__()
+        self.latch = latch
+
+    def forward(self, text, audio, visual, lengths):
+        return self.latch({"text": text, "audio": audio, "visual": visual}, lengths)
+
+
+@functools.cache
+def export(backbone, feedback):
+    inputs, lengths = batch()
+    size, steps = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("time", min=1, max=500)
+    shapes = {name: {0: size, 1: steps} for name in SIZES} | {"lengths": {0: size}}
+    with torch.no_grad():
+        return torch.export.export(
+            Positional(make(backbone, feedback)), (*inputs.values(), lengths), dynamic_shapes=shapes, strict=False
+        )
+
+
+@pytest.mark.parametrize(("backbone", "feedback"), MODELS)
+def test_a_latch_is_exported_for_any_batch_and_time(backbone, feedback):
+    latch = make(backbone, feedback)
+    program = export(backbone, feedback)
+    for shape in SHAPES:
+        inputs, lengths = batch(*shape)
+        torch.testing.assert_close(program.module()(*inputs.values(), lengths), latch(inputs, lengths), atol=1e-5, rtol=0)
+    assert {f"latch.{name}" for name, _ in latch.named_parameters()} == set(program.state_dict)  # no weight as a constant
+
+
+def test_an_exported_program_is_loaded_where_topdown_is_imported(tmp_path):
+    latch = make("lstm", "lstm")
+    inputs, lengths = batch()
+    torch.export.save(export("lstm", "lstm"), tmp_path / "latch.pt2")
+    torch.save({"inputs": (*inputs.values(), lengths), "output": latch(inputs, lengths).detach()}, tmp_path / "expected.pt")
+    code = """if True:
+        import sys, torch, topdown
+        program, expected = torch.export.load(sys.argv[1]), torch.load(sys.argv[2])
+        torch.testing.assert_close(program.module()(*expected["inputs"]), expected["output"], atol=1e-6, rtol=0)
+    """
+    subprocess.run([sys.executable, "-c", code, tmp_path / "latch.pt2", tmp_path / "expected.pt"], check=True)
+
+
+@pytest.mark.parametrize(("backbone", "feedback"), [("lstm", "lstm"), ("lstm", "shared"), ("mult", "linear")])
+def test_a_compiled_latch_is_one_graph_and_not_compiled_again_for_other_shapes(backbone, feedback):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    latch, counter = make(backbone, feedback), CompileCounter()
+    compiled = torch.compile(latch, backend=counter, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for shape in ((4, 9), (5, 12), (3, 30), (7, 5)):
+            inputs, lengths = batch(*shape)
+            torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths), atol=1e-6, rtol=0)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_compiled_lstm_gives_the_type_of_autocast(dtype):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    lstm = SequenceLSTM(4, 3, bidirectional=True)
+    sequence, lengths = torch.randn(2, 5, 4), torch.tensor([5, 2])
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        expected = lstm(sequence, lengths)
+        states = torch.compile(lstm, backend="aot_eager", fullgraph=True)(sequence, lengths)
+    assert states.dtype == expected.dtype == dtype
+    torch.testing.assert_close(states, expected, atol=2e-2, rtol=0)
+
+
+def test_the_operator_is_well_formed():
+    lstm = SequenceLSTM(4, 3)
+    arguments = (torch.randn(2, 5, 4), [weight.detach() for weight in lstm._flat_weights])
+    torch.library.opcheck(torch.ops.topdown.lstm.default, arguments)
+
+
+@pytest.mark.parametrize(("backbone", "feedback"), [("lstm", "lstm"), ("mult", "linear")])
+def test_onnx_runtime_agrees(backbone, feedback, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
+    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
+    from topdown.onnx import translations
+
+    latch = make(backbone, feedback)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            export(backbone, feedback), dynamo=True, custom_translation_table=translations(), verbose=False, optimize=False
+        )
+    program.save(tmp_path / "latch.onnx")
+    session = runtime.InferenceSession(tmp_path / "latch.onnx")
+    for shape in SHAPES:
+        inputs, lengths = batch(*shape)
+        arrays = {name: x.numpy() for name, x in inputs.items()} | {"lengths": lengths.numpy()}
+        (output,) = session.run(None, arrays)
+        torch.testing.assert_close(torch.from_numpy(output), latch(inputs, lengths).detach(), atol=1e-5, rtol=0)
+
+
+def test_importing_topdown_brings_the_operator_and_no_exporter():
+    code = "import sys, topdown, torch; torch.ops.topdown.lstm; assert not {'onnxscript', 'torch._dynamo'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
