@@ -1,0 +1,119 @@
+"""No forward pass waits for the device: on "meta", which has no values, to ask for one is an error. What CUDA gives."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from topdown import TopDownLatch
+from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.experiments import SequenceDataset, data_loader
+
+SIZES = {"text": 12, "audio": 7, "visual": 5}
+MULT_DROPOUTS = [f"{what}_dropout" for what in ("embedding", "attention", "relu", "residual", "output")]
+BACKBONES = {
+    "lstm": lambda dropout: LSTMBackbone(SIZES, hidden_size=8, dropout=dropout),
+    "mult": lambda dropout: MulTBackbone(SIZES, size=8, num_heads=2, num_layers=2, **dict.fromkeys(MULT_DROPOUTS, dropout)),
+}
+KINDS = ["linear", "lstm", "shared"]
+
+every_latch = pytest.mark.parametrize(("backbone", "feedback"), [(b, f) for b in BACKBONES for f in KINDS])
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def make(backbone, feedback, dropout=0.1, **options):
+    torch.manual_seed(0)
+    return TopDownLatch(BACKBONES[backbone](dropout), feedback, **options)
+
+
+def batch(size=4, steps=9):
+    generator = torch.Generator().manual_seed(size)
+    inputs = {name: torch.randn(size, steps, d, generator=generator) for name, d in SIZES.items()}
+    return inputs, torch.randint(1, steps + 1, (size,), generator=generator)
+
+
+def moved(inputs, device):
+    return {name: x.to(device) for name, x in inputs.items()}
+
+
+@every_latch
+@pytest.mark.parametrize("combine", ["mean", "product"])
+def test_a_training_step_asks_the_device_for_nothing(backbone, feedback, combine):
+    latch = make(backbone, feedback, combine=combine, mask_dropout=0.1).to("meta")
+    inputs, lengths = batch()
+    output = latch(moved(inputs, "meta"), lengths)
+    output.square().sum().backward()
+    assert output.shape == (4, 1)
+    assert output.is_meta
+    assert all(p.grad is not None for p in latch.parameters())
+
+
+@pytest.mark.parametrize("align", ["interpolate", "pool"])
+def test_aligning_masks_asks_the_device_for_nothing(align):
+    latch = make("mult", "linear", align=align).to("meta")
+    steps = {"text": 5, "audio": 11, "visual": 8}
+    inputs = {name: torch.empty(3, steps[name], d, device="meta") for name, d in SIZES.items()}
+    lengths = {name: torch.tensor([n, 1, n - 1]) for name, n in steps.items()}
+    assert latch(inputs, lengths).is_meta
+
+
+@cuda
+@every_latch
+def test_cuda_gives_what_the_cpu_gives(backbone, feedback):
+    here, (inputs, lengths) = make(backbone, feedback, dropout=0.0).double(), batch()
+    there = copy.deepcopy(here).cuda()
+    inputs = {name: x.double() for name, x in inputs.items()}
+    outputs = here(inputs, lengths), there(moved(inputs, "cuda"), lengths)
+    for output in outputs:
+        output.square().sum().backward()
+    torch.testing.assert_close(outputs[1].cpu(), outputs[0], atol=1e-9, rtol=0)
+    for (name, p), q in zip(here.named_parameters(), there.parameters(), strict=True):
+        torch.testing.assert_close(q.grad.cpu(), p.grad, atol=1e-9, rtol=0, msg=name)
+
+
+@cuda
+@pytest.mark.parametrize("feedback", ["linear", pytest.param(nn.Linear, id="nn.Linear")])  # LSTMs are packed: they may wait
+def test_mult_never_waits_for_cuda(feedback):
+    latch, (inputs, lengths) = make("mult", feedback).cuda(), batch()
+    inputs = moved(inputs, "cuda")
+    latch(inputs, lengths)  # what is made once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        latch(inputs, lengths).square().sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@cuda
+@every_latch
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_on_cuda_is_close_to_float32(backbone, feedback, dtype):
+    latch, (inputs, lengths) = make(backbone, feedback, dropout=0.0).cuda(), batch()
+    expected = latch(moved(inputs, "cuda"), lengths)
+    with torch.autocast("cuda", dtype=dtype):
+        output = latch(moved(inputs, "cuda"), lengths)
+    output.float().sum().backward()
+    torch.testing.assert_close(output.float(), expected, atol=3e-2, rtol=0)
+    assert all(p.grad.isfinite().all() for p in latch.parameters())
+
+
+@cuda
+@every_latch
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+def test_compiles_on_cuda(backbone, feedback):
+    torch._dynamo.reset()
+    latch, (inputs, lengths) = make(backbone, feedback).cuda().eval(), batch()
+    with torch.no_grad():
+        compiled = torch.compile(latch, fullgraph=True)(moved(inputs, "cuda"), lengths.cuda())
+        torch.testing.assert_close(compiled, latch(moved(inputs, "cuda"), lengths), atol=1e-4, rtol=0)
+
+
+@cuda
+def test_batches_are_pinned_and_move_without_waiting():
+    sequences = [np.ones((n, 3), dtype=np.float32) for n in (4, 2, 5)]
+    data = SequenceDataset.from_arrays({"audio": sequences}, np.zeros(3, dtype=np.float32))
+    batch = next(iter(data_loader(data, 3, pin_memory=True)))
+    assert batch.inputs["audio"].is_pinned()
+    assert batch.to("cuda").inputs["audio"].is_cuda
