@@ -8,8 +8,9 @@ demo: .venv/ready
 	rm -rf build/demo
 	$(BIN)/python examples/mosei_lstm.py --feedback none lstm --seeds 2 --epochs 10 --out build/demo
 
+# Several processes of one thread each: threads of torch that wait for each other slow one another down.
 test: .venv/ready
-	$(BIN)/pytest --cov
+	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --numprocesses auto --maxprocesses 8
 
 check: lint types test wheel
 	rm -rf build/tiny build/tiny-mult

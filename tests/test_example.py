@@ -483,3 +483,16 @@ def test_other_labels_and_splits_are_one_line(tmp_path, capsys):
     assert "has no valid; call its splits train, valid and test, not ['train']" in failure(
         capsys, ["--data", tmp_path / "x.npz"]
     )
+
+
+def test_says_how_to_go_on_when_nothing_reads_its_output(tmp_path):
+    options = ["--samples", "32", "--epochs", "1", "--seeds", "1", "--feedback", "none", "--out", tmp_path / "out"]
+    command = [sys.executable, EXAMPLES / "mosei_lstm.py", *map(str, options)]
+    with subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        run.stdout.close()
+        message = run.stderr.read()
+    assert run.returncode == 1
+    remedy = f"go on with --resume --out {tmp_path / 'out'}"
+    assert message == f"mosei_lstm.py: stopped, since nothing reads its output any more; {remedy}\n"

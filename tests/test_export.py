@@ -14,7 +14,7 @@ from topdown.sequence import SequenceLSTM
 
 SIZES = {"text": 12, "audio": 7, "visual": 5}
 SHAPES = ((6, 21), (2, 3), (1, 60), (3, 1), (1, 1))
-MODELS = [("lstm", "lstm"), ("lstm", "shared"), ("mult", "linear"), ("mult", "lstm")]
+MODELS = [("lstm", "lstm"), ("lstm", "shared"), ("mult", "linear")]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of compilers and exporters, about themselves
 

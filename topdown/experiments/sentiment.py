@@ -66,7 +66,7 @@ def run_sentiment(argv: Sequence[str] | None, experiment: Experiment) -> None:
 
     Raises:
         SystemExit: with status 2 after one line on standard error, if an option or the data cannot be used; with 130 if
-            interrupted.
+            interrupted; with 1 if nothing reads its output any more.
     """
     parser = sentiment_parser(experiment.name)
     if experiment.add_options is not None:
@@ -92,12 +92,19 @@ def run_sentiment(argv: Sequence[str] | None, experiment: Experiment) -> None:
             _Run(options, experiment).run()
     except (DataError, ImportError) as error:
         parser.error(str(error))
+    except BrokenPipeError:  # as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        print(f"{parser.prog}: stopped, since nothing reads its output any more{_how_to_go_on(options)}", file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:
         parser.error(f"{error.filename or options.out}: {error.strerror}; free some space or choose another --out")
     except KeyboardInterrupt:
-        where = f"; go on with --resume --out {options.out}" if options.out else ""
-        print(f"{parser.prog}: interrupted{where}", file=sys.stderr)
+        print(f"{parser.prog}: interrupted{_how_to_go_on(options)}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    return f"; go on with --resume --out {options.out}" if options.out else ""
 
 
 class _Run:
