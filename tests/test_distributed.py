@@ -82,9 +82,23 @@ def test_another_number_of_processes_goes_on_where_one_died(runs, tmp_path):
         assert ours["valid_loss"] == pytest.approx(theirs["valid_loss"], abs=TOLERANCE)
 
 
+# The second process looks at the directory late: the first one must not have written there before.
+LATE = f"""
+import os, runpy, time
+import topdown.experiments.sentiment as sentiment
+check = sentiment.check_no_runs
+def check_late(*args, **options):
+    time.sleep(2 * int(os.environ["RANK"]))
+    check(*args, **options)
+sentiment.check_no_runs = check_late
+runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
+"""
+
+
 def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
     options = ["--samples", "48", "--feedback", "linear", "--seeds", "1", "--out", tmp_path / "out"]
-    ended = torchrun(2, EXAMPLE, *options, "--epochs", "1")
+    ended = torchrun(2, tmp_path / "late.py", *options, "--epochs", "1")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Written to") == ended.stdout.count("| train | 48 |") == 1
     content = json.loads((tmp_path / "out" / "results.json").read_text())

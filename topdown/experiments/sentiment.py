@@ -141,6 +141,7 @@ class _Run:
             self.configuration = self._configure()
             self.runs = read_runs(out, self.configuration)
         self._check_data()
+        wait()  # until all have seen the directory as it was
         if out is not None and self.writes:
             make_directory(out)
             make_directory(out / "checkpoints")
