@@ -9,12 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from topdown.adapters.attention import Attention, SymmetricAttention, check_same_time
-from topdown.adapters.inputs import check_sequences, present_encodings
+from topdown.adapters.attention import CrossAttention, SelfAttention, SymmetricAttention
+from topdown.adapters.dropout import Dropout
+from topdown.adapters.inputs import check_batch, check_sequences, present_encodings
 from topdown.backbone import Inputs
-from topdown.dropout import Dropout
 from topdown.naming import ModalityDict
-from topdown.sequence import Lengths, SequenceLSTM, last_valid, lengths_of, padded_lengths, zero_padding
+from topdown.recurrence import Directions, SequenceLSTM, merge_directions
+from topdown.sequence import Lengths, last_valid, lengths_of, padded_lengths, zero_missing, zero_padding
 
 
 class UnimodalEncoder(nn.Module):
@@ -34,14 +35,13 @@ class UnimodalEncoder(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, *, dropout: float) -> None:
         super().__init__()
-        self.lstm = SequenceLSTM(input_size, hidden_size, bidirectional=True)
-        self.attention = Attention(hidden_size, dropout=dropout)
+        self.lstm = SequenceLSTM(input_size, hidden_size, bidirectional=True, directions="sum")
+        self.attention = SelfAttention(hidden_size, dropout=dropout)
         self.dropout = Dropout(dropout)
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encodes a sequence (B, T, D) as (B, T, d)."""
-        forward, backward = self.lstm.directions(sequence, lengths)
-        encoding: Tensor = self.attention(self.dropout(forward + backward), lengths)
+        encoding: Tensor = self.attention(self.dropout(self.lstm(sequence, lengths)), lengths)
         return encoding
 
 
@@ -70,15 +70,15 @@ class LSTMBackbone(nn.Module):
         https://arxiv.org/abs/2201.09828
 
     Args:
-        input_sizes: The features D_k of each modality, such as {"text": 300, "audio": 74, "visual": 35}.
+        input_sizes: Features D_k of each modality, such as {"text": 300, "audio": 74, "visual": 35}.
         hidden_size: d, the hidden size of all LSTMs and of all attentions. (Default: 100, Section 3)
-        output_size: How many values are predicted: 1 for regression, or the number of classes. (Default: 1)
+        output_size: Number of predicted values: 1 for regression, or the number of classes. (Default: 1)
         dropout: Dropout on hidden states and attention weights of the encoders. (Default: 0.2, Section 3)
-        fusion_dropout: The same in the fusion; `dropout` by default. (Section 3; the public code has 0.1)
+        fusion_dropout: Dropout in the fusion. (Default: `dropout`, Section 3; the public code has 0.1)
         trimodal_residual: Whether the tri-modal attention adds its query, as Eq. 1 does. (Default: True)
-        fusion_directions: "sum" or "concatenate" the directions of the fusion LSTM. (Default: "sum", Section 3)
-        pooling: "last": the last hidden state predicts (Section 2). "attention": self-attention over the hidden states,
-            summed over the valid steps (the public code). (Default: "last")
+        fusion_directions: Treatment of the directions of the fusion LSTM, "sum" or "concatenate". (Default: "sum", Section 3)
+        pooling: State that predicts: "last", the last hidden one (Section 2), or "attention", self-attention over the hidden
+            states, summed over the valid steps (the public code). (Default: "last")
 
     Raises:
         ValueError: if there is no modality or an option has an unknown value.
@@ -101,7 +101,7 @@ class LSTMBackbone(nn.Module):
         dropout: float = 0.2,
         fusion_dropout: float | None = None,
         trimodal_residual: bool = True,
-        fusion_directions: Literal["sum", "concatenate"] = "sum",
+        fusion_directions: Directions = "sum",
         pooling: Literal["last", "attention"] = "last",
     ) -> None:
         super().__init__()
@@ -124,63 +124,81 @@ class LSTMBackbone(nn.Module):
                 for i, k in enumerate(names[:-1])
             }
         )
-        self.trimodal = Attention(hidden_size, dropout=fusion_dropout) if len(names) == 3 else None
+        self.trimodal = CrossAttention(hidden_size, dropout=fusion_dropout) if len(names) == 3 else None
         width = len(names) + len(names) * (len(names) - 1) // 2 + (len(names) == 3)
         self.fusion = SequenceLSTM(width * hidden_size, hidden_size, bidirectional=True)
         state_size = 2 * hidden_size if fusion_directions == "concatenate" else hidden_size
-        self.pooling = Attention(state_size, dropout=fusion_dropout) if pooling == "attention" else None
+        self.pooling = SelfAttention(state_size, dropout=fusion_dropout) if pooling == "attention" else None
         self.dropout = Dropout(fusion_dropout)
         self.head = nn.Linear(state_size, output_size)
 
     def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:
-        """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size)."""
+        """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size).
+
+        Raises:
+            ValueError: if a modality is unknown, all are missing, or a shape or a length does not fit.
+            TypeError: if a modality is of another type than the model.
+        """
+        check_batch(inputs, lengths, self.input_sizes, self)
         return self.fuse(self.encode(inputs, lengths), lengths)
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
         """Encodes each modality that is there.
 
         Args:
-            inputs: Of shape (B, T, D_k) per modality; None or absent where it is missing.
-            lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor.
+            inputs: Sequence of shape (B, T, D_k) per modality; None or absent where it is missing.
+            lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor, where 0
+                says that a sample lacks the modality. They have been checked by :meth:`forward`, or by a latch.
 
         Returns:
-            Of shape (B, T, d) per modality.
+            Encoding of shape (B, T, d) per modality.
 
         Raises:
             ValueError: if a modality is unknown, all are missing, or a shape does not fit.
+            TypeError: if a modality is of another type than the model.
         """
-        present = check_sequences(inputs, lengths, self.input_sizes, "LSTMBackbone")
-        valid = {name: padded_lengths(lengths_of(lengths, name), sequence.shape[1]) for name, sequence in present.items()}
-        return {name: self.encoders[name](sequence, valid[name]) for name, sequence in present.items()}
+        present = check_sequences(inputs, self.input_sizes, self)
+        return {
+            name: self.encoders[name](sequence, padded_lengths(lengths_of(lengths, name), sequence.shape[1]))
+            for name, sequence in present.items()
+        }
 
     def fuse(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
         """Predicts from the encodings.
 
         Args:
-            encodings: Of shape (B, T, d) per modality, with the same T.
-            lengths: As in :meth:`encode`; modalities must have the same lengths.
+            encodings: Encoding of shape (B, T, d) per modality, with the same T.
+            lengths: Lengths as in :meth:`encode`; those of a sample must be the same for all modalities that it has.
 
         Returns:
-            Of shape (B, output_size).
+            Prediction of shape (B, output_size).
 
         Raises:
             ValueError: if the steps or the lengths of two modalities differ.
         """
         present = present_encodings(encodings, self.input_sizes)
-        check_same_time(present, "LSTMBackbone")
-        valid = padded_lengths(_common_lengths(present, lengths), next(iter(present.values())).shape[1])
-        present = {name: zero_padding(encoding, valid) for name, encoding in present.items()}
-        states = self.fusion.directions(self._concatenate(present, valid), valid)
+        own = {name: lengths_of(lengths, name) for name in present}
+        valid = padded_lengths(_common_lengths(present, own), next(iter(present.values())).shape[1])
+        if isinstance(lengths, Mapping):
+            present = {name: zero_padding(encoding, own[name]) for name, encoding in present.items()}
+        elif valid is not None:
+            present = {name: zero_padding(encoding, valid) for name, encoding in present.items()}
+        terms = self._concatenate(present, own if isinstance(lengths, Mapping) else {}, valid)
+        forward, backward = self.fusion(terms, valid).chunk(2, dim=-1)
         if self.pooling is None:
-            forward, backward = last_valid(states[0], valid), states[1][:, 0]
-            return self._predict(self.dropout(self._merge(forward, backward)))
-        attended = self.pooling(self.dropout(self._merge(*states)), valid)
+            last = merge_directions(last_valid(forward, valid), backward[:, 0], self.fusion_directions)
+            return self._predict(self.dropout(last))
+        states = merge_directions(forward, backward, self.fusion_directions)
+        attended = self.pooling(self.dropout(states), valid)
         return self._predict(zero_padding(attended, valid).sum(1))
 
-    def _concatenate(self, encodings: dict[str, Tensor], lengths: Tensor | None) -> Tensor:
+    def _concatenate(self, encodings: dict[str, Tensor], own: Mapping[str, Tensor | None], lengths: Tensor | None) -> Tensor:
+        """Returns o of Eq. 3; `own` are the lengths of each modality, 0 where a sample lacks it."""
         missing = torch.zeros_like(next(iter(encodings.values())))
         pairs = {
-            (first, second): self.pairs[first][second](encodings[first], encodings[second], lengths)
+            (first, second): zero_missing(
+                self.pairs[first][second](encodings[first], encodings[second], lengths), own.get(first), own.get(second)
+            )
             for first, second in combinations(encodings, 2)
         }
         terms = [encodings.get(name, missing) for name in self.input_sizes]
@@ -191,29 +209,36 @@ class LSTMBackbone(nn.Module):
             if queries is None or text not in encodings:
                 terms.append(missing)
             else:
-                attended = self.trimodal(encodings[text], lengths, queries=queries)
-                terms.append(attended + queries if self.trimodal_residual else attended)
+                attended = self.trimodal(queries, encodings[text], lengths)
+                attended = attended + queries if self.trimodal_residual else attended
+                terms.append(zero_missing(attended, *own.values()))
         return torch.cat(terms, dim=-1)
-
-    def _merge(self, forward: Tensor, backward: Tensor) -> Tensor:
-        return forward + backward if self.fusion_directions == "sum" else torch.cat([forward, backward], dim=-1)
 
     def _predict(self, state: Tensor) -> Tensor:
         prediction: Tensor = self.head(state)
         return prediction
 
 
-def _common_lengths(encodings: dict[str, Tensor], lengths: Lengths) -> Tensor | None:
-    if not isinstance(lengths, Mapping):
-        return lengths
+def _common_lengths(encodings: Mapping[str, Tensor], own: Mapping[str, Tensor | None]) -> Tensor | None:
+    """Returns the lengths of all modalities together, of shape (B,).
+
+    Raises:
+        ValueError: if the steps of two modalities differ, or the lengths of two that a sample has.
+    """
     first, *others = encodings
     batch, steps = encodings[first].shape[:2]
     full = torch.full((batch,), steps)
-    common = lengths.get(first, full)
+    common = own[first]
+    remedy = (
+        "LSTMBackbone puts modalities side by side at each step; align them first, or use a backbone for unaligned modalities"
+    )
     for name in others:
-        if not torch.compiler.is_compiling() and not torch.equal(lengths.get(name, full), common):
-            raise ValueError(
-                f"{name!r} has other lengths than {first!r}: LSTMBackbone puts modalities side by side at each step; "
-                "align them first, or use a backbone for unaligned modalities"
-            )
+        if encodings[name].shape[1] != steps:
+            raise ValueError(f"{name!r} has {encodings[name].shape[1]} steps but {first!r} has {steps}: {remedy}")
+        if own[name] is not common:
+            mine, theirs = (full if n is None else n for n in (own[name], common))
+            differ = (mine != theirs) & (mine > 0) & (theirs > 0)
+            if not torch.compiler.is_compiling() and bool(differ.any()):
+                raise ValueError(f"{name!r} has other lengths than {first!r}: {remedy}")
+            common = torch.maximum(mine, theirs)
     return common

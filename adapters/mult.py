@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from topdown.adapters.inputs import check_sequences, present_encodings
+from topdown.adapters.dropout import Dropout
+from topdown.adapters.inputs import check_batch, check_sequences, present_encodings
 from topdown.adapters.transformer import DropoutOn, Transformer, attention_mask
 from topdown.backbone import Inputs
-from topdown.dropout import Dropout
 from topdown.naming import ModalityDict
-from topdown.sequence import Lengths, last_valid, lengths_of, zero_padding
+from topdown.sequence import Lengths, last_valid, lengths_of, padded_lengths, zero_missing, zero_padding
 
 
 class MulTBackbone(nn.Module):
@@ -39,22 +39,22 @@ class MulTBackbone(nn.Module):
         https://arxiv.org/abs/1906.00295, Table 5, column MOSEI ("paper" below); yaohungt/Multimodal-Transformer ("code")
 
     Args:
-        input_sizes: The features D_k of each modality, such as {"text": 300, "audio": 74, "visual": 35}; two or more.
-        size: d, of the crossmodal transformers. (Default: 40, paper; code 30)
-        num_heads: Of every attention; must divide `size`. (Default: 8, paper; code 5)
-        num_layers: Of every transformer, but at least 3 of those that read all sources. (Default: 4, paper; code 5)
-        output_size: How many values are predicted. (Default: 1)
+        input_sizes: Features D_k of each modality, such as {"text": 300, "audio": 74, "visual": 35}; two or more.
+        size: d, the size of the crossmodal transformers. (Default: 40, paper; code 30)
+        num_heads: Number of heads of every attention; must divide `size`. (Default: 8, paper; code 5)
+        num_layers: Layers of every transformer, but at least 3 of those that read all sources. (Default: 4, paper; code 5)
+        output_size: Number of predicted values. (Default: 1)
         causal: Whether the future is hidden from attention. (Default: True, code)
-        kernel_sizes: Of the convolutions, odd; a number, or a mapping. (Default: 1 for the first modality, which is text in
-            MOSEI, and 3 for others, paper; code 1)
-        embedding_dropout: On the inputs of the first modality and on what enters a transformer. (Default: 0.3, paper; code
-            0.25)
-        attention_dropout: On attention weights, by the source that is attended to; transformers that read all sources have that
-            of the first modality. (Default: 0.1 for the first modality and 0 for others, code)
-        relu_dropout: After the relu of each layer. (Default: 0.1, code)
-        residual_dropout: On what each layer adds. (Default: 0.1, paper and code)
-        output_dropout: After the relu before the prediction. (Default: 0.1, paper; code 0)
-        dropout_on: What attention dropout drops: "keys", for all queries at once, which keeps attention fast and small, or
+        kernel_sizes: Kernels of the convolutions, odd; a number, or a mapping. (Default: 1 for the first modality, which is text
+            in MOSEI, and 3 for others, paper; code 1)
+        embedding_dropout: Dropout on the inputs of the first modality and on what enters a transformer. (Default: 0.3, paper;
+            code 0.25)
+        attention_dropout: Dropout on attention weights, by the source that is attended to; transformers that read all sources
+            have that of the first modality. (Default: 0.1 for the first modality and 0 for others, code)
+        relu_dropout: Dropout after the relu of each layer. (Default: 0.1, code)
+        residual_dropout: Dropout on the terms that each layer adds. (Default: 0.1, paper and code)
+        output_dropout: Dropout after the relu before the prediction. (Default: 0.1, paper; code 0)
+        dropout_on: Unit of attention dropout: "keys", for all queries at once, which keeps attention fast and small, or
             "weights", one by one, as the code does: see :class:`topdown.adapters.transformer.MultiheadAttention`.
             (Default: "keys")
 
@@ -109,7 +109,7 @@ class MulTBackbone(nn.Module):
         self.encoding_sizes = dict.fromkeys(names, (len(names) - 1) * size)
         self.causal = causal
 
-        def transformer(width: int, layers: int, dropout: float) -> Transformer:
+        def transformer(width: int, layers: int, dropout: float, *, cross: bool) -> Transformer:
             return Transformer(
                 width,
                 layers,
@@ -119,6 +119,7 @@ class MulTBackbone(nn.Module):
                 relu_dropout=relu_dropout,
                 residual_dropout=residual_dropout,
                 dropout_on=dropout_on,
+                cross=cross,
             )
 
         self.embedding_dropout = Dropout(embedding_dropout)
@@ -126,10 +127,13 @@ class MulTBackbone(nn.Module):
             {k: nn.Conv1d(D, size, int(kernels[k]), padding="same", bias=False) for k, D in input_sizes.items()}
         )
         self.crossmodal = ModalityDict(
-            {k: ModalityDict({j: transformer(size, num_layers, attention[j]) for j in names if j != k}) for k in names}
+            {
+                k: ModalityDict({j: transformer(size, num_layers, attention[j], cross=True) for j in names if j != k})
+                for k in names
+            }
         )
         self.memory = ModalityDict(
-            {k: transformer(self.encoding_sizes[k], max(num_layers, 3), attention[names[0]]) for k in names}
+            {k: transformer(self.encoding_sizes[k], max(num_layers, 3), attention[names[0]], cross=False) for k in names}
         )
         width = sum(self.encoding_sizes.values())
         self.expand, self.contract = nn.Linear(width, width), nn.Linear(width, width)
@@ -137,24 +141,33 @@ class MulTBackbone(nn.Module):
         self.head = nn.Linear(width, output_size)
 
     def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:
-        """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size)."""
+        """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size).
+
+        Raises:
+            ValueError: if a modality is unknown, all are missing, or a shape or a length does not fit.
+            TypeError: if a modality is of another type than the model.
+        """
+        check_batch(inputs, lengths, self.input_sizes, self)
         return self.fuse(self.encode(inputs, lengths), lengths)
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
         """Encodes each modality that is there, by what it finds in the others.
 
         Args:
-            inputs: Of shape (B, T_k, D_k) per modality; None or absent where it is missing.
-            lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor.
+            inputs: Sequence of shape (B, T_k, D_k) per modality; None or absent where it is missing.
+            lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor, where 0
+                says that a sample lacks the modality. They have been checked by :meth:`forward`, or by a latch.
 
         Returns:
-            Of shape (B, T_k, (K-1) d) per modality, zero at padded steps. The part of a missing source is zero.
+            Encoding of shape (B, T_k, (K-1) d) per modality, zero at padded steps. The part of a missing source is zero.
 
         Raises:
             ValueError: if a modality is unknown, all are missing, or a shape does not fit.
+            TypeError: if a modality is of another type than the model.
         """
-        valid = {k: lengths_of(lengths, k) for k in self.input_sizes}
-        projected = self._project(inputs, lengths)
+        present = check_sequences(inputs, self.input_sizes, self)
+        valid = {k: padded_lengths(lengths_of(lengths, k), sequence.shape[1]) for k, sequence in present.items()}
+        projected = {k: self._project(k, sequence, valid[k]) for k, sequence in present.items()}
         encodings = {}
         for k, target in projected.items():
             crossed = []
@@ -164,7 +177,7 @@ class MulTBackbone(nn.Module):
                     continue
                 steps = (target.shape[1], projected[j].shape[1])
                 allowed = attention_mask(steps, (valid[k], valid[j]), causal=self.causal, device=target.device)
-                crossed.append(transformer(target, projected[j], allowed))
+                crossed.append(zero_missing(transformer(target, projected[j], allowed), valid[j]))
             steps = (target.shape[1], target.shape[1])
             allowed = attention_mask(steps, (valid[k], valid[k]), causal=self.causal, device=target.device)
             encodings[k] = zero_padding(self.memory[k](torch.cat(crossed, dim=-1), None, allowed), valid[k])
@@ -174,11 +187,11 @@ class MulTBackbone(nn.Module):
         """Predicts from the last valid step of each encoding.
 
         Args:
-            encodings: Of shape (B, T_k, (K-1) d) per modality.
-            lengths: As in :meth:`encode`.
+            encodings: Encoding of shape (B, T_k, (K-1) d) per modality.
+            lengths: Lengths as in :meth:`encode`.
 
         Returns:
-            Of shape (B, output_size).
+            Prediction of shape (B, output_size).
         """
         last = self.last_states(encodings, lengths)
         hidden = self.contract(self.output_dropout(torch.relu(self.expand(last))))
@@ -192,15 +205,11 @@ class MulTBackbone(nn.Module):
         missing = torch.zeros_like(next(iter(states.values())))
         return torch.cat([states.get(name, missing) for name in self.input_sizes], dim=-1)
 
-    def _project(self, inputs: Inputs, lengths: Lengths) -> dict[str, Tensor]:
-        projected = {}
-        for name, sequence in check_sequences(inputs, lengths, self.input_sizes, "MulTBackbone").items():
-            valid = lengths_of(lengths, name)
-            sequence = zero_padding(sequence, valid)  # a wider kernel sees beyond the last step
-            if name == next(iter(self.input_sizes)):
-                sequence = self.embedding_dropout(sequence)
-            projected[name] = zero_padding(self.projections[name](sequence.transpose(1, 2)).transpose(1, 2), valid)
-        return projected
+    def _project(self, name: str, sequence: Tensor, lengths: Tensor | None) -> Tensor:
+        sequence = zero_padding(sequence, lengths)  # a wider kernel sees beyond the last step
+        if name == next(iter(self.input_sizes)):
+            sequence = self.embedding_dropout(sequence)
+        return zero_padding(self.projections[name](sequence.transpose(1, 2)).transpose(1, 2), lengths)
 
 
 def _by_name(value: float | Mapping[str, float], names: list[str], default: float, option: str) -> dict[str, float]:

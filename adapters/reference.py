@@ -6,6 +6,7 @@ The public code of the paper is georgepar/mmlatch (its `AVTClassifier`), that of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +20,13 @@ from topdown.latch import TopDownLatch
 MODALITIES = ("text", "audio", "visual")
 # The feedback units of the public code, and which modality each of their two branches reads.
 SOURCES = {"text": ["audio", "visual"], "audio": ["text", "visual"], "visual": ["text", "audio"]}
+LAYER_NAMES = {
+    "attention.output": "self_attn.out_proj",
+    "attention_norm": "layer_norms.0",
+    "feedforward_norm": "layer_norms.1",
+    "expand": "fc1",
+    "contract": "fc2",
+}
 LSTM_NAMES = tuple(f"{name}_l0{way}" for way in ("", "_reverse") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
 
 
@@ -33,7 +41,7 @@ def mmlatch_from_reference(state_dict: Mapping[str, Tensor]) -> TopDownLatch | L
         georgepar/mmlatch at commit 2d9bfc9, classes AVTClassifier, AVTEncoder, Feedback (mmlatch/mm.py)
 
     Args:
-        state_dict: That of an `AVTClassifier` with one bidirectional LSTM layer and attention, with or without feedback.
+        state_dict: State dict of an `AVTClassifier` with one bidirectional LSTM layer and attention, with or without feedback.
 
     Returns:
         A :class:`topdown.TopDownLatch`, or an :class:`topdown.adapters.LSTMBackbone` when there is no feedback, in
@@ -76,7 +84,8 @@ def mmlatch_from_reference(state_dict: Mapping[str, Tensor]) -> TopDownLatch | L
         ours = f"pairs.{first}.{second}"
         weights |= reference.attention(f"{ours}.first", f"{fuser}.{pair}", [kind + x for kind in "qkv"])
         weights |= reference.attention(f"{ours}.second", f"{fuser}.{pair}", [kind + y for kind in "qkv"])
-    weights |= reference.attention("trimodal.projections", f"{fuser}.tav", "qkv")
+    weights |= reference.attention("trimodal.query", f"{fuser}.tav", "q")
+    weights |= reference.attention("trimodal.key_value", f"{fuser}.tav", "kv")
     weights |= reference.lstm("fusion", "encoder.fuser.rnn.rnn.rnn")
     weights |= reference.attention("pooling.projections", "encoder.fuser.rnn.attention", "qkv")
     model: TopDownLatch | LSTMBackbone = backbone
@@ -101,8 +110,8 @@ def mult_from_reference(state_dict: Mapping[str, Tensor], *, num_heads: int, cau
         yaohungt/Multimodal-Transformer at commit a670936, class MULTModel (src/models.py)
 
     Args:
-        state_dict: That of a `MULTModel` which predicts from all three modalities.
-        num_heads: Of the attentions; a state dict does not tell.
+        state_dict: State dict of a `MULTModel` which predicts from all three modalities.
+        num_heads: Number of heads of the attentions; a state dict does not tell.
         causal: Whether it was trained with a future mask (`--attn_mask`, on by default); a state dict does not tell.
 
     Returns:
@@ -141,9 +150,10 @@ def mult_from_reference(state_dict: Mapping[str, Tensor], *, num_heads: int, cau
         weights[f"projections.{k}.weight"] = convolutions[k]
         if convolutions[k].shape[0] == convolutions[k].shape[1]:  # that code has the parameter, but skips the projection
             weights[f"projections.{k}.weight"] = nn.init.dirac_(torch.empty_like(convolutions[k]))
-        weights |= reference.transformer(f"memory.{k}", f"trans_{letter}_mem", len(model.memory[k].layers))
+        weights |= reference.transformer(f"memory.{k}", f"trans_{letter}_mem", len(model.memory[k].layers), cross=False)
         for j, transformer in model.crossmodal[k].items():
-            weights |= reference.transformer(f"crossmodal.{k}.{j}", f"trans_{letter}_with_{short[j]}", len(transformer.layers))
+            theirs = f"trans_{letter}_with_{short[j]}"
+            weights |= reference.transformer(f"crossmodal.{k}.{j}", theirs, len(transformer.layers), cross=True)
     reference.left = {key for key in reference.left if not key.endswith((".version", "._float_tensor"))}
     reference.check_empty()
     model.to(head.dtype).load_state_dict(weights)
@@ -194,25 +204,15 @@ class _Reader:
     def attention(self, ours: str, theirs: str, kinds: str | list[str]) -> dict[str, Tensor]:
         return {f"{ours}.weight": torch.cat([self.take(f"{theirs}.{kind}.weight") for kind in kinds])}
 
-    def transformer(self, ours: str, theirs: str, layers: int) -> dict[str, Tensor]:
-        names = {
-            "attention.projections.weight": "self_attn.in_proj_weight",
-            "attention.projections.bias": "self_attn.in_proj_bias",
-            **{
-                f"{name}.{kind}": f"{other}.{kind}"
-                for name, other in {
-                    "attention.output": "self_attn.out_proj",
-                    "attention_norm": "layer_norms.0",
-                    "feedforward_norm": "layer_norms.1",
-                    "expand": "fc1",
-                    "contract": "fc2",
-                }.items()
-                for kind in ("weight", "bias")
-            },
-        }
+    def transformer(self, ours: str, theirs: str, layers: int, *, cross: bool) -> dict[str, Tensor]:
         weights = {f"{ours}.norm.{kind}": self.take(f"{theirs}.layer_norm.{kind}") for kind in ("weight", "bias")}
-        for i in range(layers):
-            weights |= {f"{ours}.layers.{i}.{a}": self.take(f"{theirs}.layers.{i}.{b}") for a, b in names.items()}
+        for layer, kind in itertools.product(range(layers), ("weight", "bias")):
+            a, b = f"{ours}.layers.{layer}", f"{theirs}.layers.{layer}"
+            weights |= {f"{a}.{name}.{kind}": self.take(f"{b}.{other}.{kind}") for name, other in LAYER_NAMES.items()}
+            stacked = self.take(f"{b}.self_attn.in_proj_{kind}")  # query, key and value, in this order
+            size = len(stacked) // 3
+            parts = {"query": stacked[:size], "key_value": stacked[size:]} if cross else {"query_key_value": stacked}
+            weights |= {f"{a}.attention.{name}.{kind}": part for name, part in parts.items()}
         return weights
 
     def check_empty(self) -> None:

@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
-from topdown.dropout import Dropout, dropout
+from topdown.adapters.dropout import Dropout, dropout
 from topdown.sequence import valid_steps
 
 DropoutOn = Literal["keys", "weights"]
@@ -23,33 +23,50 @@ class MultiheadAttention(nn.Module):
     training). On "keys", whole keys are dropped for all queries of a head at once, which costs nothing: a weight survives
     with the same probability, but those of one key together. On "weights" is the original, weight by weight.
 
+    Query, key and value of one sequence come from one matrix product; between two sequences, key and value do.
+
     Args:
-        size: Of queries, keys and output.
-        num_heads: By which `size` must be divisible.
+        size: D, the size of queries, keys and output.
+        num_heads: Number of heads, by which `size` must be divisible.
         dropout: Share of the attention weights that is dropped in training.
-        dropout_on: "keys" or "weights".
+        dropout_on: Unit of that dropout, "keys" or "weights". (Default: "keys")
+        cross: Whether keys come from another sequence than queries. (Default: False)
 
     Example:
-        >>> MultiheadAttention(40, 8, dropout=0.1)(torch.zeros(2, 5, 40), torch.zeros(2, 9, 40), None).shape
+        >>> MultiheadAttention(40, 8, dropout=0.1, cross=True)(torch.zeros(2, 5, 40), torch.zeros(2, 9, 40), None).shape
         torch.Size([2, 5, 40])
     """
 
-    def __init__(self, size: int, num_heads: int, *, dropout: float, dropout_on: DropoutOn = "keys") -> None:
+    def __init__(
+        self, size: int, num_heads: int, *, dropout: float, dropout_on: DropoutOn = "keys", cross: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
         self.dropout_on = dropout_on
-        self.projections = xavier(size, 3 * size)  # of query, key and value, in this order
+        # Initialised as the one matrix (3D, D) of the public code, also where it is two.
+        if cross:
+            self.query, self.key_value = xavier(size, size, stacked=3 * size), xavier(size, 2 * size, stacked=3 * size)
+        else:
+            self.query_key_value = xavier(size, 3 * size)
+        self.cross = cross
         self.output = xavier(size, size)
 
-    def forward(self, queries: Tensor, keys: Tensor, allowed: Tensor | None) -> Tensor:
-        """Attends from queries (B, T, D) to keys (B, S, D), where `allowed` (B or 1, 1, T, S) is True or None."""
-        size = self.output.in_features
-        if queries is keys:
-            query, key, value = self.projections(queries).chunk(3, dim=-1)
+    def forward(self, queries: Tensor, keys: Tensor | None, allowed: Tensor | None) -> Tensor:
+        """Attends from one sequence to another, or to itself.
+
+        Args:
+            queries: Sequence of shape (B, T, D).
+            keys: Sequence of shape (B, S, D), for attention across; None within `queries`.
+            allowed: True where attention may go, of shape (B, 1, T, S) or (1, 1, T, S); None for everywhere.
+
+        Returns:
+            Attended values of shape (B, T, D).
+        """
+        if self.cross:
+            query, (key, value) = self.query(queries), self.key_value(keys).chunk(2, dim=-1)
         else:
-            query = linear(queries, self.projections.weight[:size], self.projections.bias[:size])
-            key, value = linear(keys, self.projections.weight[size:], self.projections.bias[size:]).chunk(2, dim=-1)
+            query, key, value = self.query_key_value(queries).chunk(3, dim=-1)
         query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
         probability = self.dropout if self.training else 0.0
         if probability and self.dropout_on == "keys":
@@ -68,15 +85,16 @@ class TransformerLayer(nn.Module):
         x &\leftarrow x + W_2 \, \mathrm{relu}(W_1 \, \mathrm{LN}_1(x))         & \text{of width } 4 D
 
     Args:
-        size: D, of both sequences.
-        num_heads: Of the attention.
-        attention_dropout: On the attention weights.
-        relu_dropout: After the relu.
-        residual_dropout: On what is added, both times.
-        dropout_on: See :class:`MultiheadAttention`.
+        size: D, the size of both sequences.
+        num_heads: Number of heads of the attention.
+        attention_dropout: Dropout on the attention weights. (Default: 0)
+        relu_dropout: Dropout after the relu. (Default: 0)
+        residual_dropout: Dropout on both terms that are added. (Default: 0)
+        dropout_on: Unit of attention dropout: see :class:`MultiheadAttention`. (Default: "keys")
+        cross: Whether the sequence attends to another one. (Default: False)
 
     Example:
-        >>> layer = TransformerLayer(40, 8)
+        >>> layer = TransformerLayer(40, 8, cross=True)
         >>> layer(torch.zeros(2, 5, 40), torch.zeros(2, 9, 40), None).shape
         torch.Size([2, 5, 40])
     """
@@ -90,10 +108,11 @@ class TransformerLayer(nn.Module):
         relu_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         dropout_on: DropoutOn = "keys",
+        cross: bool = False,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(size)
-        self.attention = MultiheadAttention(size, num_heads, dropout=attention_dropout, dropout_on=dropout_on)
+        self.attention = MultiheadAttention(size, num_heads, dropout=attention_dropout, dropout_on=dropout_on, cross=cross)
         self.feedforward_norm = nn.LayerNorm(size)
         self.expand = xavier(size, 4 * size)
         self.contract = xavier(4 * size, size)
@@ -103,7 +122,7 @@ class TransformerLayer(nn.Module):
     def forward(self, sequence: Tensor, source: Tensor | None, allowed: Tensor | None) -> Tensor:
         """Maps a sequence (B, T, D) to the same shape; it attends to `source` (B, S, D), or to itself when that is None."""
         normed = self.attention_norm(sequence)
-        keys = normed if source is None else self.attention_norm(source)
+        keys = None if source is None else self.attention_norm(source)
         sequence = sequence + self.residual_dropout(self.attention(normed, keys, allowed))
         hidden = self.relu_dropout(torch.relu(self.expand(self.feedforward_norm(sequence))))
         result: Tensor = sequence + self.residual_dropout(self.contract(hidden))
@@ -116,17 +135,18 @@ class Transformer(nn.Module):
     Both enter as :math:`\sqrt{D} u_t + PE_{t+1}` and the result passes a last layer norm.
 
     Args:
-        size: D, of both sequences.
-        num_layers: How many layers.
-        num_heads: Of every attention.
-        embedding_dropout: On what enters.
-        attention_dropout: On the attention weights.
-        relu_dropout: After each relu.
-        residual_dropout: On what each layer adds.
-        dropout_on: See :class:`MultiheadAttention`.
+        size: D, the size of both sequences.
+        num_layers: Number of layers.
+        num_heads: Number of heads of every attention.
+        embedding_dropout: Dropout on the embedded sequences. (Default: 0)
+        attention_dropout: Dropout on the attention weights. (Default: 0)
+        relu_dropout: Dropout after each relu. (Default: 0)
+        residual_dropout: Dropout on the terms that each layer adds. (Default: 0)
+        dropout_on: Unit of attention dropout: see :class:`MultiheadAttention`. (Default: "keys")
+        cross: Whether the sequence attends to another one. (Default: False)
 
     Example:
-        >>> Transformer(40, 2, 8)(torch.zeros(2, 5, 40), torch.zeros(2, 9, 40)).shape
+        >>> Transformer(40, 2, 8, cross=True)(torch.zeros(2, 5, 40), torch.zeros(2, 9, 40)).shape
         torch.Size([2, 5, 40])
     """
 
@@ -141,6 +161,7 @@ class Transformer(nn.Module):
         relu_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         dropout_on: DropoutOn = "keys",
+        cross: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dropout = Dropout(embedding_dropout)
@@ -153,6 +174,7 @@ class Transformer(nn.Module):
                     relu_dropout=relu_dropout,
                     residual_dropout=residual_dropout,
                     dropout_on=dropout_on,
+                    cross=cross,
                 )
                 for _ in range(num_layers)
             ]
@@ -163,9 +185,9 @@ class Transformer(nn.Module):
         """Maps a sequence (B, T, D) to the same shape.
 
         Args:
-            sequence: What attends.
-            source: What it attends to, of shape (B, S, D); None for itself.
-            allowed: Where attention may go, broadcast to (B, heads, T, S); None for everywhere.
+            sequence: Sequence that attends.
+            source: Sequence that it attends to, of shape (B, S, D); None within itself.
+            allowed: True where attention may go, broadcast to (B, heads, T, S); None for everywhere.
         """
         sequence = self._embed(sequence)
         source = None if source is None else self._embed(source)
@@ -187,13 +209,13 @@ def sinusoids(steps: int, size: int, *, device: torch.device | None = None, dtyp
     .. math:: PE_n = [\sin(n w_0), \dots, \sin(n w_{h-1}), \cos(n w_0), \dots], \quad w_i = 10000^{-i / (h-1)}, \quad h = D / 2
 
     Args:
-        steps: T.
-        size: D; a zero is appended when it is odd.
-        device: Where to make it.
-        dtype: Of the result; half precision is rounded from single.
+        steps: T, the number of steps.
+        size: D, the size of each; a zero is appended when it is odd.
+        device: Device of the result. (Default: torch's)
+        dtype: Type of the result; half precision is rounded from single. (Default: float32)
 
     Returns:
-        Of shape (T, D).
+        Positions of shape (T, D).
 
     Example:
         >>> sinusoids(2, 4)[:, :2]
@@ -212,17 +234,17 @@ def attention_mask(
 ) -> Tensor | None:
     r"""Tells which keys each query may attend to.
 
-    Keys beyond their length are forbidden. When `causal`, so is key j for query i when :math:`j > i + |n - m|`, for m
+    Keys beyond their length are forbidden, but for the first one, so that every query sees something. When `causal`, so is key j for query i when :math:`j > i + |n - m|`, for m
     valid queries and n valid keys: MulT's mask for sequences of different length.
 
     Args:
         steps: T of the padded queries and S of the padded keys.
         lengths: Valid steps of queries and of keys, each of shape (B,) or None.
         causal: Whether the future is hidden.
-        device: Where to make it.
+        device: Device of the result.
 
     Returns:
-        Of shape (B, 1, T, S), or (1, 1, T, S), True where attention may go; None where it may go everywhere.
+        True where attention may go, of shape (B, 1, T, S), or (1, 1, T, S); None where it may go everywhere.
 
     Example:
         >>> attention_mask((2, 3), (None, None), causal=True, device=torch.device("cpu")).int()
@@ -230,7 +252,7 @@ def attention_mask(
                   [1, 1, 1]]]], dtype=torch.int32)
     """
     queries, keys = steps
-    valid = None if lengths[1] is None else valid_steps(lengths[1], keys, device)[:, None, None, :]
+    valid = None if lengths[1] is None else valid_steps(lengths[1].clamp(min=1), keys, device)[:, None, None, :]
     if not causal:
         return valid
     m = torch.tensor([queries]) if lengths[0] is None else lengths[0]
@@ -241,9 +263,16 @@ def attention_mask(
     return past if valid is None else past & valid
 
 
-def xavier(input_size: int, output_size: int) -> nn.Linear:
-    """Makes a linear map with Xavier's uniform initialisation and no bias at the start, as all of MulT's transformers."""
+def xavier(input_size: int, output_size: int, *, stacked: int | None = None) -> nn.Linear:
+    """Makes a linear map with Xavier's uniform initialisation and no bias at the start, as all of MulT's transformers.
+
+    Args:
+        input_size: Size of the input.
+        output_size: Size of the output.
+        stacked: Outputs of the larger matrix of which this one is a part, and whose initialisation it has. (Default: none)
+    """
     layer = nn.Linear(input_size, output_size)
-    nn.init.xavier_uniform_(layer.weight)
+    bound = math.sqrt(6 / (input_size + (output_size if stacked is None else stacked)))
+    nn.init.uniform_(layer.weight, -bound, bound)
     nn.init.zeros_(layer.bias)
     return layer

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topdown.adapters.attention import attend
-from topdown.dropout import Dropout, dropout
+from topdown.adapters.dropout import Dropout, dropout
 
 
 @given(st.floats(0.01, 0.99), st.integers(0, 2**16))

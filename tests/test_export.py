@@ -10,7 +10,7 @@ from torch import nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
-from topdown.sequence import SequenceLSTM
+from topdown.recurrence import SequenceLSTM
 
 SIZES = {"text": 12, "audio": 7, "visual": 5}
 SHAPES = ((6, 21), (2, 3), (1, 60), (3, 1), (1, 1))

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from toys import Toy
 
-from topdown import LinearFeedback, LSTMFeedback, PairwiseFeedback, SharedFeedback
+from topdown import LinearFeedback, LSTMFeedback, PairwiseFeedback, SequenceLSTM, SharedFeedback, TopDownLatch
 
 SOURCES = {"a": ["b"], "b": ["a"]}
 SIZES = ({"a": 4, "b": 6}, {"a": 3, "b": 2})
@@ -93,7 +94,9 @@ def test_shared_feedback_runs_each_trunk_once():
 def test_shared_feedback_may_run_both_ways():
     feedback = SharedFeedback(*SIZES, SOURCES, bidirectional=True)
     encodings = {"a": torch.randn(2, 3, 4), "b": torch.randn(2, 3, 6)}
-    forward, backward = feedback.trunk["b"].directions(encodings["b"])
+    both = SequenceLSTM(6, 6, bidirectional=True)
+    both.load_state_dict(feedback.trunk["b"].state_dict())
+    forward, backward = both(encodings["b"]).chunk(2, -1)
     expected = feedback.head["a"]["b"](forward + backward)
     torch.testing.assert_close(feedback(encodings)["a"]["b"], expected)
 
@@ -127,6 +130,6 @@ def test_networks_may_take_lengths_by_name():
 
 
 def test_logits_that_are_no_tensor_are_named():
-    feedback = PairwiseFeedback(nn.LSTM, *SIZES, SOURCES)
-    with pytest.raises(TypeError, match=r"from 'b' to 'a' \(LSTM\) must return a tensor of logits, got tuple"):
-        feedback({"a": torch.zeros(1, 2, 4), "b": torch.zeros(1, 2, 6)})
+    latch = TopDownLatch(Toy({"a": 3, "b": 2}), nn.LSTM)
+    with pytest.raises(TypeError, match="the feedback from 'b' to 'a' must be a tensor of logits, got tuple"):
+        latch({"a": torch.zeros(1, 2, 3), "b": torch.zeros(1, 2, 2)})

@@ -326,10 +326,11 @@ def test_a_joint_encoding_has_lengths_where_they_name_it(built):
         latch({k: x.float() for k, x in inputs.items()})
     latch = latch.double()
     assert latch.masks(inputs, {"a": LENGTHS, "joint": LENGTHS})["a"].shape == (3, 6, 3)
+    assert torch.equal(latch.masks(inputs, LENGTHS)["a"], latch.masks(inputs, {"a": LENGTHS, "joint": LENGTHS})["a"])
     # Never guessed from how far the batch is padded.
     with pytest.raises(ValueError, match="lengths have no entry for 'joint', so all its 6 steps count: add it"):
-        latch.masks(inputs, LENGTHS)
-    with pytest.raises(ValueError, match=r"lengths name \['jiont'\], but the modalities are \['a', 'joint'\]"):
+        latch.masks(inputs, {"a": LENGTHS})
+    with pytest.raises(ValueError, match=r"lengths name 'jiont', but the modalities are \['joint', 'a'\]"):
         latch.masks(inputs, {"jiont": LENGTHS})
 
 
@@ -370,13 +371,13 @@ def test_networks_see_zeros_at_padded_steps():
     ("lengths", "expected"),
     [
         (None, None),
-        (LENGTHS, LENGTHS),
+        (LENGTHS, {"text": LENGTHS, "audio": LENGTHS}),
         ({"text": LENGTHS, "audio": LENGTHS}, {"text": LENGTHS, "audio": LENGTHS}),
         ({"text": LENGTHS, "audio": LENGTHS + 0}, {"text": LENGTHS, "audio": LENGTHS}),
         ({"text": LENGTHS}, {"text": LENGTHS}),
     ],
 )
-def test_a_ready_feedback_gets_the_lengths_as_they_were_given(lengths, expected):
+def test_a_ready_feedback_gets_the_lengths_of_its_encodings(lengths, expected):
     seen = []
 
     class Watching(nn.Module):

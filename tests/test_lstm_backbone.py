@@ -40,7 +40,7 @@ def test_fusion_lstm_and_pooling_of_the_public_code_over_valid_steps(golden, cas
     attention = [file[f"weights/F/attention.{kind}.weight"] for kind in "qkv"]
     backbone.pooling.projections.load_state_dict({"weight": torch.cat(attention)})
     lengths, sequence = file[f"in/E/{case}/lengths"], file[f"out/F/{case}/att_seq"]
-    backbone._concatenate = lambda encodings, valid: file[f"in/F/{case}/x"]
+    backbone._concatenate = lambda encodings, own, valid: file[f"in/F/{case}/x"]
     backbone.head = torch.nn.Identity()
     pooled = backbone.fuse({"x": torch.zeros(*sequence.shape[:2], 8)}, lengths)
     expected = torch.stack([row[:n].sum(0) for row, n in zip(sequence, lengths, strict=True)])
@@ -101,7 +101,7 @@ class TestPublicCode:
         model = mmlatch_from_reference(file.under("weights/seq/"))
         assert not model.training
         assert model.mask_dropout == 0.2
-        assert model.feedback["text"]["audio"].dropout == 0.1
+        assert model.feedback["text"]["audio"].dropout.p == 0.1
         assert model.backbone.encoders["text"].dropout.p == 0.2
         assert model.backbone.encoders["text"].attention.dropout == 0.2
         assert model.backbone.dropout.p == 0.1
@@ -137,18 +137,18 @@ def test_equations_of_the_paper_by_hand():
     inputs = batch({"t": 3, "a": 2, "v": 2}, batch_size=1, steps=5)
     r = backbone.encode(inputs)
 
-    def attend(queries, source, projections_q, projections_kv):
-        w_q, _, _ = projections_q.weight.chunk(3)
-        _, w_k, w_v = projections_kv.weight.chunk(3)
+    def attend(queries, source, w_q, w_kv):
+        w_k, w_v = w_kv.chunk(2)
         scores = (queries @ w_q.T) @ (source @ w_k.T).transpose(1, 2) / 2  # sqrt(d) = 2
         return scores.softmax(-1) @ (source @ w_v.T) + queries
 
     def symmetric(k, j):
         pair = backbone.pairs[k][j]
-        return attend(r[k], r[j], pair.first, pair.second) + attend(r[j], r[k], pair.second, pair.first)
+        first, second = pair.first.weight, pair.second.weight
+        return attend(r[k], r[j], first[:4], second[4:]) + attend(r[j], r[k], second[:4], first[4:])
 
     m_ta, m_tv, m_av = symmetric("t", "a"), symmetric("t", "v"), symmetric("a", "v")
-    a_avt = attend(m_av, r["t"], backbone.trimodal.projections, backbone.trimodal.projections)
+    a_avt = attend(m_av, r["t"], backbone.trimodal.query.weight, backbone.trimodal.key_value.weight)
     o = torch.cat([r["t"], r["a"], r["v"], m_ta, m_tv, m_av, a_avt], -1)
     states = torch.nn.LSTM(28, 4, batch_first=True, bidirectional=True).double()
     states.load_state_dict(backbone.fusion.state_dict())
@@ -214,7 +214,7 @@ def test_terms_of_a_missing_modality_are_zero(missing):
     inputs[missing] = None
     encodings = backbone.encode(inputs)
     assert list(encodings) == [k for k in MOSEI if k != missing]
-    o = backbone._concatenate(encodings, None).unflatten(-1, (7, 4))
+    o = backbone._concatenate(encodings, {}, None).unflatten(-1, (7, 4))
     zero = [(o[:, :, i] == 0).all().item() for i in range(7)]
     terms = [{"text"}, {"audio"}, {"visual"}, {"text", "audio"}, {"text", "visual"}, {"audio", "visual"}, set(MOSEI)]
     assert zero == [missing in term for term in terms]
@@ -238,7 +238,7 @@ def test_garbage_in_the_padding_of_encodings_does_not_reach_the_prediction():
         (
             {"smell": torch.zeros(3, 6, 2)},
             None,
-            r"inputs \['smell'\] are not among the modalities \['text', 'audio', 'visual'\]",
+            r"input 'smell' is not among the modalities \['visual', 'text', 'audio'\]",
         ),
         ({"text": torch.zeros(3, 300)}, None, r"'text' has shape \(3, 300\), but LSTMBackbone takes \(B, T, 300\)"),
         ({"text": torch.zeros(3, 6, 30)}, None, r"'text' has shape \(3, 6, 30\), but LSTMBackbone takes \(B, T, 300\)"),

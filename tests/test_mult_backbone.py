@@ -115,7 +115,9 @@ def numpy_transformer(transformer, x, source, allowed):
     for layer in transformer.layers:
         queries = numpy_layer_norm(x, layer.attention_norm)
         keys = queries if s is None else numpy_layer_norm(s, layer.attention_norm)
-        weight, bias = (p.detach().numpy() for p in layer.attention.projections.parameters())
+        names = ("query", "key_value") if layer.attention.cross else ("query_key_value",)
+        parts = [getattr(layer.attention, name) for name in names]
+        weight, bias = (np.concatenate([getattr(part, kind).detach().numpy() for part in parts]) for kind in ("weight", "bias"))
         q, k, v = (
             y @ weight[i * size : (i + 1) * size].T + bias[i * size : (i + 1) * size]
             for i, y in enumerate((queries, keys, keys))
@@ -134,8 +136,8 @@ def numpy_transformer(transformer, x, source, allowed):
 @pytest.mark.parametrize(("steps", "keys"), [(5, 5), (4, 7), (7, 3)])
 @pytest.mark.parametrize("causal", [True, False])
 def test_transformer_against_numpy(steps, keys, causal):
-    transformer = Transformer(8, 2, 2).double()
-    for p in transformer.parameters():
+    transformer, within = Transformer(8, 2, 2, cross=True).double(), Transformer(8, 2, 2).double()
+    for p in (*transformer.parameters(), *within.parameters()):
         torch.nn.init.normal_(p, std=0.3)
     x, source = torch.randn(steps, 8).double(), torch.randn(keys, 8).double()
     allowed = np.array([[not causal or j < i + 1 + abs(keys - steps) for j in range(keys)] for i in range(steps)])
@@ -144,8 +146,8 @@ def test_transformer_against_numpy(steps, keys, causal):
     np.testing.assert_allclose(result, numpy_transformer(transformer, x.numpy(), source.numpy(), allowed), atol=1e-6)
     allowed = np.array([[not causal or j <= i for j in range(steps)] for i in range(steps)])
     mask = attention_mask((steps, steps), (None, None), causal=causal, device=x.device)
-    result = transformer(x[None], None, mask)[0].detach().numpy()
-    np.testing.assert_allclose(result, numpy_transformer(transformer, x.numpy(), None, allowed), atol=1e-6)
+    result = within(x[None], None, mask)[0].detach().numpy()
+    np.testing.assert_allclose(result, numpy_transformer(within, x.numpy(), None, allowed), atol=1e-6)
 
 
 def test_prediction_by_hand():
@@ -241,9 +243,9 @@ def test_every_parameter_gets_a_gradient():
 
 @pytest.mark.parametrize("dropout_on", ["keys", "weights"])
 def test_attention_dropout_keeps_the_mean_and_says_what_it_drops(dropout_on):
-    attention = MultiheadAttention(4, 2, dropout=0.5, dropout_on=dropout_on)
+    attention = MultiheadAttention(4, 2, dropout=0.5, dropout_on=dropout_on, cross=True)
     with torch.no_grad():
-        attention.projections.weight[:8] = 0  # all keys alike: weights of 1/6
+        attention.query.weight.zero_()  # all keys alike: weights of 1/6
         attention.output.weight.copy_(torch.eye(4))
     queries, keys = torch.randn(400, 5, 4), torch.randn(1, 6, 4).expand(400, 6, 4)
     expected = attention.eval()(queries, keys, None)[0]
@@ -297,11 +299,11 @@ def test_wrong_options_are_named(options, message):
 @pytest.mark.parametrize(
     ("change", "lengths", "message"),
     [
-        ({"smell": torch.zeros(3, 6, 2)}, None, r"inputs \['smell'\] are not among the modalities"),
+        ({"smell": torch.zeros(3, 6, 2)}, None, r"input 'smell' is not among the modalities"),
         ({"text": torch.zeros(3, 6)}, None, r"'text' has shape \(3, 6\), but MulTBackbone takes \(B, T, 6\)"),
         ({"audio": torch.zeros(2, 6, 4).double()}, None, "'audio' has 2 samples but 'text' has 3"),
-        ({"audio": torch.zeros(3, 0, 4).double()}, None, "'audio' has no steps; leave it out"),
-        ({}, {"txt": torch.tensor([6, 2, 4])}, r"lengths name \['txt'\], but the modalities are"),
+        ({"audio": torch.zeros(3, 0, 4).double()}, None, "'audio' has no steps: leave it out"),
+        ({}, {"txt": torch.tensor([6, 2, 4])}, r"lengths name 'txt', but the modalities are \['text'"),
         (dict.fromkeys(SIZES), None, "all of .* are missing"),
         ({}, {"audio": torch.tensor([6, 2, 9])}, r"lengths\[2\] of 'audio' is 9"),
     ],

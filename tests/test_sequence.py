@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from toys import numpy_lstm
 
 from topdown import SequenceLSTM
-from topdown.sequence import check_lengths, last_valid, reverse_valid, valid_steps, zero_padding
+from topdown.checks import check_lengths
+from topdown.sequence import last_valid, reverse_valid, valid_steps, zero_padding
 
 
 def packed(lstm, x, lengths):
@@ -73,8 +74,11 @@ def test_garbage_in_the_padding_changes_no_output_and_no_gradient(garbage):
 def test_packed_path_of_cuda_gives_the_same_values():
     lstm = SequenceLSTM(4, 3, bidirectional=True).double()
     x, lengths = torch.randn(3, 6, 4, dtype=torch.float64), torch.tensor([2, 6, 5])
-    torch.testing.assert_close(torch.cat(lstm._packed(x, lengths), -1), lstm(x, lengths), rtol=0, atol=1e-12)
-    torch.testing.assert_close(torch.cat(lstm._packed(x, None), -1), lstm(x), rtol=0, atol=1e-12)
+    weights = [getattr(lstm, name) for name in lstm._flat_weights_names]
+    torch.testing.assert_close(lstm._packed(x, lengths, weights), lstm(x, lengths), rtol=0, atol=1e-12)
+    torch.testing.assert_close(lstm._packed(x, None, weights), lstm(x), rtol=0, atol=1e-12)
+    none = torch.tensor([0, 6, 5])
+    torch.testing.assert_close(lstm._packed(x, none, weights), lstm(x, none), rtol=0, atol=1e-12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -106,6 +110,7 @@ def test_last_valid_step():
     assert last_valid(x, torch.tensor([1, 3])).tolist() == [[0.0, 1.0], [10.0, 11.0]]
     assert last_valid(x, torch.tensor([1, 3], dtype=torch.uint8)).tolist() == [[0.0, 1.0], [10.0, 11.0]]
     assert last_valid(x, None).tolist() == [[4.0, 5.0], [10.0, 11.0]]
+    assert last_valid(x, torch.tensor([0, 2])).tolist() == [[0.0, 0.0], [8.0, 9.0]]
 
 
 @pytest.mark.parametrize(
@@ -114,13 +119,13 @@ def test_last_valid_step():
         ([3, 2], TypeError, "must be a tensor of integers, got list: use torch.as_tensor"),
         (torch.tensor([3.0, 2.0]), TypeError, "must be a tensor of integers, got torch.float32: use lengths.long"),
         (torch.tensor([3]), ValueError, r"'audio' have shape \(1,\), but it has 2 samples"),
-        (torch.tensor([3, 6]), ValueError, r"lengths\[1\] of 'audio' is 6, but it has 5 steps: a length must lie in 1..5"),
-        (torch.tensor([0, 5]), ValueError, r"lengths\[0\] of 'audio' is 0"),
+        (torch.tensor([3, 6]), ValueError, r"lengths\[1\] of 'audio' is 6, but it has 5 steps: a length must lie in 0..5"),
+        (torch.tensor([-1, 5]), ValueError, r"lengths\[0\] of 'audio' is -1"),
     ],
 )
 def test_wrong_lengths_are_named(lengths, error, message):
     with pytest.raises(error, match=message):
-        check_lengths(lengths, torch.zeros(2, 5, 4), "audio")
+        check_lengths(lengths, 5, 2, "audio")
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])

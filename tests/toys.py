@@ -1,5 +1,7 @@
 """Small backbones, and plain numpy loops to compare with."""
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import nn
@@ -101,3 +103,13 @@ def numpy_lstm(x, w_ih, w_hh, b_ih, b_hh):
 def softmax(x):
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
+
+
+@contextlib.contextmanager
+def single_process_group():
+    """A group of this process alone, for what runs within DistributedDataParallel."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

@@ -15,6 +15,7 @@ Stage I, Stage II           first and second pass
 ==========================  =======================  =====================================
 """
 
+import topdown.graph as graph  # the operator `topdown::lstm`, for exported programs
 from topdown.backbone import Backbone as Backbone
 from topdown.feedback import LinearFeedback as LinearFeedback
 from topdown.feedback import LSTMFeedback as LSTMFeedback
@@ -24,6 +25,7 @@ from topdown.latch import LatchTrace as LatchTrace
 from topdown.latch import TopDownLatch as TopDownLatch
 from topdown.profile import MaskProfile as MaskProfile
 from topdown.profile import mask_profile as mask_profile
-from topdown.sequence import SequenceLSTM as SequenceLSTM
+from topdown.recurrence import SequenceLSTM as SequenceLSTM
+from topdown.sequence import Padded as Padded
 
 __version__ = "0.1.0"

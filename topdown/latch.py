@@ -17,42 +17,34 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from topdown.backbone import (
-    Backbone,
-    Inputs,
-    call,
-    check_backbone,
-    check_encodings,
-    check_inputs,
-    check_logits,
-    encoding_lengths,
-    takes_lengths,
-)
-from topdown.dropout import dropout
-from topdown.feedback import Network, build_feedback, check_feedback
-from topdown.masking import ALIGN_RULES, COMBINE_RULES, Align, Combine, align_mask, combine_masks, finite_padding, pool_mask
-from topdown.sequence import Lengths, lengths_of, padded_lengths, zero_padding
-from topdown.sources import check_sources, resolve_sources
+from topdown import checks
+from topdown.backbone import Backbone, Inputs, call, fresh, takes_lengths
+from topdown.disabled import Disabled, is_disabled
+from topdown.feedback import Network, build_feedback
+from topdown.first_pass import Statistics, run_untouched
+from topdown.masking import Align, Combine, align_mask, combine_masks, finite_padding
+from topdown.sequence import Lengths, Padded, present_samples, zero_padding
 from topdown.unbuilt import UnbuiltFeedback
 
 _build_lock = threading.Lock()
 
 
 class LatchTrace(NamedTuple):
-    """What happened in one call of a latch.
+    """Everything that one call of a latch made.
 
     Args:
-        output: What `fuse` returned after the second pass.
-        masks: The mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k).
+        output: Result of `fuse` after the second pass.
+        masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k).
         feedback: {target: {source: f_j}}: the masks before they were combined, in the time of the target.
-        encodings: The encodings r_j that the masks were made from: those of the first pass (of the last pass but one
-            when `passes` is above 1).
+        encodings: Encodings r_j that the masks were made from, 0 at padded steps: those of the first pass (of the last pass but
+            one when `passes` is above 1).
     """
 
     output: Any
@@ -64,44 +56,48 @@ class LatchTrace(NamedTuple):
 class TopDownLatch(nn.Module):
     r"""Wraps a backbone so that what it has understood of the other modalities masks the inputs of each one.
 
-    The latch is called as latch(inputs, lengths) and returns what the backbone's `fuse` returns; it never calls the backbone's
-    `forward`. The backbone stays the user's own module, under `latch.backbone`; its parameters keep their names behind that
-    prefix.
+    The latch is called as latch(inputs, lengths), or by name as latch(text=..., audio=..., lengths=...), and returns what the
+    backbone's `fuse` returns; it never calls the backbone's `forward`. The backbone stays the user's own module, under
+    `latch.backbone`; its parameters keep their names behind that prefix.
 
-    When the sizes of inputs and encodings are unknown, feedback is built in the first call (as torch's lazy modules are).
-    Until then an optimizer, a parameter count or a state dict raises an error instead of missing the feedback.
+    After a call the backbone is as if it had run once, on the masked inputs: the first pass moves no running statistics (it
+    has its own, see :mod:`topdown.first_pass`) and changes nothing that was given. What it counts in plain attributes, it
+    counts in both passes; a module that changes its buffers in evaluation mode, too, changes them in both.
+
+    When the sizes of targets and encodings are unknown, feedback is built in the first call, which then encodes once more (as
+    torch's lazy modules are). Until then an optimizer, a parameter count or a state dict raises an error instead of missing
+    the feedback.
 
     Args:
-        backbone: A module with `encode(inputs[, lengths])` and `fuse(encodings[, lengths])`: see
-            :class:`topdown.Backbone`.
-        feedback: The networks that turn encodings, 0 at padded steps, into logits of masks. "lstm": one LSTM per pair of
+        backbone: Module with `encode(inputs[, lengths])` and `fuse(encodings[, lengths])`: see :class:`topdown.Backbone`.
+        feedback: Networks that turn encodings, 0 at padded steps, into logits of masks. "lstm": one LSTM per pair of
             target and source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared":
             one LSTM per source and a linear map per pair; a factory (source_size, target_size) -> module for pairs, such as
             `torch.nn.Linear`, whose modules take (encoding) or (encoding, lengths); or a ready module called as
-            feedback(encodings[, lengths]) -> {target: {source: logits}}, with the lengths that were given, as a mapping of
-            those that hold where a tensor does not hold for every sequence. (Default: "lstm")
-        combine: How masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
+            feedback(encodings[, lengths]) -> {target: {source: logits}}, with lengths as a mapping from those encodings that
+            have any. (Default: "lstm")
+        combine: Rule by which masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
             (J, B, T, D) to (B, T, D). (Default: "mean")
-        sources: {target: [sources]}; targets that are not named are not masked. None masks every input with every
-            other modality (Eq. 4), and a modality that is alone with itself. Inputs and encodings that are not named here
-            may have any shape. (Default: None)
-        align: What to do with a source whose time differs from its target's: "error", "interpolate" by relative
-            position within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. A pooled
-            encoding masks all steps alike, and a target without time takes the average over the source's steps, in
-            every case. (Default: "error"; the paper's modalities are word-aligned)
-        encoder_grad: Whether gradients flow through the encoders in the first pass. May be set later.
-            (Default: False, Section 3 of the paper; its public code does the opposite)
+        sources: {target: [sources]}; targets that are not named are not masked, and inputs and encodings that are not named
+            may be anything. None masks every input that has an encoding of its name with every OTHER encoding (Eq. 4), and
+            one that is alone with itself. (Default: None)
+        align: Treatment of a source whose time differs from its target's: "error", "interpolate" by relative
+            position within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default:
+            "error"; the paper's modalities are word-aligned)
+        encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
+            its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
-        scale: Masks are scale times the combined ones; with 2 and zero logits the inputs are untouched. (Default: 1,
-            the paper)
-        passes: How often feedback is applied. Each pass masks the raw inputs anew. With `encoder_grad=False` gradients
-            reach the feedback from the last one alone. (Default: 1, the paper)
+        scale: Factor of the combined masks; with 2 and zero logits the inputs are untouched. (Default: 1, the paper)
+        passes: Number of times that feedback is applied. Each pass masks the raw inputs anew. With `encoder_grad=False`
+            gradients reach the feedback from the last one alone. (Default: 1, the paper)
         example_inputs: Inputs from which to read the sizes at once, when the backbone does not have them as attributes
-            `input_sizes` and `encoding_sizes`. The backbone encodes them once, in evaluation mode.
+            `input_sizes` and `encoding_sizes`. The backbone encodes them once, in evaluation mode. (Default: None)
+
+    All options but `feedback` and `sources` may be set later, as attributes.
 
     Raises:
-        TypeError: if `backbone` is not a module with `encode` and `fuse`, or `feedback` is of the wrong kind.
-        ValueError: if an option has an unknown value.
+        TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
+        ValueError: if an option has an unknown value, or nobody can tell who masks whom.
 
     Example:
         >>> class Toy(nn.Module):
@@ -138,66 +134,51 @@ class TopDownLatch(nn.Module):
         example_inputs: Inputs | None = None,
     ) -> None:
         super().__init__()
-        check_backbone(backbone)
-        check_feedback(feedback)
-        if not callable(combine) and combine not in COMBINE_RULES:
-            raise ValueError(f"combine={combine!r} is not known: use one of {COMBINE_RULES}, or a function")
-        if align not in ALIGN_RULES:
-            raise ValueError(f"align={align!r} is not known: use one of {ALIGN_RULES}")
-        if not 0.0 < scale < float("inf"):
-            raise ValueError(f"scale={scale} must be a positive number")
-        if not 0.0 <= mask_dropout < 1.0:
-            raise ValueError(f"mask_dropout={mask_dropout} must lie in [0, 1)")
-        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
-            raise ValueError(f"passes={passes!r} must be a whole number, at least 1")
-        if not isinstance(backbone, nn.Module):
-            raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
+        checks.check_backbone(backbone)
+        checks.check_feedback(feedback, sources)
         self.backbone = backbone
+        self.feedback = feedback if isinstance(feedback, nn.Module) else UnbuiltFeedback(feedback)
+        self.kind = type(feedback).__name__ if isinstance(feedback, nn.Module) else feedback
+        self.sources = checks.check_sources(sources)
         self.combine = combine
-        self.sources = None if sources is None else check_sources(sources)
         self.align = align
         self.encoder_grad = encoder_grad
         self.mask_dropout = mask_dropout
         self.scale = scale
         self.passes = passes
-        self.input_sizes: dict[str, int] | None = None
-        self.encoding_sizes: dict[str, int] | None = None
-        self._encode_takes_lengths = takes_lengths(self._model.encode)
-        self._feedback_takes_lengths = not isinstance(feedback, nn.Module) or takes_lengths(feedback.forward)
-        self._fuse_takes_lengths = takes_lengths(self._model.fuse)
-        self._disabled_in: list[int] = []
-        if isinstance(feedback, nn.Module):
-            if sources is not None:
-                raise ValueError("a ready feedback module decides on its sources itself: leave out sources=")
-            self.feedback = feedback
-            return
-        self.feedback = UnbuiltFeedback(feedback)
-        input_sizes = getattr(backbone, "input_sizes", None)
-        encoding_sizes = getattr(backbone, "encoding_sizes", None)
-        if isinstance(input_sizes, Mapping) and isinstance(encoding_sizes, Mapping):
-            self._build(dict(input_sizes), dict(encoding_sizes), None)
+        self.statistics = nn.ModuleList([Statistics(backbone) for _ in range(passes)])  # of each first pass
+        self.target_sizes: dict[str, int] | None = None  # unknown until feedback is built, and for a ready module
+        self.source_sizes: dict[str, int] | None = None
+        parts: dict[str, Any] = {"encode": backbone.encode, "fuse": backbone.fuse, "feedback": self.feedback}
+        self._takes = {name: takes_lengths(part) for name, part in parts.items()}
+        declared = getattr(backbone, "input_sizes", None), getattr(backbone, "encoding_sizes", None)
+        if isinstance(declared[0], Mapping) and isinstance(declared[1], Mapping):
+            self._build(dict(declared[0]), dict(declared[1]), next(backbone.parameters(), None))
         elif example_inputs is not None:
-            self._build_from(example_inputs)
+            self._build_from(example_inputs, None)
 
-    def forward(self, inputs: Inputs, lengths: Lengths = None) -> Any:
+    def forward(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> Any:
         """Looks, masks, and looks again.
 
         Args:
-            inputs: A sequence of shape (B, T_k, D_k) or a vector of shape (B, D_k) per modality k. A modality that is
-                None or absent drops out of the mean, and a target none of whose sources is there is not masked.
-            lengths: Number of valid steps of each sample, of shape (B,), on the CPU; or a mapping from modality to such
-                a tensor, when modalities are not aligned. None when all steps are valid.
+            inputs: Sequence of shape (B, T_k, D_k) or vector of shape (B, D_k) per modality k that is masked, and whatever else
+                the backbone takes; or each by its name, as keywords. A modality that is None or absent drops out of the
+                mean, and a target none of whose sources is there is not masked.
+            lengths: Number of valid steps of each sample, of shape (B,), on the CPU, which serves all modalities; or a mapping
+                from modality to such a tensor, where 0 says that a sample lacks the modality. (Default: None, all steps of all
+                samples are valid)
 
         Returns:
-            What `backbone.fuse` returns.
+            Result of `backbone.fuse`.
 
         Raises:
             TypeError: if inputs, lengths or what `encode` returns are of the wrong kind.
             ValueError: if shapes do not fit, naming the modality.
         """
-        return self._look_again(self._first_pass(inputs, lengths)[0], lengths)
+        inputs = checks.merge_names(inputs, by_name)
+        return self._predict(self._look(inputs, lengths).masked, lengths)
 
-    def masks(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
+    def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> dict[str, Tensor]:
         """Returns the masks {target: (B, T_k, D_k)} that :meth:`forward` would apply; none while disabled.
 
         They have a gradient, for regularizers; call within `torch.no_grad()` where that is not wanted.
@@ -205,184 +186,170 @@ class TopDownLatch(nn.Module):
         Args:
             inputs: As in :meth:`forward`.
             lengths: As in :meth:`forward`.
+            by_name: As in :meth:`forward`.
         """
-        return self._first_pass(inputs, lengths)[1]
+        inputs = checks.merge_names(inputs, by_name)
+        return self._look(inputs, lengths, keep=False).masks
 
-    def trace(self, inputs: Inputs, lengths: Lengths = None) -> LatchTrace:
+    def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> LatchTrace:
         """Returns the output together with the masks and what they were made from; only the output while disabled.
+
+        It moves no running statistics, not even in training.
 
         Args:
             inputs: As in :meth:`forward`.
             lengths: As in :meth:`forward`.
+            by_name: As in :meth:`forward`.
         """
-        masked, masks, feedback, encodings = self._first_pass(inputs, lengths)
-        return LatchTrace(self._look_again(masked, lengths), masks, feedback, encodings)
+        inputs = checks.merge_names(inputs, by_name)
+        look = self._look(inputs, lengths, keep=False)
+        output = run_untouched(lambda: self._predict(look.masked, lengths), self.backbone)
+        return LatchTrace(output, look.masks, look.feedback, {name: r.values for name, r in look.encodings.items()})
 
-    @contextlib.contextmanager
-    def disabled(self) -> Iterator[TopDownLatch]:
-        """Turns the feedback off within a `with` block, in the current thread (a compiled latch: in all threads).
+    def disabled(self) -> Disabled[TopDownLatch]:
+        """Turns the feedback off within a `with` block, in the current thread.
 
         The latch then returns fuse(encode(inputs)) of its backbone, bit for bit; there are no masks to be had.
         """
-        thread = threading.get_ident()
-        self._disabled_in.append(thread)
-        try:
-            yield self
-        finally:
-            self._disabled_in.remove(thread)
+        return Disabled(self)
+
+    def options(self) -> dict[str, Any]:
+        """Returns the options by name: another latch with these, around the same backbone, does the same."""
+        return {"feedback": self.kind, "sources": self.sources, **{name: getattr(self, name) for name in checks.OPTIONS}}
 
     def extra_repr(self) -> str:
-        """Shows the options that are not modules."""
-        combine = self.combine if isinstance(self.combine, str) else getattr(self.combine, "__name__", "function")
-        return (
-            f"combine={combine}, align={self.align}, encoder_grad={self.encoder_grad}, "
-            f"mask_dropout={self.mask_dropout}, scale={self.scale}, passes={self.passes}"
-        )
+        """Shows the options."""
+        return ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in self.options().items() if v is not None)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_disabled_in": []}  # a copy made within disabled() is not disabled
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in checks.OPTIONS:
+            checks.check_option(name, value)
+        if name == "sources" and name in self.__dict__:
+            raise ValueError("sources cannot change, since feedback has a network for each pair: make a new latch")
+        super().__setattr__(name, value)
 
-    @property
-    def _used(self) -> set[str] | None:
-        return None if self.sources is None else {name for names in self.sources.values() for name in names}
+    def _look(self, inputs: Inputs, lengths: Lengths, *, keep: bool = True) -> _Look:
+        """Runs the first passes, each on the raw inputs times the masks of the one before."""
+        if is_disabled(self):
+            return _Look(inputs, {}, {}, {})
+        self._build_from(inputs, lengths)
+        known = checks.GivenLengths(lengths)
+        targets = checks.check_inputs(inputs, known, self.target_sizes)
+        targets = {name: Padded(finite_padding(*target), target.lengths) for name, target in targets.items()}
+        masked = _masked(inputs, targets, {})
+        for number in range(self.passes):
+            encodings = self._first_look(masked, known, number, keep)
+            feedback = self._feedback(encodings, targets)
+            masks = {name: self._combine(f, encodings, targets[name].values) for name, f in feedback.items()}
+            masked = _masked(inputs, targets, masks)
+        return _Look(masked, masks, feedback, encodings)
+
+    def _predict(self, inputs: Inputs, lengths: Lengths) -> Any:
+        """Runs the second pass, or the only one of a latch that is disabled."""
+        return call(self._model.fuse, self._encode(inputs, lengths), lengths, self._takes["fuse"])
+
+    def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
+        return call(self._model.encode, inputs, lengths, self._takes["encode"])
 
     @property
     def _model(self) -> Backbone:
         return cast(Backbone, self.backbone)
 
-    def _is_disabled(self) -> bool:
-        # A compiler cannot ask for the thread: a compiled latch is disabled for all threads at once.
-        here = torch.compiler.is_compiling() or threading.get_ident() in self._disabled_in
-        return bool(self._disabled_in) and here
+    def _first_look(self, inputs: Inputs, known: checks.GivenLengths, number: int, keep: bool) -> dict[str, Padded]:
+        """Encodes without a trace in the backbone, in what was given, or in the gradients of the backbone."""
+        while len(self.statistics) <= number:
+            self.statistics.append(Statistics(self.backbone).train(self.training))
+        # Within parametrize.cached() weights that are made without a gradient would be those of the second pass, too.
+        grad = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
 
-    def _look_again(self, masked: Inputs, lengths: Lengths) -> Any:
-        encodings = call(self._model.encode, masked, lengths, self._encode_takes_lengths)
-        return call(self._model.fuse, encodings, lengths, self._fuse_takes_lengths)
+        def encode() -> Any:
+            with contextlib.nullcontext() if grad else torch.no_grad():
+                return self._encode(fresh(dict(inputs)), known.given)
 
-    def _first_pass(
-        self, inputs: Inputs, lengths: Lengths
-    ) -> tuple[Inputs, dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-        if self._is_disabled():
-            return inputs, {}, {}, {}
-        present = check_inputs(inputs, lengths)
-        valid = {k: lengths_of(lengths, k) if x.dim() == 3 else None for k, x in present.items()}
-        padded = {k: n for k, n in valid.items() if padded_lengths(n, present[k].shape[1]) is not None}
-        present = {k: finite_padding(x, padded[k]) if k in padded else x for k, x in present.items()}
-        masked: Inputs = {**inputs, **present}
-        for _ in range(self.passes):
-            encodings, own = self._encode(masked, present, lengths)
-            feedback = self._feedback(encodings, own, present, valid, lengths)
-            masks = {target: self._mask(list(f.values()), present[target]) for target, f in feedback.items()}
-            masked = {**inputs, **present, **{k: present[k] * mask for k, mask in masks.items()}}
-        return masked, masks, feedback, encodings
-
-    def _encode(
-        self, masked: Inputs, present: dict[str, Tensor], lengths: Lengths
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns the encodings of a first pass, 0 at padded steps, and the lengths of those that have any."""
-        with contextlib.nullcontext() if self.encoder_grad else torch.no_grad():
-            encodings = call(self._model.encode, masked, lengths, self._encode_takes_lengths)
-        if not self.encoder_grad and not torch.compiler.is_compiling():
+        encoded = run_untouched(encode, self.backbone, cast(Statistics, self.statistics[number]), keep=keep)
+        if not grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 would hand weights without gradient to the second pass
-        known = [*masked, *(self.encoding_sizes or {}), *(encodings if isinstance(encodings, Mapping) else ())]
-        if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in known]):
-            raise ValueError(f"lengths name {unknown}, but the modalities are {sorted(set(known))}")
-        encodings = check_encodings(encodings, present, lengths, self._used)
-        if isinstance(self.feedback, UnbuiltFeedback):
-            missing = [name for name, value in masked.items() if value is None]
-            if missing:
-                raise ValueError(
-                    f"{missing} are None, but the latch reads the sizes of all modalities from its first call: "
-                    "pass example_inputs= with all of them"
-                )
-            self._build(_sizes(present), _sizes(encodings), next(iter(encodings.values())))
-        self._check_known(present, encodings)
-        described = {k: encoding_lengths(k, r, present, lengths) for k, r in encodings.items()}
-        own = {k: valid for k, valid in described.items() if valid is not None}
-        return {k: zero_padding(r, own.get(k)) if r.dim() == 3 else r for k, r in encodings.items()}, own
+        encodings = self._check_encodings(encoded, inputs, known)
+        clean = {k: zero_padding(*r) if r.values.dim() == 3 else r.values for k, r in encodings.items()}
+        return {k: Padded(r if self.encoder_grad else r.detach(), encodings[k].lengths) for k, r in clean.items()}
 
-    def _check_known(self, present: dict[str, Tensor], encodings: dict[str, Tensor]) -> None:
-        if self.input_sizes is None or self.encoding_sizes is None:  # a ready feedback module
-            return
-        for what, given, sizes in (("inputs", present, self.input_sizes), ("encodings", encodings, self.encoding_sizes)):
-            if self.sources is None and (unknown := [name for name in given if name not in sizes]):
-                raise ValueError(
-                    f"{what} {unknown} are unknown: the feedback was built for {list(sizes)}; build it with all modalities "
-                    "(example_inputs=), or say who masks whom with sources={target: [sources]}"
-                )
-        for name, size in self.encoding_sizes.items():
-            if name in encodings and encodings[name].shape[-1] != size:
-                raise ValueError(
-                    f"encode() gave {name!r} of size {encodings[name].shape[-1]}, but the feedback was built for {size}"
-                )
+    def _check_encodings(self, encoded: Any, inputs: Inputs, known: checks.GivenLengths) -> dict[str, Padded]:
+        used = None if self.sources is None else {name for names in self.sources.values() for name in names}
+        encodings = checks.check_encodings(encoded, inputs, known, used, self.source_sizes)
+        known.check_names([*inputs, *encoded, *(self.target_sizes or ()), *(self.source_sizes or ())])
+        return encodings
 
-    def _feedback(
-        self,
-        encodings: dict[str, Tensor],
-        own: dict[str, Tensor],
-        present: dict[str, Tensor],
-        valid: Mapping[str, Tensor | None],
-        lengths: Lengths,
-    ) -> dict[str, dict[str, Tensor]]:
-        described: Lengths = own or None
-        if isinstance(lengths, Tensor) and all(k in own for k, r in encodings.items() if r.dim() == 3):
-            described = lengths
-        logits = call(self.feedback, encodings, described, self._feedback_takes_lengths)
-        if not isinstance(logits, Mapping) or not all(isinstance(by_source, Mapping) for by_source in logits.values()):
-            raise TypeError(f"{type(self.feedback).__name__} must return logits as {{target: {{source: tensor}}}}")
-        masks: dict[str, dict[str, Tensor]] = {}
-        for target, by_source in logits.items():
-            if target not in present or not by_source:
-                continue
-            masks[target] = {}
-            for source, h in by_source.items():
-                check_logits(h, source, target, present[target])
-                fits = source in encodings and h.dim() == 3 and h.shape[1] == encodings[source].shape[1]
-                masks[target][source] = self._aligned(
-                    torch.sigmoid(h), own.get(source) if fits else None, source, target, present[target], valid[target]
-                )
-        return masks
+    def _feedback(self, encodings: Mapping[str, Padded], targets: Mapping[str, Padded]) -> dict[str, dict[str, Tensor]]:
+        """Returns {target: {source: f_j}}, in the time of the target."""
+        values = {name: r.values for name, r in encodings.items()}
+        lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
+        logits = call(self.feedback, values, lengths or None, self._takes["feedback"])
+        return {
+            k: {
+                j: align_mask(Padded(torch.sigmoid(h), lengths.get(j)), targets[k], self.align, names=(j, k))
+                for j, h in by_source.items()
+            }
+            for k, by_source in checks.check_logits(logits, targets, self.feedback).items()
+        }
 
-    def _aligned(
-        self, mask: Tensor, lengths: Tensor | None, source: str, target: str, inputs: Tensor, target_lengths: Tensor | None
-    ) -> Tensor:
-        if inputs.dim() == 2:
-            return mask if mask.dim() == 2 else pool_mask(mask, lengths).squeeze(1)
-        if mask.dim() == 2:
-            return mask.unsqueeze(1)
-        return align_mask(mask, lengths, inputs.shape[1], target_lengths, align=self.align, source=source, target=target)
-
-    def _mask(self, masks: list[Tensor], inputs: Tensor) -> Tensor:
-        mask = combine_masks(masks, self.combine)
+    def _combine(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:
+        """Returns the mask of a target; 1 where a sample has none of its sources."""
+        present = [present_samples(encodings[source].lengths) if source in encodings else None for source in by_source]
+        mask = combine_masks(list(by_source.values()), self.combine, present)
         mask = (mask if self.scale == 1.0 else mask * self.scale).expand_as(inputs)
-        return dropout(mask, self.mask_dropout, self.training)
+        mask = nn.functional.dropout(mask, self.mask_dropout, self.training)
+        marks = [p for p in present if p is not None]
+        if len(marks) < len(present):
+            return mask
+        return torch.where(torch.stack(marks).any(0).to(mask.device).view(-1, *[1] * (mask.dim() - 1)), mask, 1.0)
 
-    def _build_from(self, example_inputs: Inputs) -> None:
-        present = check_inputs(example_inputs, None)
-        training = {module: module.training for module in self.backbone.modules()}
+    def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
+        """Builds feedback of unknown sizes from what the backbone makes of some inputs, in evaluation mode."""
+        if not isinstance(self.feedback, UnbuiltFeedback):
+            return
+        known = checks.GivenLengths(lengths)
+        checks.check_complete(inputs, self.sources)
+        checks.check_inputs(inputs, known, {})
+        training = [module for module in self.backbone.modules() if module.training]
         try:
             self.backbone.eval()
             with torch.no_grad():
-                encodings = call(self._model.encode, example_inputs, None, self._encode_takes_lengths)
+                encoded = self._encode(fresh(dict(inputs)), lengths)
         finally:
-            for module, mode in training.items():
-                module.training = mode
-        encodings = check_encodings(encodings, present, None, self._used)
-        self._build(_sizes(present), _sizes(encodings), next(iter(encodings.values())))
+            for module in training:
+                module.training = True
+        encodings = self._check_encodings(encoded, inputs, known)
+        by_name = self.sources is not None
+        names = [name for name, value in inputs.items() if by_name or checks.is_modality(value)]
+        pairs = checks.who_masks_whom(self.sources, names, list(encoded if by_name else encodings))
+        targets = checks.check_inputs(inputs, known, dict.fromkeys(pairs))
+        like = next(iter(encodings.values())).values
+        if torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
+            like = next((p for p in self.backbone.parameters() if p.is_floating_point()), like)
+        self._build(_sizes(targets), _sizes(encodings), like)
 
-    def _build(self, input_sizes: dict[str, int], encoding_sizes: dict[str, int], like: Tensor | None) -> None:
+    def _build(self, target_sizes: dict[str, int], source_sizes: dict[str, int], like: Tensor | None) -> None:
         with _build_lock, torch.inference_mode(False):  # parameters made in inference mode could never be trained
-            unbuilt = self.feedback
-            if not isinstance(unbuilt, UnbuiltFeedback):  # another thread was faster
+            if not isinstance(self.feedback, UnbuiltFeedback):  # another thread was faster
                 return
-            sources = resolve_sources(self.sources, input_sizes, encoding_sizes)
-            feedback = build_feedback(unbuilt.kind, encoding_sizes, input_sizes, sources)
-            if like is None or torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
-                like = next((p for p in self.backbone.parameters() if p.is_floating_point()), like)
-            self.input_sizes, self.encoding_sizes = input_sizes, encoding_sizes
-            feedback.train(self.training)
+            pairs = checks.who_masks_whom(self.sources, target_sizes, source_sizes)
+            feedback = build_feedback(self.kind, source_sizes, target_sizes, pairs).train(self.training)
+            self.target_sizes, self.source_sizes = {target: target_sizes[target] for target in pairs}, source_sizes
             self.feedback = feedback if like is None else feedback.to(device=like.device, dtype=like.dtype)
 
 
-def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    return {name: tensor.shape[-1] for name, tensor in tensors.items()}
+class _Look(NamedTuple):
+    """Results of the first passes: the inputs of the second one, and what they were made with."""
+
+    masked: Inputs
+    masks: dict[str, Tensor]
+    feedback: dict[str, dict[str, Tensor]]
+    encodings: dict[str, Padded]
+
+
+def _masked(inputs: Inputs, targets: Mapping[str, Padded], masks: Mapping[str, Tensor]) -> Inputs:
+    return {**inputs, **{k: x.values * masks[k] if k in masks else x.values for k, x in targets.items()}}
+
+
+def _sizes(padded: Mapping[str, Padded]) -> dict[str, int]:
+    return {name: tensor.values.shape[-1] for name, tensor in padded.items()}

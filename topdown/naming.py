@@ -10,6 +10,16 @@ from torch import nn
 M = TypeVar("M", bound=nn.Module)
 
 
+def escape(name: str) -> str:
+    """Returns a name that torch takes for a module or a buffer, whatever characters it holds.
+
+    Example:
+        >>> escape("lidar.front")
+        '%lidar%2Efront'
+    """
+    return "%" + name.replace("%", "%25").replace(".", "%2E")
+
+
 class ModalityDict(nn.Module, Generic[M]):
     """Holds one module per modality, whatever the modality is called.
 
@@ -43,7 +53,7 @@ class ModalityDict(nn.Module, Generic[M]):
         plain = name and "." not in name and not name.startswith(("%", "_")) and not hasattr(type(self), name)
         if plain and name not in ("names", "training"):
             return name
-        return "%" + name.replace("%", "%25").replace(".", "%2E")
+        return escape(name)
 
     def __getitem__(self, name: str) -> M:
         if name not in self.names:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-import topdown.recurrence  # noqa: F401  registers the operator
+import topdown.graph  # noqa: F401  registers the operator
 
 try:
     from onnxscript import opset18

@@ -1,4 +1,4 @@
-"""A stand-in for feedback networks whose sizes are not known yet, which nobody can overlook."""
+"""Feedback whose sizes are not known yet: whoever asks for its parameters gets an error that says how to build it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,31 @@ MESSAGE = (
 
 
 class UnbuiltParameter(UninitializedParameter):
-    """Stands for parameters to come. Every torch optimizer asks a parameter whether it is a leaf: this one answers."""
+    """A parameter to come, which raises an error when an optimizer, a count or a function asks for it."""
 
-    @property
-    def is_leaf(self) -> NoReturn:  # type: ignore[override]
-        """Raises an error that says how to build the feedback."""
+    def _raise(self) -> NoReturn:
         raise RuntimeError(MESSAGE)
+
+    is_leaf = property(_raise)  # every optimizer asks
+    shape = property(_raise)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Lets pass what moves a module to another type or device, and raises the error for everything else."""
+        try:
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        except ValueError:
+            raise RuntimeError(MESSAGE) from None
 
 
 class UnbuiltFeedback(nn.Module):
-    """Stands for the feedback of a latch until its sizes are known.
+    """The place of the feedback of a latch until its sizes are known.
 
     Args:
-        kind: A kind or a factory of feedback networks.
+        kind: Kind or factory of feedback networks.
 
     Raises:
-        RuntimeError: when it is called, saved, loaded, or handed to an optimizer.
+        RuntimeError: when it is called, saved, loaded, or its parameters are asked for anything.
 
     Example:
         >>> import torch

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from topdown.feedback import FEEDBACK_KINDS
+from topdown.feedback import FEEDBACK
 
-KINDS = ("none", *FEEDBACK_KINDS)
+KINDS = ("none", *FEEDBACK)
 ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
 LARGEST = 10_000_000
 # Options that may differ between a run and its continuation.

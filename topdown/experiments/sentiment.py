@@ -28,7 +28,7 @@ from topdown.experiments.results import check_no_runs, checkpoint_path, read_run
 from topdown.experiments.synthetic import NOTE, synthetic_splits
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
 from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
-from topdown.feedback import FEEDBACK_KINDS
+from topdown.feedback import FEEDBACK
 from topdown.latch import TopDownLatch
 from topdown.masking import Align
 
@@ -116,7 +116,7 @@ class _Run:
         baseline = experiment.baseline
         self.synthetic = options.data is None
         self.wanted = [*dict.fromkeys(options.feedback), *([ORACLE] if self.synthetic else [])]
-        self.names = {kind: f"{baseline} + MMLatch ({kind})" for kind in FEEDBACK_KINDS}
+        self.names = {kind: f"{baseline} + MMLatch ({kind})" for kind in FEEDBACK}
         self.names |= {"none": baseline, ORACLE: f"{baseline}, irrelevant features removed (oracle)"}
         self.source = "SYNTHETIC DATA" if self.synthetic else options.data.name.encode("utf-8", "replace").decode()
         self.note = NOTE if self.synthetic else f"Measured on {self.source}."

@@ -19,12 +19,12 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
     compiled code, this is torch's own dropout.
 
     Args:
-        values: Of any shape.
-        probability: Of an element to become zero.
+        values: Tensor of any shape.
+        probability: Probability of an element to become zero.
         training: Whether to do anything. (Default: True)
 
     Returns:
-        Of the same shape.
+        Tensor of the same shape.
 
     Example:
         >>> kept = dropout(torch.ones(100_000), 0.25)
@@ -49,7 +49,7 @@ class Dropout(nn.Dropout):
     """Creates a module that calls :func:`dropout`; in every other respect torch's own.
 
     Args:
-        p: The probability of an element to become zero.
+        p: Probability of an element to become zero.
 
     Example:
         >>> Dropout(0.5).eval()(torch.ones(2))

@@ -1,0 +1,126 @@
+"""Runs of a backbone that leave no trace in its buffers, and the running statistics of the first pass.
+
+The two passes see different inputs, raw and masked ones. Statistics that both moved would fit neither; with those of the second
+pass alone, the first pass would be another one in evaluation than in training. So each first pass has running statistics of
+its own, as methods with an auxiliary batch norm do, and every other buffer of the backbone is lent to it as a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from topdown.naming import escape
+
+T = TypeVar("T")
+
+
+class Statistics(nn.Module):
+    """Holds the running statistics of one first pass: a buffer for each of the backbone whose name begins with `running_`.
+
+    They begin as what the backbone has when a first pass moves them for the first time.
+
+    Args:
+        backbone: Module whose statistics are kept apart.
+
+    Example:
+        >>> list(Statistics(nn.Sequential(nn.BatchNorm1d(3))).state_dict())
+        ['moves', '%0%2Erunning_mean', '%0%2Erunning_var']
+        >>> list(Statistics(nn.Linear(3, 3)).state_dict())
+        []
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        for name, buffer in backbone.named_buffers():
+            if _is_running(name):
+                self.follow(name, buffer)
+
+    def lend(self, name: str, buffer: Tensor) -> Tensor:
+        """Returns a copy of what the first pass has in place of a buffer of the backbone."""
+        kept = self._buffers.get(escape(name))
+        return buffer.clone() if kept is None else torch.where(self.get_buffer("moves") > 0, kept, buffer)
+
+    def follow(self, name: str, value: Tensor) -> None:
+        """Takes over what a first pass has made of such a copy."""
+        if "moves" not in self._buffers:
+            self.register_buffer("moves", torch.zeros((), dtype=torch.int64, device=value.device))
+        if escape(name) in self._buffers:
+            self.get_buffer(escape(name)).copy_(value)
+        else:
+            self.register_buffer(escape(name), value.detach().clone())
+
+
+class _Lending(TorchFunctionMode):
+    """Gives copies to every torch function that is given a buffer, in the calling thread alone."""
+
+    def __init__(self, copies: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*self._lend(args), **{name: self._lend(value) for name, value in (kwargs or {}).items()})
+
+    def _lend(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.copies.get(id(value), value)
+        if type(value) in (list, tuple):
+            return type(value)([self._lend(part) for part in value])
+        return value
+
+
+def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statistics | None = None, *, keep: bool = False) -> T:
+    """Runs something that calls a backbone, whose buffers are afterwards as they were.
+
+    Args:
+        run: Function without arguments.
+        backbone: Module that it calls.
+        statistics: Running statistics to use in place of those of the backbone. (Default: None, those of the backbone)
+        keep: Whether these follow the modules that are in training. (Default: False)
+
+    Returns:
+        Result of `run`.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> run_untouched(lambda: norm(torch.ones(3, 2)), norm).shape, int(norm.num_batches_tracked)
+        (torch.Size([3, 2]), 0)
+    """
+    own_statistics = statistics is not None and len(statistics._buffers) > 0
+    if not own_statistics and not any(module.training for module in backbone.modules()):
+        return run()  # nothing moves in evaluation
+    buffers = [
+        (module, key, f"{path}.{key}" if path else key, buffer)
+        for path, module in backbone.named_modules()
+        for key, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    if not buffers:
+        return run()
+    with torch.no_grad():
+        copies = [buffer.clone() if statistics is None else statistics.lend(name, buffer) for _, _, name, buffer in buffers]
+    moved = []
+    try:
+        with _Lending({id(buffer): copy for (*_, buffer), copy in zip(buffers, copies, strict=True)}):
+            result = run()
+    finally:
+        for (module, key, name, buffer), copy in zip(buffers, copies, strict=True):
+            now = module._buffers[key]
+            moved.append((module, name, copy if now is buffer or now is None else now))
+            module._buffers[key] = buffer  # some assign a new tensor in place of a buffer
+    if statistics is not None and keep:
+        with torch.no_grad():
+            for module, name, value in moved:
+                if module.training and _is_running(name):
+                    statistics.follow(name, value)
+            if "moves" in statistics._buffers:
+                statistics.get_buffer("moves").add_(1)
+    return result
+
+
+def _is_running(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("running_")
