@@ -2,8 +2,8 @@ r"""Single-head attention between and within modalities, with keys masked by the
 
 .. math:: a(q; k, v) = \mathrm{softmax}\left( \frac{q k^T}{\sqrt{D}} \right) v
 
-Projections have no bias and Xavier initialisation, as in the public code of the paper; what is made of one input, query, key and
-value or the latter two, comes from one matrix product.
+Projections have no bias and Xavier initialisation, as in the public code of the paper; query, key and value of one input come
+from one matrix product, and so do key and value where the query has another input.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ class MulTBackbone(nn.Module):
         num_layers: Layers of every transformer, but at least 3 of those that read all sources. (Default: 4, paper; code 5)
         output_size: Number of predicted values. (Default: 1)
         causal: Whether the future is hidden from attention. (Default: True, code)
-        kernel_sizes: Kernels of the convolutions, odd; a number, or a mapping. (Default: 1 for the first modality, which is text
-            in MOSEI, and 3 for others, paper; code 1)
+        kernel_sizes: Kernels of the convolutions, odd; a number, or a mapping. (Default: 1 for the first modality, which is
+            text in MOSEI, and 3 for others, paper; code 1)
         embedding_dropout: Dropout on the inputs of the first modality and on what enters a transformer. (Default: 0.3, paper;
             code 0.25)
         attention_dropout: Dropout on attention weights, by the source that is attended to; transformers that read all sources

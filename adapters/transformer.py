@@ -234,11 +234,12 @@ def attention_mask(
 ) -> Tensor | None:
     r"""Tells which keys each query may attend to.
 
-    Keys beyond their length are forbidden, but for the first one, so that every query sees something. When `causal`, so is key j for query i when :math:`j > i + |n - m|`, for m
-    valid queries and n valid keys: MulT's mask for sequences of different length.
+    Keys beyond their length are forbidden, but for the first one, so that every query sees something. When `causal`, so is
+    key j for query i when :math:`j > i + |n - m|`, for m valid queries and n valid keys: MulT's mask for sequences of different
+    length.
 
     Args:
-        steps: T of the padded queries and S of the padded keys.
+        steps: Steps T of the padded queries and S of the padded keys.
         lengths: Valid steps of queries and of keys, each of shape (B,) or None.
         causal: Whether the future is hidden.
         device: Device of the result.

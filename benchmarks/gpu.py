@@ -24,9 +24,9 @@ from torch import nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
-from topdown.experiments import Batch, data_loader
+from topdown.datasets import Batch, data_loader
+from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
-from topdown.experiments.tables import markdown
 
 
 def milliseconds(call: Callable[[], object], rounds: int) -> float:

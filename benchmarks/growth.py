@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
-from topdown.experiments.files import require
+from topdown.datasets.files import require
+from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
-from topdown.experiments.tables import markdown
 
 KINDS = ("linear", "shared", "lstm")
 MIDDLE = {"T": 20, "B": 32, "K": 3, "D": 64, "d": 32, "passes": 1}
@@ -103,7 +103,7 @@ def draw(
     path: Path, times: Mapping[tuple[str, str], Mapping[int, float]], peaks: Mapping[tuple[str, str], Mapping[int, float]]
 ) -> None:
     """Draws time and memory against each quantity."""
-    pyplot = require("matplotlib.figure").Figure(figsize=(3 * len(RANGES), 6), layout="constrained")
+    pyplot = require("matplotlib.figure", "experiments").Figure(figsize=(3 * len(RANGES), 6), layout="constrained")
     axes = pyplot.subplots(2, len(RANGES))
     for row, (measured, unit) in enumerate(((times, "ms a training step"), (peaks, "peak MiB"))):
         for column, what in enumerate(RANGES):

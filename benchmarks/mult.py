@@ -30,8 +30,8 @@ from torch import Tensor
 from topdown import TopDownLatch
 from topdown.adapters import MulTBackbone, transformer
 from topdown.adapters.transformer import DropoutOn
+from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
-from topdown.experiments.tables import markdown
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 STEPS = {"aligned": (50, 50, 50), "unaligned": (50, 500, 500)}

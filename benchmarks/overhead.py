@@ -23,10 +23,10 @@ from torch import nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
-from topdown.experiments.batching import bucketed_batches
-from topdown.experiments.data import Batch
+from topdown.datasets.batching import bucketed_batches
+from topdown.datasets.data import Batch
+from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
-from topdown.experiments.tables import markdown
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 KINDS = ("none", "linear", "shared", "lstm")

@@ -20,9 +20,9 @@ from speed import mosei_like
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
+from topdown.datasets.report import markdown
 from topdown.experiments.distributed import process_group, rank
 from topdown.experiments.results import versions
-from topdown.experiments.tables import markdown
 from topdown.experiments.training import fit
 
 

@@ -24,10 +24,10 @@ from torch import nn
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.adapters.reference import mmlatch_from_reference
-from topdown.experiments import SequenceDataset
-from topdown.experiments.batching import bucketed_batches
+from topdown.datasets import SequenceDataset
+from topdown.datasets.batching import bucketed_batches
+from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
-from topdown.experiments.tables import markdown
 
 BATCH_SIZE = 32
 AIMS = {"ours, none": 4.0, "ours, lstm": 5.0, "ours, shared": 6.0}  # times as fast as plain, a training step

@@ -31,11 +31,11 @@ import torch
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
-from topdown.experiments import SequenceDataset, data_loader, load_splits
+from topdown.datasets import SequenceDataset, data_loader, load_splits
+from topdown.datasets.report import markdown
+from topdown.datasets.store import StoreWriter
+from topdown.datasets.streams import Array, RawSplit, Stream
 from topdown.experiments.results import versions
-from topdown.experiments.store import StoreWriter
-from topdown.experiments.streams import Array, RawSplit, Stream
-from topdown.experiments.tables import markdown
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 GIGABYTE = 10**9

@@ -25,8 +25,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
 
-from topdown.experiments import DataError, load_splits
-from topdown.experiments.prepare import prepare
+from topdown.datasets import DataError, load_splits
+from topdown.datasets.prepare import prepare
 
 COUNTS = {"train": 3, "valid": 2, "test": 2}
 SECONDS = 10

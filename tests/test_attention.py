@@ -51,8 +51,8 @@ def test_equation_one_against_numpy():
     for mine, other, r, s in (("first", "second", r_k, r_l), ("second", "first", r_l, r_k)):
         query, _, _ = (w.detach().numpy() for w in getattr(attention, mine).weight.chunk(3))
         _, key, value = (w.detach().numpy() for w in getattr(attention, other).weight.chunk(3))
-        k, l = r[0].numpy(), s[0].numpy()
-        expected += softmax((k @ query.T) @ (l @ key.T).T / np.sqrt(4)) @ (l @ value.T) + k
+        x, y = r[0].numpy(), s[0].numpy()
+        expected += softmax((x @ query.T) @ (y @ key.T).T / np.sqrt(4)) @ (y @ value.T) + x
     np.testing.assert_allclose(attention(r_k, r_l)[0].detach().numpy(), expected, atol=1e-12)
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topdown.experiments import BucketedSampler, SequenceDataset, data_loader
-from topdown.experiments.batching import bucketed_batches
+from topdown.datasets import BucketedSampler, SequenceDataset, data_loader
+from topdown.datasets.batching import bucketed_batches
 
 lengths_of_samples = st.lists(st.integers(1, 9), min_size=1, max_size=60).map(torch.tensor)
 

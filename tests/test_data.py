@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topdown.experiments import DataError, SequenceDataset
-from topdown.experiments.batching import bucketed_batches
+from topdown.datasets import DataError, SequenceDataset
+from topdown.datasets.batching import bucketed_batches
 
 lengths_of_samples = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 

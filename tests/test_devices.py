@@ -9,7 +9,7 @@ from torch import nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
-from topdown.experiments import SequenceDataset, data_loader
+from topdown.datasets import SequenceDataset, data_loader
 
 SIZES = {"text": 12, "audio": 7, "visual": 5}
 MULT_DROPOUTS = [f"{what}_dropout" for what in ("embedding", "attention", "relu", "residual", "output")]

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topdown.experiments import BucketedSampler
+from topdown.datasets import BucketedSampler
 from topdown.experiments.distributed import is_running, process_group, rank, total, world_size
 
 WORKER = Path(__file__).with_name("distributed_worker.py")

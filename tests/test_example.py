@@ -15,8 +15,8 @@ from layouts import SPLITS, all_data, csd, folds, mult, mult_file, save
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.datasets.prepare import prepare
 from topdown.experiments import sentiment
-from topdown.experiments.prepare import prepare
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]

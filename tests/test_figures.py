@@ -6,7 +6,7 @@ from torch import nn
 from toys import Toy
 
 from topdown import MaskProfile, TopDownLatch
-from topdown.experiments import SequenceDataset
+from topdown.datasets import SequenceDataset
 from topdown.experiments.figures import draw_masks, relevance_auc, sentiment_profile, write_mask_table
 
 

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
-from topdown.experiments import DataError, synthetic_splits
-from topdown.experiments.files import check_writable, make_directory, require, write_json, write_text
-from topdown.experiments.reporting import data_table, show_epochs
+from topdown.datasets import DataError
+from topdown.datasets.files import check_writable, make_directory, require, write_json, write_text
+from topdown.datasets.report import data_table
+from topdown.experiments import synthetic_splits
+from topdown.experiments.reporting import show_epochs
 
 RECORD = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25, "learning_rate": 5e-4, "seconds": 1.0}
 
@@ -47,9 +49,9 @@ def test_directories_are_checked_before_they_are_made(tmp_path, monkeypatch):
 
 
 def test_a_missing_library_names_the_extra():
-    assert require("json") is json
-    with pytest.raises(ImportError, match=r"no_such is not installed: pip install 'topdown-latch\[experiments\]'"):
-        require("no_such.library")
+    assert require("json", "plots") is json
+    with pytest.raises(ImportError, match=r"no_such is not installed: pip install 'topdown-latch\[plots\]'"):
+        require("no_such.library", "plots")
 
 
 def test_the_data_table_shows_whatever_is_odd():

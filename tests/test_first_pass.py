@@ -85,7 +85,7 @@ def run_once(backbone, inputs, masks):
 def test_statistics_move_once_and_by_the_second_pass(norm, passes, encoder_grad):
     latch = TopDownLatch(Normed(norm), "linear", passes=passes, encoder_grad=encoder_grad)
     alone = copy.deepcopy(latch.backbone)
-    for step in range(3):
+    for _ in range(3):
         masks = latch.masks(INPUTS)
         expected = run_once(alone, INPUTS, masks)
         output = latch(INPUTS)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import KEYS, SPLITS, all_data, same, save
 
-from topdown.experiments import DataError, load_splits
-from topdown.experiments.prepare import prepare
+from topdown.datasets import DataError, load_splits
+from topdown.datasets.prepare import prepare
 
 pytest.importorskip("h5py")
 GLOVE = "hello 1 2 3\nworld 4 5 6\nword0 .5 0 1\nword1 2 2 2\n. . . 7 8 9\n"
@@ -149,7 +149,7 @@ def test_reports_say_what_was_found(tmp_path):
 
 
 def test_known_files_are_recognised(tmp_path, monkeypatch):
-    from topdown.experiments.formats import known
+    from topdown.datasets.formats import known
 
     layouts.mult_file(tmp_path / "any name")
     sha256 = hashlib.sha256((tmp_path / "any name").read_bytes()).hexdigest()

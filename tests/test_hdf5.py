@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from layouts import STREAMS, all_data, csd, folds, same, write_csd
 
-from topdown.experiments import DataError, load_splits
-from topdown.experiments.formats.csd import read_csd
+from topdown.datasets import DataError, load_splits
+from topdown.datasets.formats.csd import read
+from topdown.datasets.formats.source import Options, Source
 
 h5py = pytest.importorskip("h5py")
 
@@ -265,14 +266,14 @@ def test_sizes_that_are_only_declared_are_not_allocated(tmp_path):
 
 def test_features_are_read_one_video_at_a_time(tmp_path, monkeypatch):
     csd(tmp_path / "x", all_data())
-    splits, _ = read_csd(tmp_path / "x", ("audio",), folds(all_data()), None, {})
+    splits = read(Source(tmp_path / "x", Options(("audio",), folds(all_data())))).splits
     arrays = iter(splits["train"].streams["audio"].arrays)
     next(arrays)
-    from topdown.experiments.formats import csd as module
+    from topdown.datasets.formats import csd as module
 
     taken = []
-    original = module.read
-    monkeypatch.setattr(module, "read", lambda group, name, where: taken.append(where) or original(group, name, where))
+    original = module.read_array
+    monkeypatch.setattr(module, "read_array", lambda group, name, where: taken.append(where) or original(group, name, where))
     next(arrays)  # of the same video
     assert taken == []
     next(arrays)

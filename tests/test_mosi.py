@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from topdown.experiments import load_splits
+from topdown.datasets import load_splits
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="needs the small extract of CMU-MOSI")

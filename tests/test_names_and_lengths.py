@@ -278,12 +278,10 @@ def test_an_encoder_that_shortens_time_without_saying_so_is_named():
     ):
         TopDownLatch(Shortening("tensor"), "linear", align="pool")(inputs, lengths)
     TopDownLatch(Shortening("all valid"), "linear", align="pool")(inputs, lengths)
+    wrong = Shortening("tensor")
+    encodings = {"speech": Padded(torch.zeros(3, 4, 5), torch.tensor([1, 9, 2])), "text": inputs["text"]}
+    wrong.encode = lambda inputs, lengths=None: encodings
     with pytest.raises(ValueError, match=r"lengths\[1\] of 'speech' is 9, but it has 4 steps"):
-        wrong = Shortening("tensor")
-        wrong.encode = lambda inputs, lengths=None: {
-            "speech": Padded(torch.zeros(3, 4, 5), torch.tensor([1, 9, 2])),
-            "text": inputs["text"],
-        }
         TopDownLatch(wrong, "linear", align="pool")(inputs, lengths)
 
 

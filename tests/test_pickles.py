@@ -13,9 +13,9 @@ import pytest
 import torch
 from layouts import mult_file
 
-from topdown.experiments import DataError, load_splits
-from topdown.experiments.formats.pickles import load_arrays
-from topdown.experiments.formats.stand_ins import Makers
+from topdown.datasets import DataError, load_splits
+from topdown.datasets.formats.pickles import load_arrays
+from topdown.datasets.formats.stand_ins import Makers
 
 
 class Call:

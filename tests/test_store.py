@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import all_data, mult_file, same, save
 
-from topdown.experiments import DataError, SequenceDataset, load_splits
-from topdown.experiments.prepare import main, prepare
-from topdown.experiments.store import StoreWriter, open_store
+from topdown.datasets import DataError, SequenceDataset, load_splits
+from topdown.datasets.prepare import main, prepare
+from topdown.datasets.store import StoreWriter, open_store
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_what_fails_leaves_nothing(tmp_path):
 def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path):
     mult_file(tmp_path / "x.pkl")
     code = (
-        "import os, signal, sys; from topdown.experiments.prepare import prepare\n"
+        "import os, signal, sys; from topdown.datasets.prepare import prepare\n"
         "def kill(name, done, rows):\n    if name == 'valid audio': os.kill(os.getpid(), int(sys.argv[3]))\n"
         "prepare(sys.argv[1], sys.argv[2], progress=kill)"
     )

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from topdown.adapters import LSTMBackbone
-from topdown.experiments import DataError, SequenceDataset, training
+from topdown.datasets import DataError, SequenceDataset
+from topdown.experiments import training
 from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topdown.experiments.data import SequenceDataset
-from topdown.experiments.files import require, write_file, write_text
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.files import require, write_file, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.profile import MaskProfile, mask_profile
@@ -92,7 +92,7 @@ def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title
     Raises:
         ImportError: if matplotlib is missing.
     """
-    figures = require("matplotlib.figure")
+    figures = require("matplotlib.figure", "experiments")
     shown = {kind: profiles[kind, seed] for kind, seed in best.items() if (kind, seed) in profiles}
     names = list(next(iter(shown.values())))
     figure = figures.Figure(figsize=(6.0 * len(names), 0.6 + 2.6 * len(shown)), layout="constrained")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
 
+from topdown.datasets.options import OneLineParser, add_data_options
 from topdown.feedback import FEEDBACK
 
 KINDS = ("none", *FEEDBACK)
@@ -13,14 +13,6 @@ ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant featu
 LARGEST = 10_000_000
 # Options that may differ between a run and its continuation.
 FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume", "workers")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exits with the message, on one line whatever it holds."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def sentiment_parser(name: str) -> OneLineParser:
@@ -48,44 +40,6 @@ def sentiment_parser(name: str) -> OneLineParser:
     add("--workers", type=_number, default=0, metavar="N", help="processes that make batches beside the training")
     add("--resume", action="store_true", help="go on with what --out holds")
     return parser
-
-
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what :func:`topdown.experiments.load_splits` takes beside a path."""
-    add = parser.add_argument
-    add(
-        "--modalities",
-        nargs="+",
-        metavar="NAME",
-        help="which to use; text, audio and visual by default",
-    )
-    add("--folds", type=Path, metavar="FILE", help="videos of each split, for .csd and HDF5: JSON, or the SDK's standard folds")
-    add(
-        "--embeddings",
-        type=Path,
-        metavar="FILE",
-        help="vectors of words, such as GloVe's, for files that hold words alone",
-    )
-    add(
-        "--stream",
-        action="append",
-        type=_pair,
-        metavar="NAME=FILE",
-        help="which .csd file or group is a modality",
-    )
-
-
-def data_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the arguments that :func:`add_data_options` asks for."""
-    streams = dict(options.stream) if options.stream else None
-    return {"modalities": options.modalities, "folds": options.folds, "embeddings": options.embeddings, "streams": streams}
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
-    return name, value
 
 
 def _number(text: str) -> int:

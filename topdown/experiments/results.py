@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import topdown
-from topdown.experiments.errors import DataError
+from topdown.datasets.errors import DataError
 from topdown.experiments.options import KINDS, ORACLE
 
 RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_epoch", "epochs", "seconds", "history"}

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from topdown.datasets.report import markdown
+
 Run = Mapping[str, Any]
 
 COLUMNS = {"acc7": "Acc@7", "acc2_non0": "Acc@2", "f1_non0": "F1@2", "mae": "MAE", "corr": "Corr"}
@@ -153,21 +155,6 @@ def gap_closed(runs: Sequence[Run]) -> dict[str, tuple[float, float, int]]:
             if none != oracle:
                 closed[kind] = ((none - own) / (none - oracle), none - oracle, len(common))
     return {kind: closed[kind] for kind in mae if kind in closed}
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Lays out rows as a markdown table, the first of them its head.
-
-    Example:
-        >>> print(markdown([("model", "MAE"), ("ours", "0.59")]))
-        | model | MAE  |
-        |-------|------|
-        | ours  | 0.59 |
-    """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
 
 
 def _cell(name: str, mean: float | None, std: float | None = None) -> str:

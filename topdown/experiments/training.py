@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from topdown.experiments.batching import BucketedSampler, data_loader
-from topdown.experiments.data import Batch, SequenceDataset
+from topdown.datasets.batching import BucketedSampler, data_loader
+from topdown.datasets.data import Batch, SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import write_file
 from topdown.experiments.distributed import parallel, rank, total, wait, world_size
-from topdown.experiments.errors import DataError
-from topdown.experiments.files import write_file
 
 Loss = Literal["mae", "cross_entropy"]
 
@@ -57,17 +58,32 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mae": mean_absolute_er
 
 
 class Fit(NamedTuple):
-    """How a training went.
+    """Course of a training.
 
     Args:
-        best_epoch: The epoch with the lowest validation loss, from 1; the model has its weights.
-        best_loss: That loss.
-        history: Per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
+        best_epoch: Epoch with the lowest validation loss, from 1; the model has its weights.
+        best_loss: Lowest validation loss.
+        history: Records of the epochs: epoch, train_loss, valid_loss, learning_rate, seconds.
     """
 
     best_epoch: int
     best_loss: float
     history: list[dict[str, float]]
+
+
+class _Progress(NamedTuple):
+    """State of a training between two epochs, but for what model, optimizer and scheduler hold."""
+
+    best_epoch: int
+    best_loss: float
+    best_weights: dict[str, Tensor]
+    history: list[dict[str, float]]
+
+    def after(self, record: dict[str, float], model: nn.Module) -> _Progress:
+        history = [*self.history, record]
+        if record["valid_loss"] < self.best_loss:
+            return _Progress(int(record["epoch"]), record["valid_loss"], _copy(model), history)
+        return self._replace(history=history)
 
 
 def fit(
@@ -116,7 +132,7 @@ def fit(
         gradient_clip: The largest norm of all gradients together; None for any. (Default: None, the public code)
         patience: Epochs without a fall before training stops. (Default: 10, Section 3)
         device: Where to train. (Default: "cpu")
-        workers: See :func:`topdown.experiments.data_loader`; they change no number. (Default: 0)
+        workers: See :func:`topdown.datasets.data_loader`; they change no number. (Default: 0)
         checkpoint: Written after every epoch; if it is there already, training goes on from it, and ends with the same
             weights as if it had never stopped. It must have been written with the same settings.
         on_epoch: Called with the record of each epoch.
@@ -128,8 +144,8 @@ def fit(
         DataError: if labels do not fit the loss, splits or the model differ in modalities, the loss is no longer finite, or the
             checkpoint is of another training.
     """
-    checkpoint = None if checkpoint is None else Path(checkpoint)
     _check(model, train, valid, loss)
+    path = None if checkpoint is None else Path(checkpoint)
     settings = {
         "data": [_fingerprint(train), _fingerprint(valid)],
         "seed": seed,
@@ -148,67 +164,66 @@ def fit(
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=decay, patience=decay_after - 1, threshold=0.0, threshold_mode="abs"
         )
-        best_epoch, best_loss, best_weights, history = 0, float("inf"), _copy(model), list[dict[str, float]]()
-        if checkpoint is not None and checkpoint.exists():
-            state = load_checkpoint(checkpoint, device)
-            if state.get("settings") != settings:
-                raise DataError(
-                    f"{checkpoint}: of a training with {state.get('settings')}, not {settings}; delete it to train anew"
-                )
-            try:
-                model.load_state_dict(state["model"])
-            except RuntimeError:
-                raise DataError(f"{checkpoint}: of another model; delete it to train anew") from None
-            optimizer.load_state_dict(state["optimizer"])
-            scheduler.load_state_dict(state["scheduler"])
-            best_epoch, best_loss, best_weights = state["best_epoch"], state["best_loss"], state["best_weights"]
-            history = state["history"]
-            _set_random_state(state["random"], device)
+        parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+        progress = _Progress(0, float("inf"), _copy(model), [])
+        if path is not None and path.exists():
+            progress = _resume(path, parts, settings, device)
         replica = parallel(model)
         loader = data_loader(train, batch_size, seed=seed, workers=workers, pin_memory=device.startswith("cuda"))
-        while len(history) < epochs and len(history) - best_epoch < patience:
+        while len(progress.history) < epochs and len(progress.history) - progress.best_epoch < patience:
             start = time.perf_counter()
-            epoch = len(history) + 1
-            rate = optimizer.param_groups[0]["lr"]
+            epoch = len(progress.history) + 1
             if rank():  # another dropout in each process
                 torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
-            train_loss = _train_epoch(replica, optimizer, loader, LOSSES[loss], epoch, device, gradient_clip)
-            valid_loss = float(LOSSES[loss](predict(model, valid, batch_size=batch_size, device=device), valid.labels))
-            if not torch.isfinite(torch.tensor([train_loss, valid_loss])).all():
-                raise DataError(
-                    f"the loss of epoch {epoch} is not finite (train {train_loss}, validation {valid_loss}); "
-                    "look for extreme values in the features, or lower the learning rate"
-                )
-            scheduler.step(valid_loss)
-            if valid_loss < best_loss:
-                best_epoch, best_loss, best_weights = epoch, valid_loss, _copy(model)
-            record = {
-                "epoch": epoch,
-                "train_loss": train_loss,
-                "valid_loss": valid_loss,
-                "learning_rate": rate,
-                "seconds": time.perf_counter() - start,
-            }
-            history.append(record)
-            if checkpoint is not None:
-                state = {
-                    "settings": settings,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scheduler": scheduler.state_dict(),
-                    "best_epoch": best_epoch,
-                    "best_loss": best_loss,
-                    "best_weights": best_weights,
-                    "history": history,
-                    "random": _random_state(device),
-                }
-                if rank() == 0:
-                    save_checkpoint(state, checkpoint)
-                wait()
+            record: dict[str, float] = {"epoch": epoch}
+            record["train_loss"] = _train_epoch(replica, optimizer, loader, LOSSES[loss], epoch, gradient_clip)
+            outputs = predict(model, valid, batch_size=batch_size, device=device)
+            record["valid_loss"] = float(LOSSES[loss](outputs, valid.labels))
+            _check_finite(record)
+            record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
+            scheduler.step(record["valid_loss"])
+            progress = progress.after(record, model)
+            if path is not None:
+                _keep(path, parts, settings, progress, device)
             if on_epoch is not None:
                 on_epoch(record)
-        model.load_state_dict(best_weights)
-        return Fit(best_epoch, best_loss, history)
+        model.load_state_dict(progress.best_weights)
+        return Fit(progress.best_epoch, progress.best_loss, progress.history)
+
+
+def _keep(path: Path, parts: Mapping[str, Any], settings: object, progress: _Progress, device: str) -> None:
+    """Writes everything that a training needs to go on."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"settings": settings, **progress._asdict(), "random": _random_state(device)}
+    if rank() == 0:
+        save_checkpoint(state, path)
+    wait()
+
+
+def _resume(path: Path, parts: Mapping[str, Any], settings: object, device: str) -> _Progress:
+    """Takes up a training where it was left.
+
+    Raises:
+        DataError: if it was another training.
+    """
+    state = load_checkpoint(path, device)
+    if state.get("settings") != settings:
+        raise DataError(f"{path}: of a training with {state.get('settings')}, not {settings}; delete it to train anew")
+    try:
+        parts["model"].load_state_dict(state["model"])
+    except RuntimeError:
+        raise DataError(f"{path}: of another model; delete it to train anew") from None
+    parts["optimizer"].load_state_dict(state["optimizer"])
+    parts["scheduler"].load_state_dict(state["scheduler"])
+    _set_random_state(state["random"], device)
+    return _Progress(*(state[name] for name in _Progress._fields))
+
+
+def _check_finite(record: Mapping[str, float]) -> None:
+    if not math.isfinite(record["train_loss"] + record["valid_loss"]):
+        found = f"(train {record['train_loss']}, validation {record['valid_loss']})"
+        remedy = "look for extreme values in the features, or lower the learning rate"
+        raise DataError(f"the loss of epoch {record['epoch']:.0f} is not finite {found}; {remedy}")
 
 
 def predict(model: nn.Module, data: SequenceDataset, *, batch_size: int = 32, device: str = "cpu") -> Tensor:
@@ -257,10 +272,11 @@ def _train_epoch(
     loader: DataLoader[Batch],
     loss: Callable[[Tensor, Tensor], Tensor],
     epoch: int,
-    device: str,
     gradient_clip: float | None,
 ) -> float:
+    """Returns the mean loss over all samples, of all processes."""
     model.train()
+    device = next(model.parameters()).device
     losses, count = torch.zeros((), device=device), 0
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from topdown.experiments.data import Batch, SequenceDataset
+from topdown.datasets.data import Batch, SequenceDataset
 
 
 def bucketed_batches(lengths: Tensor, batch_size: int, *, seed: int, epoch: int, pool: int = 20) -> list[Tensor]:

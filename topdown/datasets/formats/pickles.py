@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.stand_ins import Makers, Pending
-from topdown.experiments.formats.unpickler import Reader, Refused, Unpickler
-
-EXPANSION = 4  # how many times its own size a pickle may make
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.limits import OBJECTS_OF_PICKLE
+from topdown.datasets.formats.stand_ins import Makers, Pending
+from topdown.datasets.formats.unpickler import Reader, Refused, Unpickler
 
 
 class Loaded(NamedTuple):
-    """What a pickle holds, the SHA-256 of its file, and the size of the file in bytes."""
+    """Content of a pickle, the SHA-256 of its file, and the size of the file in bytes."""
 
     content: Any
     sha256: str
@@ -44,7 +43,8 @@ def load_arrays(path: str | Path) -> Loaded:
     try:
         with path.open("rb") as file:
             reader = Reader(file, os.fstat(file.fileno()).st_size)
-            content = _unwrap(Unpickler(reader, Makers(EXPANSION * reader.left + 2**16).allowed).load(), {})
+            makers = Makers(OBJECTS_OF_PICKLE.factor * reader.left + OBJECTS_OF_PICKLE.small)
+            content = _unwrap(Unpickler(reader, makers.allowed).load(), {})
             return Loaded(content, reader.finish(), os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; check the path") from None

@@ -1,7 +1,7 @@
 """Converts any file or folder of samples, once, into a store that opens in milliseconds and may be larger than memory.
 
-    python -m topdown.experiments.prepare mosei_senti_data_noalign.pkl mosei.store
-    python -m topdown.experiments.prepare --check mosei.store
+    python -m topdown.datasets.prepare mosei_senti_data_noalign.pkl mosei.store
+    python -m topdown.datasets.prepare --check mosei.store
 
 The store appears when it is complete, and never otherwise; what is there already is not overwritten. Folders of .csd files and
 HDF5 are read one video at a time; a pickle is read into memory as a whole, once.
@@ -14,16 +14,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from topdown.experiments.data import SequenceDataset
-from topdown.experiments.errors import DataError
-from topdown.experiments.files import require
-from topdown.experiments.formats.detect import Options, read_source
-from topdown.experiments.formats.folds import Folds
-from topdown.experiments.formats.words import Embeddings
-from topdown.experiments.load import make_splits
-from topdown.experiments.options import OneLineParser, add_data_options, data_options
-from topdown.experiments.reporting import data_table
-from topdown.experiments.store import StoreWriter, check_store, is_store, open_store
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import require
+from topdown.datasets.formats.detect import read_source
+from topdown.datasets.formats.folds import Folds
+from topdown.datasets.formats.source import Options, Source
+from topdown.datasets.formats.words import Embeddings
+from topdown.datasets.load import make_splits
+from topdown.datasets.options import OneLineParser, add_data_options, data_options
+from topdown.datasets.report import data_table
+from topdown.datasets.store import StoreWriter, check_store, is_store, open_store
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,9 +42,9 @@ def prepare(
     """Makes a store of a file or a folder.
 
     Args:
-        source: What :func:`topdown.experiments.load_splits` takes, but a store.
+        source: What :func:`topdown.datasets.load_splits` takes, but a store.
         destination: The store to be.
-        modalities: See :func:`topdown.experiments.load_splits`, as for `folds`, `embeddings` and `streams`.
+        modalities: See :func:`topdown.datasets.load_splits`, as for `folds`, `embeddings` and `streams`.
         folds: Likewise.
         embeddings: Likewise.
         streams: Likewise.
@@ -61,7 +62,7 @@ def prepare(
         raise DataError(f"{source}: is a store already; copy it")
     writer = StoreWriter(destination, progress)
     try:
-        writer.finish(make_splits(source, read_source(source, options), writer.sink))
+        writer.finish(make_splits(source, read_source(Source(source, options)), writer.sink))
     except OSError as error:
         raise DataError(
             f"{destination}: cannot be written ({error.strerror}); free some space or choose another place"
@@ -76,7 +77,7 @@ def prepare(
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; exits with status 2 and one line when something is wrong, and 130 when it is interrupted."""
     parser = OneLineParser(
-        prog="python -m topdown.experiments.prepare",
+        prog="python -m topdown.datasets.prepare",
         description="Makes a store of a file or a folder of samples, for --data of the examples and for load_splits.",
         allow_abbrev=False,
     )
@@ -108,7 +109,7 @@ def _progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield lambda name, done, rows: print(f"{name}: {rows} rows", flush=True) if done == rows else None
         return
-    with require("tqdm").tqdm(unit=" rows", unit_scale=True) as bar:
+    with require("tqdm", "datasets").tqdm(unit=" rows", unit_scale=True) as bar:
 
         def show(name: str, done: int, rows: int) -> None:
             if bar.desc != f"{name}: ":

@@ -6,39 +6,37 @@ Segments are aligned to words, and not padded. The files do not say which segmen
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import check_range, some, text
-from topdown.experiments.formats.folds import SPLITS, Folds, read_folds
-from topdown.experiments.formats.hdf5 import child, choose, dataset, groups, has, open_hdf5, read
-from topdown.experiments.formats.words import LEFT_OUT, Embeddings, word_vectors
-from topdown.experiments.streams import Array, RawSplit, Stream
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import SPLITS, check_range, some, text
+from topdown.datasets.formats.folds import read_folds
+from topdown.datasets.formats.hdf5 import MAGIC, check_streams, child, choose, dataset, groups, has, open_hdf5, read_array
+from topdown.datasets.formats.limits import SAMPLES_OF_HDF5
+from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.words import LEFT_OUT, Embeddings, word_vectors
+from topdown.datasets.streams import Array, RawSplit, Stream
 
 
-def read_multibench(
-    path: Path,
-    modalities: tuple[str, ...],
-    folds: Folds | None,
-    embeddings: Embeddings | None,
-    streams: Mapping[str, str],
-) -> dict[str, RawSplit]:
+def recognizes(source: Source) -> bool:
+    """Tells whether this is an HDF5 file."""
+    return source.start.startswith(MAGIC)
+
+
+def read(source: Source) -> Found:
     """Reads the splits; features are read as they are asked for, one segment at a time.
-
-    Args:
-        path: The file.
-        modalities: Which are wanted.
-        folds: See :func:`topdown.experiments.formats.folds.read_folds`.
-        embeddings: Vectors of words, if there is a group of words and none of their vectors.
-        streams: {modality: group}, where several groups would do.
 
     Raises:
         DataError: naming the group and the segment that is missing or does not fit.
     """
+    path, modalities = source.path, source.wanted
+    _, folds, embeddings, _ = source.options
+    streams = check_streams(source)
+    _check_not_one_sequence(path)
     with open_hdf5(path) as file:
         sequences = groups(file, str(path))
         everything = {name: name for name in sequences}
@@ -80,7 +78,16 @@ def read_multibench(
                 else:
                     kept[modality] = _features(path, sequences[group], group, members)
             splits[split] = RawSplit(labels, members, kept, {}, found)
-    return splits
+    return source.file_found("MultiBench (HDF5)", splits, SAMPLES_OF_HDF5)
+
+
+def _check_not_one_sequence(path: Path) -> None:
+    with open_hdf5(path) as file:
+        first = child(file, next(iter(file)), str(path)) if len(file) == 1 else None
+        if first is not None and has(first if hasattr(first, "keys") else file, "data"):
+            raise DataError(
+                f"{path}: is one computational sequence; give the folder that holds those of words, features and labels"
+            )
 
 
 def _features(path: Path, group: Any, name: str, members: list[str]) -> Stream:
@@ -109,7 +116,7 @@ def _arrays(path: Path, name: str, members: list[str]) -> Iterator[Array]:
         group = groups(file, str(path))[name]
         for member in members:
             where = f"{path}: {name}: {member}"
-            yield read(child(group, member, where), "features", where) if has(group, member) else np.zeros((0, 0))
+            yield read_array(child(group, member, where), "features", where) if has(group, member) else np.zeros((0, 0))
 
 
 def _words(path: Path, group: Any, name: str, members: list[str], embeddings: Embeddings) -> Stream:
@@ -117,7 +124,9 @@ def _words(path: Path, group: Any, name: str, members: list[str], embeddings: Em
     sentences: list[list[str]] = []
     for member in members:
         there = f"{where}: {member}"
-        tokens = read(child(group, member, where), "features", there, "S").reshape(-1) if has(group, member) else np.zeros(0)
+        tokens: Array = np.zeros(0)
+        if has(group, member):
+            tokens = read_array(child(group, member, where), "features", there, "S").reshape(-1)
         sentences.append([text(token, there) for token in tokens.tolist()])
     vectors = word_vectors(embeddings, {word for sentence in sentences for word in sentence})
     unknown = sum(vectors.unknown(sentence) for sentence in sentences)
@@ -126,7 +135,7 @@ def _words(path: Path, group: Any, name: str, members: list[str], embeddings: Em
 
 
 def _label(group: Any, name: str, where: str) -> Any:
-    label = read(child(group, name, where), "features", f"{where}: {name}")
+    label = read_array(child(group, name, where), "features", f"{where}: {name}")
     if label.size == 0:
         raise DataError(f"{where}: {name}: its label is empty")
     return label.reshape(-1)[0]

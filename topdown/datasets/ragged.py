@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topdown.experiments.errors import DataError
+from topdown.datasets.errors import DataError
 
 
 class MappedArray(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from topdown.experiments.errors import DataError
+from topdown.datasets.errors import DataError
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -63,23 +63,27 @@ def make_directory(path: Path) -> None:
         raise DataError(f"{path}: cannot be written to ({error.strerror}); choose another --out") from None
 
 
-def require(module: str) -> Any:
+def require(module: str, extra: str) -> Any:
     """Imports an optional library.
 
+    Args:
+        module: Name of the library, or of a module of it.
+        extra: Extra of this package that brings it.
+
     Raises:
-        ImportError: naming the extra that brings it.
+        ImportError: naming the extra.
 
     Example:
-        >>> require("no_such_library")
+        >>> require("no_such_library", "plots")
         Traceback (most recent call last):
         ...
-        ImportError: no_such_library is not installed: pip install 'topdown-latch[experiments]'
+        ImportError: no_such_library is not installed: pip install 'topdown-latch[plots]'
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
         name = module.partition(".")[0]
-        raise ImportError(f"{name} is not installed: pip install 'topdown-latch[experiments]'") from None
+        raise ImportError(f"{name} is not installed: pip install 'topdown-latch[{extra}]'") from None
 
 
 def _without_nan(content: Any) -> Any:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.streams import Array
+from topdown.datasets.errors import DataError
+from topdown.datasets.streams import Array
 
-LIMIT = 3.0
+SPLITS = ("train", "valid", "test")
+KEYS = {"text": "text", "audio": "audio", "visual": "vision"}  # of the three modalities in pickles of arrays
+LIMIT = 3.0  # of sentiment
 COLUMNS = (1, 7)  # of labels: sentiment, or sentiment and six emotions
 MOST_NUMBERS = 64  # of one sample's label in a list
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.ragged import MappedArray, Ragged
+from topdown.datasets.errors import DataError
+from topdown.datasets.ragged import MappedArray, Ragged
 
 Array = np.ndarray[Any, Any]
 # Takes a name, the shape (R, D), and arrays (T_i, D) of float32 with R rows together, and keeps them.

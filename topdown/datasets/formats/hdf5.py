@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.files import require
-from topdown.experiments.formats.fields import some
-from topdown.experiments.streams import Array
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import require
+from topdown.datasets.formats.fields import some
+from topdown.datasets.formats.limits import ARRAY_OF_HDF5
+from topdown.datasets.formats.source import Source
+from topdown.datasets.streams import Array
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-EXPANSION, SMALL = 1100, 2**20  # deflate makes at most 1032 bytes of one; nobody is harmed by a mebibyte
 
 # Which computational sequence is which modality: names that occur in a group or a file, the most wanted first.
 NAMES = {
@@ -36,7 +37,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         DataError: if it cannot be read, when it is opened and while it is read.
         ImportError: if h5py is missing.
     """
-    h5py = require("h5py")
+    h5py = require("h5py", "datasets")
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -57,7 +58,7 @@ def has(group: Any, name: str) -> bool:
     Raises:
         DataError: if it is not a group.
     """
-    if not isinstance(group, require("h5py").Group):
+    if not isinstance(group, require("h5py", "datasets").Group):
         raise DataError(f"{group.file.filename}: {group.name} is not a group")
     return group.get(name, getlink=True) is not None
 
@@ -68,7 +69,7 @@ def child(group: Any, name: str, where: str) -> Any:
     Raises:
         DataError: if it is not there, or is a link to somewhere else.
     """
-    h5py = require("h5py")
+    h5py = require("h5py", "datasets")
     if not isinstance(group, h5py.Group):
         raise DataError(f"{where}: is not a group")
     link = group.get(name, getlink=True)
@@ -85,7 +86,7 @@ def groups(parent: Any, where: str) -> dict[str, Any]:
     Raises:
         DataError: if a member is no group, or a link to somewhere else.
     """
-    h5py = require("h5py")
+    h5py = require("h5py", "datasets")
     members = {name: child(parent, name, where) for name in parent}
     for name, member in members.items():
         if not isinstance(member, h5py.Group):
@@ -99,7 +100,7 @@ def dataset(group: Any, name: str, where: str, kinds: str = "fiu") -> Any:
     Raises:
         DataError: if it is something else, or declares more than it can hold.
     """
-    h5py = require("h5py")
+    h5py = require("h5py", "datasets")
     member = child(group, name, where)
     if not isinstance(member, h5py.Dataset) or member.dtype.kind not in kinds or not member.shape:
         found = f"{member.dtype} of shape {member.shape}" if isinstance(member, h5py.Dataset) else "a group"
@@ -107,15 +108,28 @@ def dataset(group: Any, name: str, where: str, kinds: str = "fiu") -> Any:
     if member.is_virtual or member.external:
         raise DataError(f"{where}: {name!r} lies in another file, which is not followed")
     held = member.id.get_storage_size()
-    if member.nbytes > SMALL and member.nbytes > EXPANSION * held:
+    if not ARRAY_OF_HDF5.allows(member.nbytes, held):
         raise DataError(f"{where}: {name!r} declares {member.nbytes} bytes, but holds {held}; the file is damaged")
     return member
 
 
-def read(group: Any, name: str, where: str, kinds: str = "fiu") -> Array:
+def read_array(group: Any, name: str, where: str, kinds: str = "fiu") -> Array:
     """Reads an array (n, D) of a group, whose dimensions but the first become one: see :func:`dataset`."""
     array: Array = dataset(group, name, where, kinds)[()]
     return array.reshape(len(array), -1) if array.size else np.zeros((0, 0))
+
+
+def check_streams(source: Source) -> Mapping[str, str]:
+    """Returns what the user has decided about which sequence is which modality.
+
+    Raises:
+        DataError: if it is about something else.
+    """
+    streams = source.options.streams or {}
+    if unknown := set(streams) - {*source.wanted, "words", "labels"}:
+        known = f"the modalities are {list(source.wanted)}, and words and labels"
+        raise DataError(f"streams name {some(sorted(unknown))}, but {known}")
+    return streams
 
 
 def choose(modality: str, names: Mapping[str, str], wanted: Mapping[str, str], where: str) -> str | None:

@@ -8,19 +8,20 @@ overlap the word; overlaps of up to 1e-5 s do not count, as in the SDK.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import check_range, some, text
-from topdown.experiments.formats.folds import SPLITS, Folds, read_folds
-from topdown.experiments.formats.hdf5 import child, choose, dataset, groups, has, open_hdf5, read
-from topdown.experiments.formats.words import LEFT_OUT, Embeddings, word_vectors
-from topdown.experiments.streams import KINDS, Array, RawSplit, Stream, count_kinds
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import SPLITS, check_range, some, text
+from topdown.datasets.formats.folds import read_folds
+from topdown.datasets.formats.hdf5 import check_streams, child, choose, dataset, groups, has, open_hdf5, read_array
+from topdown.datasets.formats.limits import SAMPLES_OF_HDF5
+from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.words import LEFT_OUT, Embeddings, word_vectors
+from topdown.datasets.streams import KINDS, Array, RawSplit, Stream, count_kinds
 
 SHORTEST = 1e-5  # seconds
 
@@ -35,28 +36,20 @@ class Segment(NamedTuple):
     tokens: list[str]
 
 
-def read_csd(
-    folder: Path,
-    modalities: tuple[str, ...],
-    folds: Folds | None,
-    embeddings: Embeddings | None,
-    streams: Mapping[str, str],
-) -> tuple[dict[str, RawSplit], list[Path]]:
+def recognizes(source: Source) -> bool:
+    """Tells whether this is a folder of such files."""
+    return source.is_folder and any(source.path.glob("*.csd"))
+
+
+def read(source: Source) -> Found:
     """Reads the splits; features are read as they are asked for, one video at a time.
-
-    Args:
-        folder: Where the files are.
-        modalities: Which are wanted.
-        folds: See :func:`topdown.experiments.formats.folds.read_folds`.
-        embeddings: Vectors of words, if there is no file of them.
-        streams: {modality, "words" or "labels": file name}, where several files would do.
-
-    Returns:
-        The splits, and the files that they come from.
 
     Raises:
         DataError: naming the file and the video that does not fit.
     """
+    folder, modalities = source.path, source.wanted
+    _, folds, embeddings, streams = source.options
+    streams = check_streams(source)
     paths = [path for path in sorted(folder.glob("*.csd")) if not path.name.startswith(".")]
     names = {path.name: f"{_root_name(path)} {path.stem}" for path in paths}
     labels = choose("labels", names, streams, str(folder))
@@ -98,19 +91,8 @@ def read_csd(
             {**found, "segments_without_words": sum(not len(s.words) for s in wanted), "left_out": left_out},
         )
     used = [labels, words, *(name for name in chosen.values() if name is not None)]
-    return splits, [folder / name for name in sorted(set(used))]
-
-
-def file_hashes(paths: list[Path]) -> dict[str, str]:
-    """Returns the SHA-256 of each file, by its name."""
-    hashes = {}
-    for path in paths:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(2**20):
-                digest.update(block)
-            hashes[path.name] = digest.hexdigest()
-    return hashes
+    files = [folder / name for name in sorted(set(used))]
+    return source.folder_found("computational sequences (.csd)", splits, files, SAMPLES_OF_HDF5)
 
 
 def _root_name(path: Path) -> str:
@@ -132,7 +114,7 @@ def _data(file: Any, path: Path) -> Any:
 def _intervals(video: Any, count: int, where: str) -> Array:
     if count == 0:
         return np.zeros((0, 2))
-    intervals = read(video, "intervals", where).astype(np.float64)
+    intervals = read_array(video, "intervals", where).astype(np.float64)
     if intervals.shape != (count, 2):
         raise DataError(f"{where}: has {count} features but intervals of shape {intervals.shape}; download it again")
     if not np.isfinite(intervals).all():
@@ -146,7 +128,7 @@ def _segments(labels: Path, words: Path) -> list[Segment]:
         videos, spoken = groups(_data(label_file, labels), str(labels)), _data(word_file, words)
         for name in sorted(videos):
             where = f"{labels}: {name}"
-            features = read(videos[name], "features", where)
+            features = read_array(videos[name], "features", where)
             if not features.size:
                 raise DataError(f"{where}: its labels are empty")
             intervals, tokens = np.zeros((0, 2)), list[str]()
@@ -226,7 +208,7 @@ def _averaged(path: Path, segments: list[Segment], size: int, found: dict[str, A
             if segment.video != video:
                 video, features, intervals = segment.video, np.zeros((0, size), np.float32), np.zeros((0, 2))
                 if has(data, video):
-                    features = read(child(data, video, str(path)), "features", f"{path}: {video}")
+                    features = read_array(child(data, video, str(path)), "features", f"{path}: {video}")
                     intervals = _intervals(child(data, video, str(path)), len(features), f"{path}: {video}")
                     features = _as_float32(features, found["frame_values_ignored"]).reshape(-1, size)
             rows = np.zeros((max(1, len(segment.words)), size), np.float32)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import identifiers
-from topdown.experiments.streams import Array, RawSplit, Stream
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import identifiers
+from topdown.datasets.streams import Array, RawSplit, Stream
 
 
 def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Sequence[Any] | None) -> RawSplit:
-    """Makes a split of arrays: see :meth:`topdown.experiments.SequenceDataset.from_arrays`.
+    """Makes a split of arrays: see :meth:`topdown.datasets.SequenceDataset.from_arrays`.
 
     Raises:
         DataError: if a shape, a type, a value or a length does not fit.

@@ -12,22 +12,36 @@ from typing import Any
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import identifiers, numbers, sentiment
-from topdown.experiments.formats.mult import KEYS, SPLITS, find_all_rows, left_out, take_arrays
-from topdown.experiments.formats.padded import Cut, Rows, check_array, cut, find_rows, find_side, stream
-from topdown.experiments.streams import Array, RawSplit
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import KEYS, SPLITS, identifiers, numbers, sentiment
+from topdown.datasets.formats.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.mult import find_all_rows, left_out, take_arrays
+from topdown.datasets.formats.padded import Cut, Rows, check_array, cut, find_rows, find_side, stream
+from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
+from topdown.datasets.streams import Array, RawSplit
 
 # What is read of a split, and what says the same in other words.
 READ = {*KEYS.values(), "regression_labels", "id", "text_bert", "audio_lengths", "vision_lengths", "text_lengths"}
 READ |= {"raw_text", "annotations", "classification_labels"}
 
 
-def read_mmsa(content: dict[str, Any], modalities: tuple[str, ...], where: str) -> dict[str, RawSplit]:
-    """Reads the splits of an MMSA pickle: see :func:`topdown.experiments.formats.mult.read_mult`.
+def recognizes(source: Source) -> bool:
+    """Tells whether this is a dict of splits with labels for regression."""
+    content = source.pickle.content
+    return has_splits(content) and "regression_labels" in content["train"]
+
+
+def read(source: Source) -> Found:
+    """Reads the splits of an MMSA pickle: see :func:`topdown.datasets.formats.mult.read`.
 
     It is word-aligned when all modalities have as many steps, and stated lengths, if there are any, do not differ.
+
+    Raises:
+        DataError: naming the split and the key that is missing or does not fit.
     """
+    check_modalities(source)
+    source.options.only(source.path, "a pickle of arrays")
+    content, modalities, where = own_splits(source.pickle.content), source.wanted, source.where
     arrays: dict[str, dict[str, Array]] = {}
     labels, masks = {}, {}
     for split in SPLITS:
@@ -64,7 +78,7 @@ def read_mmsa(content: dict[str, Any], modalities: tuple[str, ...], where: str) 
         streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
         found_keys = {"left_out": left_out(content, split, READ)}
         splits[split] = RawSplit(labels[split], ids, streams, {}, found_keys)
-    return splits
+    return source.pickle_found("MMSA-FET" if "config" in content else "MMSA", splits, SAMPLES_OF_PICKLE)
 
 
 def _masked(rows: Rows, mask: Rows) -> Cut:

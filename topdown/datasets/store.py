@@ -21,11 +21,11 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from topdown.experiments.data import SequenceDataset
-from topdown.experiments.errors import DataError
-from topdown.experiments.files import umask, write_json
-from topdown.experiments.ragged import MappedArray, Ragged
-from topdown.experiments.streams import Array, Sink
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import umask, write_json
+from topdown.datasets.ragged import MappedArray, Ragged
+from topdown.datasets.streams import Array, Sink
 
 MANIFEST = "store.json"
 LAYOUT = "topdown store, version 1"
@@ -54,7 +54,7 @@ class StoreWriter:
             raise DataError(f"{destination}: cannot be written ({error.strerror}); choose another place") from None
 
     def sink(self, split: str) -> Sink:
-        """Returns what keeps the values of a split: a :data:`topdown.experiments.streams.Sink`."""
+        """Returns what keeps the values of a split: a :data:`topdown.datasets.streams.Sink`."""
 
         def write(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> MappedArray:
             file_name, done = _file_name(split, name, "values.npy"), 0
@@ -185,7 +185,7 @@ def check_store(path: Path) -> int:
 
 def _manifest(path: Path) -> dict[str, Any]:
     if not is_store(path):
-        raise DataError(f"{path}: is not a store; `python -m topdown.experiments.prepare` makes one")
+        raise DataError(f"{path}: is not a store; `python -m topdown.datasets.prepare` makes one")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

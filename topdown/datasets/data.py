@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topdown.experiments.arrays import from_arrays
-from topdown.experiments.errors import DataError
-from topdown.experiments.ragged import Ragged
-from topdown.experiments.streams import RawSplit, Sink, clean_vectors, in_memory, keep, summary
+from topdown.datasets.arrays import from_arrays
+from topdown.datasets.errors import DataError
+from topdown.datasets.ragged import Ragged
+from topdown.datasets.streams import RawSplit, Sink, clean_vectors, in_memory, keep, summary
 from topdown.sequence import Lengths
 
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 class SequenceDataset:
     """Holds N samples of several modalities, each with its own number of steps, and a label per sample.
 
-    Usually made by :func:`load_splits` or :meth:`from_arrays`. :func:`topdown.experiments.data_loader` makes batches of similar
+    Usually made by :func:`load_splits` or :meth:`from_arrays`. :func:`topdown.datasets.data_loader` makes batches of similar
     length; with a sampler of your own, use `DataLoader(range(len(data)), sampler=..., collate_fn=data.batch)`.
 
     Args:
@@ -122,7 +122,7 @@ class SequenceDataset:
 
     @classmethod
     def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory) -> SequenceDataset:
-        """Makes a data set of what a reader found, clean and counted: see :mod:`topdown.experiments.streams`.
+        """Makes a data set of what a reader found, clean and counted: see :mod:`topdown.datasets.streams`.
 
         Args:
             raw: The samples; its streams are used up.

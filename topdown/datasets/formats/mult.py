@@ -12,29 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import identifiers, numbers, sentiment
-from topdown.experiments.formats.folds import SPLITS as SPLITS
-from topdown.experiments.formats.padded import Rows, check_array, cut, find_rows, find_side, stream
-from topdown.experiments.streams import Array, RawSplit
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import KEYS, SPLITS, identifiers, numbers, sentiment
+from topdown.datasets.formats.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.padded import Rows, check_array, cut, find_rows, find_side, stream
+from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
+from topdown.datasets.streams import Array, RawSplit
 
-KEYS = {"text": "text", "audio": "audio", "visual": "vision"}
+
+def recognizes(source: Source) -> bool:
+    """Tells whether this is a dict of splits, whatever they hold."""
+    return has_splits(source.pickle.content)
 
 
-def read_mult(content: dict[str, Any], modalities: tuple[str, ...], where: str) -> dict[str, RawSplit]:
+def read(source: Source) -> Found:
     """Reads the splits of a MulT pickle.
 
     When all modalities have as many steps the file is word-aligned, and a row is padding only where every modality is zero (an
     unknown word is a zero row of text alone); otherwise each modality has its own lengths.
 
-    Args:
-        content: What the pickle holds; its arrays are taken out, so that memory goes free as they are used.
-        modalities: Which are wanted.
-        where: What to call the file in a message.
-
     Raises:
         DataError: naming the split and the key that is missing or does not fit.
     """
+    check_modalities(source)
+    source.options.only(source.path, "a pickle of arrays")
+    content, modalities, where = own_splits(source.pickle.content), source.wanted, source.where
     arrays, labels = {}, {}
     for split in SPLITS:
         there = f"{where}: {split}"
@@ -57,7 +59,7 @@ def read_mult(content: dict[str, Any], modalities: tuple[str, ...], where: str) 
         found = {"left_out": left_out(content, split, {*KEYS.values(), "labels", "id"})}
         streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
         splits[split] = RawSplit(labels[split], ids, streams, {}, found)
-    return splits
+    return source.pickle_found("MulT", splits, SAMPLES_OF_PICKLE)
 
 
 def take_arrays(part: dict[str, Any], modalities: tuple[str, ...]) -> dict[str, Any]:

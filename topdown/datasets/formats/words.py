@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.streams import Array
+from topdown.datasets.errors import DataError
+from topdown.datasets.streams import Array
 
 Embeddings = str | Path | Mapping[str, Any]  # or anything with [] and `in`, such as gensim's vectors
 LEFT_OUT = "holds words and no features: give vectors of words with embeddings="

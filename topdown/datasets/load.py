@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from topdown.experiments.data import SequenceDataset
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.detect import Options, Source, read_source
-from topdown.experiments.formats.folds import Folds
-from topdown.experiments.formats.known import known_file
-from topdown.experiments.formats.words import Embeddings
-from topdown.experiments.store import is_store, open_store
-from topdown.experiments.streams import Sink, in_memory
-
-EXPANSION, SMALL = 8, 2**16  # of int8 to float32, and some
-COMPRESSED, SMALL_COMPRESSED = 64, 2**26  # HDF5 may be compressed
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.detect import read_source
+from topdown.datasets.formats.folds import Folds
+from topdown.datasets.formats.known import known_file
+from topdown.datasets.formats.source import Found, Options, Source
+from topdown.datasets.formats.words import Embeddings
+from topdown.datasets.store import is_store, open_store
+from topdown.datasets.streams import Sink, in_memory
 
 
 def load_splits(
@@ -32,8 +30,8 @@ def load_splits(
     - MulT's pickles, aligned or not (`mosei_senti_data.pkl`, `mosi_data_noalign.pkl`, IEMOCAP), and MultiBench's raw ones;
     - MMSA's pickles, aligned or not, and those of MMSA-FET; MAG-BERT's; the cache of MMLatch's public code (`mosei_avt.p`);
     - MultiBench's `mosi.hdf5` and `mosei.hdf5`, and a folder of `.csd` files of the CMU Multimodal SDK; both need `folds`;
-    - an `.npz` archive of arrays of your own: see :mod:`topdown.experiments.formats.archive`;
-    - a store that `python -m topdown.experiments.prepare` made of any of these, which may be larger than memory.
+    - an `.npz` archive of arrays of your own: see :mod:`topdown.datasets.formats.archive`;
+    - a store that `python -m topdown.datasets.prepare` made of any of these, which may be larger than memory.
 
     Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a modality that has no steps in a
     sample gets one of zeros, and both are counted. No sample is dropped but those that `folds` leave out, which are counted;
@@ -77,51 +75,46 @@ def load_splits(
         options.only(path, "a store")
         return open_store(path, options.modalities)
     try:
-        return make_splits(path, read_source(path, options), lambda split: in_memory)
+        return make_splits(path, read_source(Source(path, options)), lambda split: in_memory)
     except MemoryError:
         raise DataError(
             f"{path}: does not fit into the memory of this machine; where there is more, make a store of it with "
-            "`python -m topdown.experiments.prepare`, which needs next to none here"
+            "`python -m topdown.datasets.prepare`, which needs next to none here"
         ) from None
 
 
-PICKLED = ("MulT", "MMSA", "MMSA-FET", "MAG-BERT", "MMLatch's cache")
-
-
-def make_splits(path: Path, source: Source, sink_of: Callable[[str], Sink]) -> dict[str, SequenceDataset]:
+def make_splits(path: Path, found: Found, sink_of: Callable[[str], Sink]) -> dict[str, SequenceDataset]:
     """Makes data sets of what a file holds, and says what was found.
 
     Args:
-        path: The file.
-        source: Its content, which is used up.
-        sink_of: What keeps the values of each split.
+        path: Path of the file.
+        found: Content of it, which is used up.
+        sink_of: Function that returns what keeps the values of a split.
 
     Raises:
         DataError: if features differ between splits, or a pickle repeats itself to fill the memory.
     """
-    if source.size is not None:
-        wanted = sum(
-            4 * max(1, int(stream.lengths.sum())) * stream.size
-            for raw in source.splits.values()
-            for stream in raw.streams.values()
-            if stream.found.get("dtype") != "words"
-        )
-        pickled = source.kind in PICKLED
-        if wanted > (EXPANSION * source.size + SMALL if pickled else max(COMPRESSED * source.size, SMALL_COMPRESSED)):
-            raise DataError(f"{path}: refused, since its {source.size} bytes would become {wanted}; it repeats arrays")
+    wanted = sum(
+        4 * max(1, int(stream.lengths.sum())) * stream.size
+        for raw in found.splits.values()
+        for stream in raw.streams.values()
+        if stream.found.get("dtype") != "words"
+    )
+    if found.limit is not None and not found.limit.allows(wanted, found.size):
+        raise DataError(f"{path}: refused, since its {found.size} bytes would become {wanted}; it repeats arrays")
     splits: dict[str, SequenceDataset] = {}
-    for split in list(source.splits):
-        splits[split] = SequenceDataset.from_split(source.splits.pop(split), f"{path}: {split}", sink_of(split))
+    for split in list(found.splits):
+        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split))
     first = next(iter(splits), None)
     if first is None:
         raise DataError(f"{path}: holds no split")
     about: dict[str, Any] = {
         "name": path.name,
-        "layout": source.kind,
-        "sha256": source.sha256,
-        "known_as": known_file(source.sha256),
+        "layout": found.layout,
+        "sha256": found.sha256,
+        "known_as": known_file(found.sha256),
     }
-    about |= {"files": source.files} if source.files is not None else {}
+    about |= {"files": found.files} if found.files is not None else {}
     ids = {split: set(data.ids) for split, data in splits.items()} if _have_ids(splits) else {}
     for split, data in splits.items():
         if data.sizes != splits[first].sizes:

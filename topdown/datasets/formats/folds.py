@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from topdown.experiments.errors import DataError
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import SPLITS
 
 Folds = str | Path | Mapping[str, Sequence[str]]
-SPLITS = ("train", "valid", "test")
 REMEDY = "give folds=, a JSON file {train: [video ids], valid: [...], test: [...]}, or the SDK's file of standard folds"
 
 

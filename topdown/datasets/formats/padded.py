@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from topdown.experiments.errors import DataError
-from topdown.experiments.streams import Array, Stream
+from topdown.datasets.errors import DataError
+from topdown.datasets.streams import Array, Stream
 
 Side = Literal["left", "right"]
 CHUNK = 256  # samples looked at together, for little memory

@@ -13,36 +13,41 @@ from typing import Any
 
 import numpy as np
 
-from topdown.experiments.arrays import from_arrays
-from topdown.experiments.errors import DataError
-from topdown.experiments.formats.fields import identifiers, some
-from topdown.experiments.formats.stand_ins import MOST_OF_NOTHING, checked_text
-from topdown.experiments.streams import Array, RawSplit
+from topdown.datasets.arrays import from_arrays
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import identifiers, some
+from topdown.datasets.formats.limits import ARRAYS_OF_ARCHIVE
+from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.stand_ins import MOST_OF_NOTHING, checked_text
+from topdown.datasets.streams import Array, RawSplit
 
 MAGIC = b"PK"
 TORCH_REMEDY = "load it with torch.load(..., weights_only=True) and give its arrays to SequenceDataset.from_arrays"
-EXPANSION, SMALL = 200, 2**26
 REMEDY = "save it again with np.savez"
 
 
-def read_archive(path: Path, modalities: tuple[str, ...] | None) -> dict[str, RawSplit]:
-    """Reads the splits of an archive; nothing of it is a pickle.
+def recognizes(source: Source) -> bool:
+    """Tells whether this is an archive."""
+    return source.start.startswith(MAGIC)
 
-    Args:
-        path: The file.
-        modalities: Which are wanted; all by default.
+
+def read(source: Source) -> Found:
+    """Reads the splits of an archive; nothing of it is a pickle.
 
     Raises:
         DataError: naming the array that is missing, does not fit, or declares more than there is.
     """
-    arrays = _arrays(path)
+    path = source.path
+    source.options.only(path, "an archive")
     splits: dict[str, dict[str, Array]] = {}
-    for name, array in arrays.items():
+    for name, array in _arrays(path).items():
         split, dot, key = name.partition(".")
         if not dot or not key:
             raise DataError(f"{path}: {name!r} is not <split>.<modality>, <split>.labels or <split>.ids; rename it")
         splits.setdefault(split, {})[key] = array
-    return {split: _split(members, modalities, f"{path}: {split}") for split, members in splits.items()}
+    modalities = source.options.modalities
+    raw = {split: _split(members, modalities, f"{path}: {split}") for split, members in splits.items()}
+    return source.file_found("archive of arrays (.npz)", raw)
 
 
 def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where: str) -> RawSplit:
@@ -79,10 +84,10 @@ def _arrays(path: Path) -> dict[str, Array]:
             if len({member.filename for member in members}) != len(archive.infolist()):
                 raise DataError(f"{path}: holds something other than arrays, or an array twice; {REMEDY}")
             size, there = sum(member.file_size for member in members), path.stat().st_size
-            if size > max(SMALL, EXPANSION * there):
+            if not ARRAYS_OF_ARCHIVE.allows(size, there):
                 raise DataError(f"{path}: would become {size} bytes of {there}; {REMEDY}")
             becomes = sum(_declared(archive, member, path) for member in members)
-            if becomes > max(SMALL, EXPANSION * there):
+            if not ARRAYS_OF_ARCHIVE.allows(becomes, there):
                 raise DataError(f"{path}: would become {becomes} bytes of {there}; {REMEDY}")
             return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
     except DataError:

@@ -1,0 +1,33 @@
+"""Bounds on what a file may become in memory, so that none takes memory for what it does not hold."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Limit(NamedTuple):
+    """Bound on the bytes that are made of a file.
+
+    Args:
+        factor: Times the size of the file.
+        small: Bytes that any file may become.
+    """
+
+    factor: int
+    small: int
+
+    def allows(self, made: int, size: int) -> bool:
+        """Tells whether a file of some size may become so many bytes.
+
+        Example:
+            >>> Limit(4, 100).allows(400, 100), Limit(4, 100).allows(401, 100)
+            (True, False)
+        """
+        return made <= max(self.factor * size, self.small)
+
+
+OBJECTS_OF_PICKLE = Limit(4, 2**16)  # arrays are as large in memory; lists and dicts are larger
+SAMPLES_OF_PICKLE = Limit(8, 2**16)  # float32 of int8, and some
+SAMPLES_OF_HDF5 = Limit(64, 2**26)  # compressed, and averaged over words
+ARRAY_OF_HDF5 = Limit(1100, 2**20)  # deflate makes at most 1032 bytes of one; nobody is harmed by a mebibyte
+ARRAYS_OF_ARCHIVE = Limit(200, 2**26)

@@ -1,0 +1,56 @@
+"""The cache of the paper's public code: a tuple (train, dev, test, word2idx), without padding.
+
+Each split is a list of dicts with an array per modality, video_id, segment_id, and label, whose first column is the sentiment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import SPLITS, text
+from topdown.datasets.formats.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.listed import Samples, entries, label_of, raw_split
+from topdown.datasets.formats.source import Found, Source
+
+NO_MODALITIES = {"video_id", "segment_id", "label"}
+
+
+def recognizes(source: Source) -> bool:
+    """Tells whether this is a tuple of four."""
+    return isinstance(source.pickle.content, tuple) and len(source.pickle.content) == 4
+
+
+def read(source: Source) -> Found:
+    """Reads the splits, with whatever modalities they hold; words become vectors of the option `embeddings`.
+
+    Raises:
+        DataError: naming the split and the sample that does not fit.
+    """
+    source.options.only(source.path, "a cache of MMLatch", "embeddings")
+    content, where, modalities = source.pickle.content, source.where, source.options.modalities
+    word_of = _vocabulary(content[3], f"{where}: word2idx")
+    splits = {}
+    for split, part in zip(SPLITS, content[:3], strict=True):
+        samples: Samples = []
+        for i, entry in enumerate(entries(part, f"{where}: {split}")):
+            there = f"{where}: {split}[{i}]"
+            if not isinstance(entry, dict) or not NO_MODALITIES <= set(entry):
+                raise DataError(f"{there} is not a dict with {sorted(NO_MODALITIES)}")
+            inputs = {str(key): value for key, value in entry.items() if key not in NO_MODALITIES}
+            name = f"{text(entry['video_id'], there)}[{text(entry['segment_id'], there)}]"
+            samples.append((inputs, label_of(entry["label"], there), name))
+        wanted = tuple(samples[0][0]) if modalities is None else modalities
+        splits[split] = raw_split(samples, wanted, f"{where}: {split}", source, word_of)
+    return source.pickle_found("MMLatch's cache", splits, SAMPLES_OF_PICKLE)
+
+
+def _vocabulary(word2idx: Any, where: str) -> Callable[[Any, str], str]:
+    """Returns what makes a word of its number, or of itself."""
+    if not isinstance(word2idx, dict) or not all(isinstance(i, (int, np.integer)) for i in word2idx.values()):
+        raise DataError(f"{where} is not a dict from words to numbers")
+    words: dict[Any, str] = {int(i): text(word, where) for word, i in word2idx.items()}
+    return lambda token, there: words.get(token, "") if isinstance(token, (int, float, np.number)) else text(token, there)

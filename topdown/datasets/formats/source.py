@@ -1,0 +1,142 @@
+"""A file or a folder of samples that is to be read, and what a reader finds in it.
+
+Each module of a layout has the same two functions: `recognizes(source)` tells whether a source has the layout, by its content
+and never by its name, and `read(source)` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import KEYS, SPLITS
+from topdown.datasets.formats.folds import Folds
+from topdown.datasets.formats.limits import Limit
+from topdown.datasets.formats.pickles import Loaded, load_arrays
+from topdown.datasets.formats.words import Embeddings
+from topdown.datasets.streams import RawSplit
+
+
+class Options(NamedTuple):
+    """Decisions of the user: see :func:`topdown.datasets.load_splits`."""
+
+    modalities: tuple[str, ...] | None = None
+    folds: Folds | None = None
+    embeddings: Embeddings | None = None
+    streams: Mapping[str, str] | None = None
+
+    def only(self, path: Path, what: str, *names: str) -> None:
+        """Checks that no option is given but some.
+
+        Raises:
+            DataError: naming the option that has no meaning for this kind of file.
+        """
+        for name in ("folds", "embeddings", "streams"):
+            if getattr(self, name) and name not in names:
+                raise DataError(f"{path}: is {what}, for which {name}= means nothing; leave it out")
+
+
+class Found(NamedTuple):
+    """Content of a file or a folder.
+
+    Args:
+        layout: Name of its layout.
+        splits: Samples, as they are.
+        sha256: Hash of the file, or of the hashes of all files.
+        files: Hash of each file of a folder.
+        size: Bytes of all files.
+        limit: Bound on what samples may become; None where the reader has seen to it.
+    """
+
+    layout: str
+    splits: dict[str, RawSplit]
+    sha256: str
+    files: dict[str, str] | None = None
+    size: int = 0
+    limit: Limit | None = None
+
+
+class Source:
+    """A file or a folder, looked into as far as anybody asks, and once.
+
+    Args:
+        path: Path of it.
+        options: Decisions of the user.
+
+    Raises:
+        DataError: if it is not there, or cannot be read.
+    """
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self.path, self.options = path, options
+        self.wanted = options.modalities or tuple(KEYS)
+        self.where = str(path)
+        try:
+            if not path.exists():
+                raise DataError(f"{path}: there is no such file; check the path")
+            self.is_folder = path.is_dir()
+            self.start = b"" if self.is_folder else _start(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+    @cached_property
+    def pickle(self) -> Loaded:
+        """Content of a pickle, and its hash; arrays that are used are taken out of it. A folder holds None."""
+        return Loaded(None, "", 0) if self.is_folder else load_arrays(self.path)
+
+    def file_found(self, layout: str, splits: dict[str, RawSplit], limit: Limit | None = None) -> Found:
+        """Describes what was found in this one file."""
+        (sha256,) = file_hashes([self.path]).values()
+        return Found(layout, splits, sha256, size=self.path.stat().st_size, limit=limit)
+
+    def pickle_found(self, layout: str, splits: dict[str, RawSplit], limit: Limit) -> Found:
+        """Describes what was found in this pickle, which has been hashed as it was read."""
+        return Found(layout, splits, self.pickle.sha256, size=self.pickle.size, limit=limit)
+
+    def folder_found(self, layout: str, splits: dict[str, RawSplit], used: Sequence[Path], limit: Limit) -> Found:
+        """Describes what was found in some files of this folder."""
+        files = file_hashes(used)
+        together = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
+        sha256 = hashlib.sha256(together.encode()).hexdigest()
+        return Found(layout, splits, sha256, files, sum(path.stat().st_size for path in used), limit)
+
+
+def has_splits(content: Any) -> bool:
+    """Tells whether a pickle holds a dict of the three splits."""
+    return isinstance(content, dict) and all(isinstance(content.get(split), dict) for split in SPLITS)
+
+
+def own_splits(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content with a dict of its own for each split, since one may stand for two."""
+    return {key: dict(value) if key in SPLITS else value for key, value in content.items()}
+
+
+def check_modalities(source: Source) -> None:
+    """Checks that a pickle with three modalities was asked for no other.
+
+    Raises:
+        DataError: naming the one that it has not.
+    """
+    if unknown := [name for name in source.wanted if name not in KEYS]:
+        raise DataError(f"{source.path}: has no modality {unknown[0]!r}; it has {list(KEYS)}")
+
+
+def file_hashes(paths: Sequence[Path]) -> dict[str, str]:
+    """Returns the SHA-256 of each file, by its name."""
+    hashes = {}
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8)

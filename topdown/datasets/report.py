@@ -1,0 +1,103 @@
+"""Reports of what was found in the source of some samples, laid out for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from topdown.datasets.data import SequenceDataset
+
+
+def data_table(splits: Mapping[str, SequenceDataset]) -> str:
+    """Lays out the reports of the splits: what the source is, N, sizes, lengths, labels, and whatever is odd."""
+    rows = [("split", "N", "modality", "size", "dtype", "steps min/median/max", "padding", "replaced by 0")]
+    notes = []
+    for split, data in splits.items():
+        for i, (name, found) in enumerate(data.report["modalities"].items()):
+            steps = found.get("lengths")
+            rows.append(
+                (
+                    split if i == 0 else "",
+                    str(len(data)) if i == 0 else "",
+                    name,
+                    str(found["size"]),
+                    found.get("dtype", "float32"),
+                    f"{steps['minimum']} / {steps['median']:g} / {steps['maximum']}" if steps else "no time",
+                    found.get("padding", "none"),
+                    ", ".join(f"{n} {kind}" for kind, n in found.get("replaced", {}).items() if n) or "none",
+                )
+            )
+            notes += [f"{split} {name}: {note}" for note in _notes(found)]
+        labels = data.report["labels"]
+        notes.append(f"labels of {split}: {labels['minimum']:.2f} to {labels['maximum']:.2f}, {labels['zeros']:.1%} exactly 0")
+        notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
+    report = next(iter(splits.values())).report
+    return "\n".join([*_about(report), markdown(rows), *notes, *_notes_of_all(report)])
+
+
+NOTES = {
+    "all_zero_samples": "{} samples are all zeros",
+    "samples_without_steps": "{} samples have no steps, and got one of zeros",
+    "samples_with_zeros_at_the_start": "{} samples begin with rows of zeros, kept",
+    "samples_with_zeros_at_the_end": "{} samples end with rows of zeros, kept",
+    "contradicted_hints": "{} lengths in the file contradict the rows",
+    "unknown_words": "{} words have no vector, and got zeros",
+    "words_without_frames": "{} words have no frame, and got zeros",
+    "absent_videos": "{} videos are absent, and got zeros",
+    "absent_samples": "{} samples are absent, and got zeros",
+}
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    notes = [said.format(found[key]) for key, said in NOTES.items() if found.get(key)]
+    ignored = ", ".join(f"{n} {kind}" for kind, n in found.get("frame_values_ignored", {}).items() if n)
+    return [*notes, *([f"{ignored} left out of averages over frames"] if ignored else [])]
+
+
+def _notes_of_split(report: Mapping[str, Any]) -> list[str]:
+    ids = report.get("ids", {})
+    notes = (
+        [f"{ids['duplicates']} samples have the id of another, such as {ids['examples'][0]}"] if ids.get("duplicates") else []
+    )
+    for other, shared in ids.get("shared", {}).items():
+        notes.append(f"LEAK: {shared['count']} ids are in {other}, too, such as {shared['examples'][0]}")
+    notes += [f"left out: {name!r} {why}" for name, why in report.get("left_out", {}).items()]
+    if report.get("segments_without_words"):
+        notes.append(f"{report['segments_without_words']} segments have no words, and got a step of zeros")
+    if "subset_of" in report:
+        notes.append(f"a subset of {report['subset_of']['samples']} samples, about all of which modalities are described")
+    return notes
+
+
+def _notes_of_all(report: Mapping[str, Any]) -> list[str]:
+    notes = [f"{name} is from {found['from']}" for name, found in report["modalities"].items() if "from" in found]
+    if report.get("files_not_used"):
+        notes.append(f"not used: {', '.join(report['files_not_used'])}")
+    if report.get("segments_in_no_fold"):
+        notes.append(f"{report['segments_in_no_fold']} segments are in no fold, and were left out")
+    if videos := report.get("videos_without_segments"):
+        notes.append(f"{len(videos)} videos of the folds have no segments, such as {videos[0]}")
+    return notes
+
+
+def _about(report: Mapping[str, Any]) -> list[str]:
+    source = report.get("source")
+    if source is None:
+        return []
+    known = f"known as {source['known_as']}" if source["known_as"] else "not a file that is known here"
+    return [f"{source['name']}: {source['layout']}, sha256 {source['sha256'][:16]}..., {known}", ""]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Lays out rows as a markdown table, the first of them its head.
+
+    Example:
+        >>> print(markdown([("model", "MAE"), ("ours", "0.59")]))
+        | model | MAE  |
+        |-------|------|
+        | ours  | 0.59 |
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

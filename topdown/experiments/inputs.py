@@ -1,0 +1,116 @@
+"""Data of a sentiment experiment: a file that its user names, or a synthetic stand-in."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.fields import SPLITS
+from topdown.datasets.load import load_splits
+from topdown.datasets.options import data_options
+from topdown.experiments.synthetic import NOTE, synthetic_splits
+
+
+class Inputs(NamedTuple):
+    """Splits of an experiment, and what is to be said about them.
+
+    Args:
+        splits: Samples for train, valid and test.
+        relevance: {split: {modality: (N, D_k)}}, the planted truth of synthetic data; empty for others.
+        source: Name of the file, or "SYNTHETIC DATA".
+        note: Sentence about where figures come from.
+        sha256: Hash of the file; empty for synthetic data.
+    """
+
+    splits: dict[str, SequenceDataset]
+    relevance: dict[str, dict[str, Tensor]]
+    source: str
+    note: str
+    sha256: str = ""
+
+    def masked(self) -> dict[str, SequenceDataset]:
+        """Returns synthetic data without the features that are known to be irrelevant."""
+        return {split: data.masked(self.relevance[split]) for split, data in self.splits.items()}
+
+    def counts(self) -> str:
+        """Returns the number of samples of each split, in words."""
+        parts = []
+        for split, data in self.splits.items():
+            whole = data.report.get("subset_of")
+            parts.append(f"N {split} = {len(data)}" + (f" of {whole['samples']}" if whole else ""))
+        return ", ".join(parts)
+
+
+def load_inputs(options: argparse.Namespace) -> Inputs:
+    """Loads the file of --data, or makes synthetic data.
+
+    Raises:
+        DataError: if it cannot be used for this experiment.
+    """
+    return _synthetic(options) if options.data is None else _loaded(options)
+
+
+def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
+    """Asks a backbone for a prediction of every split, before anything is written.
+
+    Raises:
+        DataError: if it does not take the data.
+    """
+    for split, data in inputs.splits.items():
+        # A sample whose modalities differ in length, if there is one: not every model takes it.
+        steps = torch.stack(list(data.lengths.values()))
+        batch = data.batch([int((steps.amax(0) - steps.amin(0)).argmax())])
+        try:
+            with torch.inference_mode():
+                backbone.eval()(batch.inputs, batch.lengths)
+        except ValueError as error:
+            raise DataError(f"{path}: {split}: {error}") from None
+
+
+def _synthetic(options: argparse.Namespace) -> Inputs:
+    print(f"{NOTE}\n", flush=True)
+    count = options.samples or 1000
+    counts = (count, max(1, count // 5), max(1, count * 2 // 5))
+    try:
+        splits, relevance = synthetic_splits(counts, unaligned=getattr(options, "aligned", None) is False)
+    except (RuntimeError, MemoryError):
+        raise DataError(f"--samples {count}: too many for the memory of this machine; ask for fewer") from None
+    return Inputs(splits, relevance, "SYNTHETIC DATA", NOTE)
+
+
+def _loaded(options: argparse.Namespace) -> Inputs:
+    path = options.data
+    splits = load_splits(path, **data_options(options))
+    if missing := [split for split in SPLITS if split not in splits]:
+        raise DataError(f"{path}: has no {missing[0]}; call its splits train, valid and test, not {list(splits)}")
+    asked = getattr(options, "aligned", None)
+    for split, data in splits.items():
+        if asked not in (None, data.aligned):
+            found, wanted = ("aligned", "unaligned") if data.aligned else ("unaligned", "aligned")
+            raise DataError(f"{path}: {split} is {found}, not {wanted}; leave out --{wanted}")
+        _check_labels(data, f"{path}: {split} has labels")
+    name = path.name.encode("utf-8", "replace").decode()
+    source: Mapping[str, str] = splits["train"].report["source"]
+    note = f"Measured on {name} ({source['name']}, {source['layout']}), with {', '.join(splits['train'].sizes)}."
+    return Inputs({k: _subset(data, options.subset) for k, data in splits.items()}, {}, name, note, source["sha256"])
+
+
+def _subset(data: SequenceDataset, count: int | None) -> SequenceDataset:
+    if count is None or count >= len(data):
+        return data
+    return data.subset(torch.arange(count) * len(data) // count)
+
+
+def _check_labels(data: SequenceDataset, where: str) -> None:
+    labels = data.labels
+    if labels.dim() != 1 or not labels.is_floating_point():
+        found = f"of {labels.dtype} of shape {tuple(labels.shape)}"
+        raise DataError(f"{where} {found}; this experiment predicts one sentiment, a floating-point number for each sample")
+    if not -3.01 < float(labels.min()) <= float(labels.max()) < 3.01:
+        raise DataError(f"{where} from {float(labels.min()):g} to {float(labels.max()):g}; sentiment lies in [-3, 3]")
