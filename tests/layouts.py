@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from topdown.datasets import load_splits
+
 SIZES = {"text": 6, "audio": 4, "visual": 3}
 SPLITS = {"train": 12, "valid": 6, "test": 7}
 KEYS = {"text": "text", "audio": "audio", "visual": "vision"}  # in MulT's and MMSA's files
@@ -243,3 +245,35 @@ def npz(splits, flat=False, compress=False):
     buffer = io.BytesIO()
     (np.savez_compressed if compress else np.savez)(buffer, **arrays)
     return buffer.getvalue()
+
+
+GLOVE = "hello 1 2 3\nworld 4 5 6\nword0 .5 0 1\nword1 2 2 2\n. . . 7 8 9\n"
+
+
+def with_id_parts(splits):
+    return {split: data._replace(ids=[f"{i}|0.0|1.5" for i in data.ids]) for split, data in splits.items()}
+
+
+def with_dollars(splits):
+    return {split: data._replace(ids=[i.replace("[", "$_$")[:-1] for i in data.ids]) for split, data in splits.items()}
+
+
+def set_split(key, value):
+    return lambda content: content["valid"].update({key: value(content["valid"].get(key))})
+
+
+def with_words(splits):
+    """Puts words in the place of the features of text."""
+    words = [["hello", "world"], ["World", "unheard"], ["."]]
+    return {s: d._replace(inputs={**d.inputs, "text": [words[i % 3] for i in range(len(d.ids))]}) for s, d in splits.items()}
+
+
+def load_content(path, content, **options):
+    save(path, content)
+    return load_splits(path, **options)
+
+
+def changed(**keys):
+    content = mult(all_data())
+    content["train"].update(keys)
+    return content
