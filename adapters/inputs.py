@@ -49,7 +49,7 @@ def check_sequences(inputs: Inputs, sizes: Mapping[str, int], owner: nn.Module) 
 
 
 def check_batch(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], owner: nn.Module) -> None:
-    """Checks what an adapter is called with that is used alone: within a latch, the latch has checked lengths.
+    """Checks the inputs and lengths of an adapter that is used alone; within a latch, the latch has checked lengths.
 
     Raises:
         ValueError: beside what :func:`check_sequences` raises, if a length does not fit or a sample lacks all modalities.

@@ -151,7 +151,7 @@ class MulTBackbone(nn.Module):
         return self.fuse(self.encode(inputs, lengths), lengths)
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
-        """Encodes each modality that is there, by what it finds in the others.
+        """Encodes each modality that is there, by attending to the others.
 
         Args:
             inputs: Sequence of shape (B, T_k, D_k) per modality; None or absent where it is missing.

@@ -88,7 +88,7 @@ class PlainModel(nn.Module):
 
     Args:
         feedback: Whether six LSTMs mask the inputs.
-        size: Of all hidden states.
+        size: Size of all hidden states.
     """
 
     def __init__(self, feedback: bool, size: int = 100) -> None:

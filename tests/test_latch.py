@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from toys import Constant, NoLengths, Toy, Zero, batch, sigmoid
@@ -138,6 +138,7 @@ def test_garbage_in_the_padding_changes_nothing(build, kind, garbage):
 
 @every_backbone
 @every_kind
+@settings(max_examples=10)
 @given(st.permutations(range(4)), st.lists(st.integers(1, 6), min_size=4, max_size=4), st.integers(0, 99))
 def test_a_sample_does_not_depend_on_its_company(build, kind, order, lengths, seed):
     lengths = torch.tensor(lengths)

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from toys import numpy_lstm
 
 from topdown import SequenceLSTM
-from topdown.checks import check_lengths
+from topdown.checks import GivenLengths
 from topdown.sequence import last_valid, reverse_valid, valid_steps, zero_padding
 
 
@@ -124,8 +124,10 @@ def test_last_valid_step():
     ],
 )
 def test_wrong_lengths_are_named(lengths, error, message):
+    known = GivenLengths(None)
+    known.batch = 2
     with pytest.raises(error, match=message):
-        check_lengths(lengths, 5, 2, "audio")
+        known.check(lengths, "audio", 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])

@@ -258,7 +258,7 @@ def check_complete(inputs: Mapping[str, Any], sources: Mapping[str, Sequence[str
 
 
 def check_inputs(inputs: Mapping[str, Any], lengths: GivenLengths, sizes: Mapping[str, int | None] | None) -> dict[str, Padded]:
-    """Checks what a latch is called with, and returns the raw inputs that masks multiply.
+    """Checks the inputs of a call, and returns those that masks multiply.
 
     Args:
         inputs: Mapping from names to anything.

@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Statistics(nn.Module):
     """Holds the running statistics of one first pass: a buffer for each of the backbone whose name begins with `running_`.
 
-    They begin as what the backbone has when a first pass moves them for the first time.
+    They begin as those of the backbone are when a first pass moves them for the first time.
 
     Args:
         backbone: Module whose statistics are kept apart.
@@ -41,12 +41,12 @@ class Statistics(nn.Module):
                 self.follow(name, buffer)
 
     def lend(self, name: str, buffer: Tensor) -> Tensor:
-        """Returns a copy of what the first pass has in place of a buffer of the backbone."""
+        """Returns a copy of a buffer, as the first pass has it."""
         kept = self._buffers.get(escape(name))
         return buffer.clone() if kept is None else torch.where(self.get_buffer("moves") > 0, kept, buffer)
 
     def follow(self, name: str, value: Tensor) -> None:
-        """Takes over what a first pass has made of such a copy."""
+        """Takes over such a copy after a first pass."""
         if "moves" not in self._buffers:
             self.register_buffer("moves", torch.zeros((), dtype=torch.int64, device=value.device))
         if escape(name) in self._buffers:

@@ -184,22 +184,22 @@ class TopDownLatch(nn.Module):
         They have a gradient, for regularizers; call within `torch.no_grad()` where that is not wanted.
 
         Args:
-            inputs: As in :meth:`forward`.
-            lengths: As in :meth:`forward`.
-            by_name: As in :meth:`forward`.
+            inputs: Inputs as in :meth:`forward`.
+            lengths: Lengths as in :meth:`forward`.
+            by_name: Inputs by name, in place of a mapping.
         """
         inputs = checks.merge_names(inputs, by_name)
         return self._look(inputs, lengths, keep=False).masks
 
     def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> LatchTrace:
-        """Returns the output together with the masks and what they were made from; only the output while disabled.
+        """Returns the output together with masks, feedback and encodings; only the output while disabled.
 
         It moves no running statistics, not even in training.
 
         Args:
-            inputs: As in :meth:`forward`.
-            lengths: As in :meth:`forward`.
-            by_name: As in :meth:`forward`.
+            inputs: Inputs as in :meth:`forward`.
+            lengths: Lengths as in :meth:`forward`.
+            by_name: Inputs by name, in place of a mapping.
         """
         inputs = checks.merge_names(inputs, by_name)
         look = self._look(inputs, lengths, keep=False)
@@ -256,7 +256,7 @@ class TopDownLatch(nn.Module):
         return cast(Backbone, self.backbone)
 
     def _first_look(self, inputs: Inputs, known: checks.GivenLengths, number: int, keep: bool) -> dict[str, Padded]:
-        """Encodes without a trace in the backbone, in what was given, or in the gradients of the backbone."""
+        """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone."""
         while len(self.statistics) <= number:
             self.statistics.append(Statistics(self.backbone).train(self.training))
         # Within parametrize.cached() weights that are made without a gradient would be those of the second pass, too.
@@ -339,7 +339,7 @@ class TopDownLatch(nn.Module):
 
 
 class _Look(NamedTuple):
-    """Results of the first passes: the inputs of the second one, and what they were made with."""
+    """Results of the first passes, and the inputs of the second one."""
 
     masked: Inputs
     masks: dict[str, Tensor]

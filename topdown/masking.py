@@ -40,8 +40,8 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequ
     Args:
         masks: J masks in [0, 1], each of shape (B, T, D), or (B, 1, D) where all steps are masked alike.
         rule: "mean" (Eq. 4), "max", "min", "product", or a function from (J, B, T, D) to (B, T, D). (Default: "mean")
-        present: For each source the samples that have it, of shape (B,), or None where all do. A sample that has no source at
-            all gets an arbitrary mask. (Default: None, every sample has every source)
+        present: Samples that have each source, of shape (B,), or None where all do. A sample that has no source at all gets an
+            arbitrary mask. (Default: None, every sample has every source)
 
     Returns:
         Mask of the target, of shape (B, T, D).

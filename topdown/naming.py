@@ -27,7 +27,7 @@ class ModalityDict(nn.Module, Generic[M]):
     "keys"), which torch refuses: such names are escaped in the keys of the state dict, all others are used as they are.
 
     Args:
-        modules: The modules by name, in order.
+        modules: Modules by name, in order.
 
     Raises:
         TypeError: if one of them is not a module.

@@ -18,7 +18,7 @@ class MaskProfile(NamedTuple):
     Args:
         mean: Mean mask of each class and feature, of shape (C, D); nan for a class without samples.
         samples: Number of samples of each class, of shape (C,).
-        classes: The C classes, in the order of the rows.
+        classes: C classes, in the order of the rows.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ def mask_profile(
     Args:
         batches: Triples (masks, labels, lengths): masks of shape (B, T_k, D_k) or (B, D_k) per modality, as
             `latch.masks(inputs, lengths)` returns them; integer classes of shape (B,); and the lengths of the batch.
-        classes: The classes to tell apart, such as range(-3, 4).
+        classes: Classes to tell apart, such as range(-3, 4).
 
     Returns:
         A :class:`MaskProfile` per modality.

@@ -37,7 +37,7 @@ def lengths_of(lengths: Lengths, name: str) -> Tensor | None:
 
     Args:
         lengths: Lengths for all modalities, of shape (B,), or a mapping from modality to such a tensor, or None.
-        name: The modality.
+        name: Name of the modality.
 
     Returns:
         Lengths of shape (B,); None where all steps are valid.
@@ -83,7 +83,7 @@ def present_samples(lengths: Tensor | None) -> Tensor | None:
         lengths: Number of valid steps of each sample, of shape (B,), or None.
 
     Returns:
-        True where a length is above 0, of shape (B,); None where that is known of all samples.
+        Mask of shape (B,), True where a length is above 0; None where that is known of all samples.
 
     Example:
         >>> present_samples(torch.tensor([3, 0]))
@@ -103,10 +103,10 @@ def valid_steps(lengths: Tensor, steps: int, device: torch.device | None = None)
     Args:
         lengths: Number of valid steps of each sample, of shape (B,).
         steps: T, the number of steps of the padded batch.
-        device: Where the result goes; the device of `lengths` by default.
+        device: Device of the result. (Default: that of `lengths`)
 
     Returns:
-        True at valid steps, of shape (B, T).
+        Mask of shape (B, T), True at valid steps.
 
     Example:
         >>> valid_steps(torch.tensor([3, 1]), 3)

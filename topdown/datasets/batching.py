@@ -19,14 +19,14 @@ def bucketed_batches(lengths: Tensor, batch_size: int, *, seed: int, epoch: int,
     all batches are shuffled. Similar lengths make an epoch twice as fast as random batches, which are mostly padding.
 
     Args:
-        lengths: Of shape (N,).
+        lengths: Lengths of all samples, of shape (N,).
         batch_size: Samples of a batch; the last one of the last pool may hold fewer.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Random seed of the order.
+        epoch: Number of the epoch, which changes the order.
         pool: Batches of a pool. 1 gives plain random batches. (Default: 20)
 
     Returns:
-        The indices of each batch.
+        Indices of each batch.
 
     Example:
         >>> batches = bucketed_batches(torch.tensor([3, 9, 3, 9]), 2, seed=0, epoch=0)
@@ -49,13 +49,13 @@ class BucketedSampler(Sampler[list[int]]):
     one before it.
 
     Args:
-        lengths: Of shape (N,): see :meth:`SequenceDataset.batch_lengths`.
+        lengths: Lengths of all samples, of shape (N,): see :meth:`SequenceDataset.batch_lengths`.
         batch_size: Samples of a batch, of all processes together.
-        seed: Of the run. (Default: 0)
-        epoch: The first; each one that is asked for is another, in another order. (Default: 0)
+        seed: Random seed of the order. (Default: 0)
+        epoch: First epoch; each one that is asked for is another, in another order. (Default: 0)
         pool: Batches of a pool. (Default: 20)
-        rank: Number of this process; that of `torch.distributed` by default.
-        world_size: How many processes there are; as `torch.distributed` says by default, or 1.
+        rank: Number of this process. (Default: that of `torch.distributed`, or 0)
+        world_size: Number of processes. (Default: that of `torch.distributed`, or 1)
 
     Raises:
         ValueError: if a number is out of its range.
@@ -129,16 +129,16 @@ def data_loader(
     `loader.batch_sampler.set_epoch(n)` says which order is the next, as after an interruption.
 
     Args:
-        data: The samples.
+        data: Samples.
         batch_size: Samples of a batch, of all processes together if training is distributed. (Default: 32)
-        seed: Of the run. (Default: 0)
-        pool: See :func:`bucketed_batches`. (Default: 20)
+        seed: Random seed of the order. (Default: 0)
+        pool: Batches of a pool: see :func:`bucketed_batches`. (Default: 20)
         workers: Processes that make batches beside the training; 0 makes them in the training itself, which is as fast unless
             the disk is slow. (Default: 0)
         pin_memory: Whether to put batches where a GPU can fetch them while it computes. (Default: False)
 
     Returns:
-        The loader, which yields :class:`Batch`.
+        Loader of :class:`Batch`.
 
     Example:
         >>> data = SequenceDataset.from_arrays({"audio": [torch.ones(n, 2) for n in (4, 1, 4, 1)]}, [0.0, 1.0, 2.0, 3.0])

@@ -28,9 +28,9 @@ class Batch(NamedTuple):
     """A padded batch.
 
     Args:
-        inputs: Of shape (B, T_k, D_k), padded on the right with zeros, or (B, D_k), per modality.
-        lengths: Of shape (B,) when all sequences of the data set are aligned, else a mapping from modality to such a tensor.
-        labels: Of shape (B,).
+        inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality.
+        lengths: Lengths of shape (B,) when all sequences of the data set are aligned, else a mapping from modality to such.
+        labels: Labels of shape (B,).
     """
 
     inputs: dict[str, Tensor]
@@ -50,11 +50,11 @@ class SequenceDataset:
     length; with a sampler of your own, use `DataLoader(range(len(data)), sampler=..., collate_fn=data.batch)`.
 
     Args:
-        sequences: The sequences of each modality.
-        vectors: The modalities that have no time, of shape (N, D_k) each.
-        labels: Of shape (N,), or (N, K): floating-point for regression, integer for classes.
-        ids: A name for each sample; its number by default.
-        report: What was found in the source of the data, for people and for results.json.
+        sequences: Sequences of each modality.
+        vectors: Modalities that have no time, of shape (N, D_k) each.
+        labels: Labels of shape (N,), or (N, K): floating-point for regression, integer for classes.
+        ids: Name of each sample. (Default: its number)
+        report: Findings about the source of the data, for people and for results.json. (Default: sizes and lengths)
 
     Raises:
         DataError: if numbers of samples differ, or a sample has no step.
@@ -93,15 +93,15 @@ class SequenceDataset:
         """Makes a data set from arrays of your own.
 
         Args:
-            inputs: Per modality a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
+            inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
                 Arrays, or tensors on the CPU.
-            labels: Of shape (N,), or (N, K) for several per sample: floating-point for regression, integer for classes.
-            lengths: For padded arrays, the number of valid steps of each sample, of shape (N,), or a mapping from modality
-                to such lengths; None when all steps are valid.
-            ids: A name for each sample.
+            labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, integer for classes.
+            lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such. (Default:
+                all steps)
+            ids: Name of each sample. (Default: its number)
 
         Returns:
-            The data set; values are copied to float32.
+            Data set; values are copied to float32.
 
         Raises:
             DataError: if numbers of samples or features differ, a value is not finite, or lengths do not fit.
@@ -122,12 +122,12 @@ class SequenceDataset:
 
     @classmethod
     def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory) -> SequenceDataset:
-        """Makes a data set of what a reader found, clean and counted: see :mod:`topdown.datasets.streams`.
+        """Makes a data set of the samples that a reader found, clean and counted: see :mod:`topdown.datasets.streams`.
 
         Args:
-            raw: The samples; its streams are used up.
-            where: What to call the split in a message.
-            sink: What keeps the values; in memory by default.
+            raw: Samples; its streams are used up.
+            where: Name of the split, for messages.
+            sink: Function that keeps the values. (Default: in memory)
 
         Raises:
             DataError: if numbers of samples differ, there is none, one has no steps at all, or a feature is never finite.
@@ -177,7 +177,7 @@ class SequenceDataset:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        """Shows what it holds."""
+        """Shows the number of samples, and their sizes."""
         return f"SequenceDataset({len(self)} samples, sizes={self.sizes}, aligned={self.aligned})"
 
     def __getitem__(self, index: int) -> Sample:
@@ -194,10 +194,10 @@ class SequenceDataset:
         """Pads some samples to the longest of them, each modality to its own.
 
         Args:
-            indices: Which samples, in this order.
+            indices: Numbers of the samples, in this order.
 
         Returns:
-            The batch, with sequences padded on the right.
+            Batch, with sequences padded on the right.
 
         Raises:
             IndexError: if there is no such sample, or none is asked for.
@@ -215,7 +215,7 @@ class SequenceDataset:
         """Returns some of the samples, in this order, for a quick run or for folds of one's own; no sequence is copied.
 
         Args:
-            indices: Which samples.
+            indices: Numbers of the samples.
 
         Raises:
             IndexError: if there is no such sample, or none is asked for.
@@ -229,7 +229,7 @@ class SequenceDataset:
         sequences = {name: ragged.subset(indices) for name, ragged in self.sequences.items()}
         vectors = {name: vector[indices] for name, vector in self.vectors.items()}
         data = SequenceDataset(sequences, vectors, self.labels[indices], [self.ids[i] for i in indices.tolist()])
-        # What was found in the file stays as it was; only what can be said of the samples themselves is new.
+        # Findings about the file stay as they were; only those about the samples themselves are new.
         whole = self.report["modalities"]
         modalities = {name: {**whole[name], **found} for name, found in data.report["modalities"].items()}
         data.report = {**self.report, **data.report, "modalities": modalities, "subset_of": {"samples": len(self)}}
@@ -257,7 +257,7 @@ class SequenceDataset:
         return indices % len(self)
 
     def _describe(self) -> dict[str, Any]:
-        """Says what can be said without looking at any input."""
+        """Describes labels, ids and lengths, without looking at any input."""
         numbers, seen = [str(i) for i in range(len(self))], set[str]()
         twice = [i for i in self.ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
         modalities: dict[str, Any] = {k: {"size": r.size, "lengths": summary(r.lengths)} for k, r in self.sequences.items()}

@@ -25,7 +25,7 @@ def load_splits(
     embeddings: Embeddings | None = None,
     streams: dict[str, str] | None = None,
 ) -> dict[str, SequenceDataset]:
-    """Loads the splits of a file or a folder, whose layout is told by its content.
+    """Loads the splits of a file or a folder, whose layout is found by its content.
 
     - MulT's pickles, aligned or not (`mosei_senti_data.pkl`, `mosi_data_noalign.pkl`, IEMOCAP), and MultiBench's raw ones;
     - MMSA's pickles, aligned or not, and those of MMSA-FET; MAG-BERT's; the cache of MMLatch's public code (`mosei_avt.p`);
@@ -39,16 +39,17 @@ def load_splits(
     does not hold.
 
     Args:
-        path: The file or folder. It is read once.
-        modalities: Which are wanted, such as ("text", "audio"). (Default: text, audio and visual, or whatever a file names)
-        folds: The videos of each split: {"train": [...], "valid": [...], "test": [...]}, a JSON file of that, or the file of
+        path: Path of the file or folder, which is read once.
+        modalities: Names of those that are wanted, such as ("text", "audio"). (Default: text, audio and visual, or all that a
+            file names)
+        folds: Videos of each split: {"train": [...], "valid": [...], "test": [...]}, a JSON file of that, or the file of
             standard folds that comes with the SDK.
         embeddings: Vectors of words, for files that hold words alone: a mapping, or a text file such as GloVe's. Without it
             text of such a file is left out, and the report says so.
-        streams: {modality: file or group}, where several could be meant.
+        streams: File or group of a modality, where several could be meant.
 
     Returns:
-        The splits, each a :class:`SequenceDataset` of float32 with a `report` of what was found.
+        Splits, each a :class:`SequenceDataset` of float32 with a `report` of findings.
 
     Raises:
         DataError: in one line with the file, the split and the key: if it cannot be read, is of no known layout, a modality is
@@ -84,7 +85,7 @@ def load_splits(
 
 
 def make_splits(path: Path, found: Found, sink_of: Callable[[str], Sink]) -> dict[str, SequenceDataset]:
-    """Makes data sets of what a file holds, and says what was found.
+    """Makes data sets of the content of a file, and reports findings.
 
     Args:
         path: Path of the file.

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with status 2."""
+    """A parser whose errors are one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Exits with the message, on one line whatever it holds."""
+        """Exits with the message, on one line."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 

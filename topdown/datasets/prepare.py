@@ -42,16 +42,16 @@ def prepare(
     """Makes a store of a file or a folder.
 
     Args:
-        source: What :func:`topdown.datasets.load_splits` takes, but a store.
-        destination: The store to be.
-        modalities: See :func:`topdown.datasets.load_splits`, as for `folds`, `embeddings` and `streams`.
-        folds: Likewise.
-        embeddings: Likewise.
-        streams: Likewise.
-        progress: Called with the name of an array, and how many of its rows are written.
+        source: File or folder that :func:`topdown.datasets.load_splits` reads, but no store.
+        destination: Path of the store to be.
+        modalities: Option of :func:`topdown.datasets.load_splits`.
+        folds: Option of :func:`topdown.datasets.load_splits`.
+        embeddings: Option of :func:`topdown.datasets.load_splits`.
+        streams: Option of :func:`topdown.datasets.load_splits`.
+        progress: Function that is called with the name of an array, the rows that are written, and all its rows.
 
     Returns:
-        The splits of the store.
+        Splits of the store.
 
     Raises:
         DataError: if the source cannot be used, or there is something at the destination; nothing is left of it then.
@@ -70,7 +70,7 @@ def prepare(
     except MemoryError:
         raise DataError(f"{source}: does not fit into the memory of this machine; prepare it where there is more") from None
     finally:
-        writer.discard()  # what is finished has another name by now
+        writer.discard()  # a finished store has another name by now
     return open_store(destination)
 
 

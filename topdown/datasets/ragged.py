@@ -19,7 +19,7 @@ class MappedArray(NamedTuple):
     nothing to send to a worker.
 
     Args:
-        path: The file.
+        path: File.
         shape: Rows and columns.
         start: Bytes before the first value.
         changed: When the file was changed last, and its size; neither may differ when values are asked for.
@@ -61,8 +61,8 @@ class Ragged(NamedTuple):
 
     Args:
         values: All rows, of shape (R, D).
-        starts: The first row of each sequence, of shape (N,).
-        lengths: The number of steps of each sequence, of shape (N,).
+        starts: First row of each sequence, of shape (N,).
+        lengths: Number of steps of each sequence, of shape (N,).
     """
 
     values: Tensor | MappedArray

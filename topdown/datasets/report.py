@@ -1,4 +1,4 @@
-"""Reports of what was found in the source of some samples, laid out for people."""
+"""Findings about the source of some samples, laid out for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from topdown.datasets.data import SequenceDataset
 
 
 def data_table(splits: Mapping[str, SequenceDataset]) -> str:
-    """Lays out the reports of the splits: what the source is, N, sizes, lengths, labels, and whatever is odd."""
+    """Lays out the reports of the splits: the source, N, sizes, lengths, labels, and everything that is odd."""
     rows = [("split", "N", "modality", "size", "dtype", "steps min/median/max", "padding", "replaced by 0")]
     notes = []
     for split, data in splits.items():

@@ -35,8 +35,8 @@ class StoreWriter:
     """Writes a store beside its destination, and puts it there when it is complete.
 
     Args:
-        destination: Where the store will be; nothing may be there.
-        progress: Called with the number of rows written so far of an array and of all its rows.
+        destination: Path of the store to be; nothing may be there.
+        progress: Function that is called with the name of an array, the rows that are written, and all its rows.
 
     Raises:
         DataError: if something is there.
@@ -70,7 +70,7 @@ class StoreWriter:
         return write
 
     def finish(self, splits: dict[str, SequenceDataset]) -> None:
-        """Writes what is not written yet, and puts the store in its place."""
+        """Writes labels, lengths and ids, and puts the store in its place."""
         described = {}
         for split, data in splits.items():
             self._save(_file_name(split, "", "labels.npy"), data.labels.numpy())
@@ -92,7 +92,7 @@ class StoreWriter:
         os.rename(self.folder, self.destination)
 
     def discard(self) -> None:
-        """Removes what was written of an unfinished store."""
+        """Removes an unfinished store."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _save(self, name: str, array: Array) -> None:
@@ -141,8 +141,8 @@ def open_store(path: Path, modalities: Sequence[str] | None = None) -> dict[str,
     Sizes of all files are checked, and the checksums of the small ones; :func:`check_store` checks those of the values.
 
     Args:
-        path: The folder.
-        modalities: Which are wanted; all by default.
+        path: Path of the folder.
+        modalities: Names of those that are wanted. (Default: all)
 
     Raises:
         DataError: if a file is missing or does not fit.

@@ -1,4 +1,4 @@
-"""What a reader of a file hands out: the samples of each split, one modality after the other, as they are in the file.
+"""Samples as a reader finds them in a file: split by split, one modality after the other.
 
 :func:`keep` makes them clean, and puts them into memory or into a store; both without holding more than one sample twice.
 """
@@ -25,10 +25,10 @@ class Stream(NamedTuple):
     """One modality of a split.
 
     Args:
-        size: The features D.
-        lengths: The steps of each sample, of shape (N,); 0 where it has none.
-        arrays: For each sample an array (T_i, D) of any type of number, finite or not. They are asked for once.
-        found: What the reader has to say about this modality in the report.
+        size: Features D.
+        lengths: Steps of each sample, of shape (N,); 0 where it has none.
+        arrays: Arrays (T_i, D) of the samples, of any type of number, finite or not. They are asked for once.
+        found: Entries of the report about this modality.
     """
 
     size: int
@@ -41,11 +41,11 @@ class RawSplit(NamedTuple):
     """One split as it is in the file.
 
     Args:
-        labels: Of shape (N,), or (N, K) for K labels per sample.
+        labels: Labels of shape (N,), or (N, K) for K labels per sample.
         ids: A name for each sample, or None.
-        streams: The modalities that have time, in order. They are taken out as they are used, so that memory goes free.
-        vectors: The modalities that have no time, of shape (N, D) each.
-        found: What the reader has to say about this split in the report.
+        streams: Modalities that have time, in order. They are taken out as they are used, so that memory goes free.
+        vectors: Modalities that have no time, of shape (N, D) each.
+        found: Entries of the report about this split.
     """
 
     labels: Array
@@ -70,13 +70,13 @@ def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dic
     Values that are not finite in float32 become 0. A sample that has no steps gets one of zeros. Both are counted.
 
     Args:
-        name: The modality.
-        stream: Its samples.
-        sink: What keeps them.
-        where: What to call the modality in a message.
+        name: Name of the modality.
+        stream: Samples of the modality.
+        sink: Function that keeps them.
+        where: Name of the modality, for messages.
 
     Returns:
-        The samples, and what is to be said about them.
+        Samples, and entries of the report about them.
 
     Raises:
         DataError: if a feature is never finite.
@@ -132,7 +132,7 @@ def _replaced(counts: dict[str, int]) -> dict[str, Any]:
 
 
 def _finite(array: Array, counts: dict[str, int], usable: Array, sample: int) -> Array:
-    """Returns finite float32; counts what was not, and notes which features are somewhere."""
+    """Returns finite float32; counts values that were not, and notes features that are finite in any sample."""
     with np.errstate(over="ignore", invalid="ignore"):
         clean = np.array(array, dtype=np.float32)
     finite = np.isfinite(clean)
@@ -145,7 +145,7 @@ def _finite(array: Array, counts: dict[str, int], usable: Array, sample: int) ->
 
 
 def count_kinds(wrong: Array, counts: dict[str, int]) -> None:
-    """Counts values that are not finite in float32 by what they are."""
+    """Counts values that are not finite in float32, by kind."""
     counts["nan"] += int(np.isnan(wrong).sum())
     counts["+inf"] += int(np.isposinf(wrong).sum())
     counts["-inf"] += int(np.isneginf(wrong).sum())

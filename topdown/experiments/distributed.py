@@ -1,4 +1,4 @@
-"""What several processes have to agree on; in one process, all of this does nothing.
+"""Agreement of several processes; in one process, all of this does nothing.
 
 `torchrun` starts the processes and says in the environment which one this is; the rest is `torch.distributed`.
 """
@@ -36,10 +36,10 @@ def process_group(device: str) -> Iterator[str]:
     """Joins the group that `torchrun` has started, if it has: nccl on CUDA, gloo elsewhere.
 
     Args:
-        device: Where to compute, such as "cpu" or "cuda".
+        device: Device to compute on, such as "cpu" or "cuda".
 
     Yields:
-        The device of this process: with "cuda", the GPU with its number on this machine.
+        Device of this process: with "cuda", the GPU with its number on this machine.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or is_running():
         yield device

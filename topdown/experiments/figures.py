@@ -40,14 +40,14 @@ def relevance_auc(
     """Compares masks with a planted relevance of features.
 
     Args:
-        latch: Whose masks to compare.
-        data: N samples.
-        relevance: Per modality, of shape (N, D_k), 1 where a feature is relevant in a sample, else 0.
+        latch: Latch whose masks to compare.
+        data: Samples, N of them.
+        relevance: Marks per modality, of shape (N, D_k), 1 where a feature is relevant in a sample, else 0.
         batch_size: Samples of a batch.
-        device: Where to compute.
+        device: Device to compute on.
 
     Returns:
-        Per modality the probability that, within a sample, a relevant feature has a higher mask (averaged over time) than one
+        Probability per modality that, within a sample, a relevant feature has a higher mask (averaged over time) than one
         that is not, averaged over samples: 1 is perfect, 0.5 is chance.
     """
     latch.eval().to(device)
@@ -84,10 +84,10 @@ def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title
     """Draws masks.png: a row per kind of feedback (its best seed), a column per modality, classes over features.
 
     Args:
-        path: Where to write.
-        profiles: Of all runs.
-        best: The seed to show of each kind.
-        title: Above the figure.
+        path: Path of the picture.
+        profiles: Profiles of all runs.
+        best: Seed to show of each kind.
+        title: Title of the figure.
 
     Raises:
         ImportError: if matplotlib is missing.

@@ -18,7 +18,7 @@ from topdown.experiments.synthetic import NOTE, synthetic_splits
 
 
 class Inputs(NamedTuple):
-    """Splits of an experiment, and what is to be said about them.
+    """Splits of an experiment, and their source.
 
     Args:
         splits: Samples for train, valid and test.

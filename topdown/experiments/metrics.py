@@ -30,13 +30,13 @@ def sentiment_metrics(predictions: Any, labels: Any, *, f1_swapped: bool = False
         thuiar/MMSA, utils/metricsTop.py
 
     Args:
-        predictions: Of shape (N,) or (N, 1).
-        labels: Of shape (N,) or (N, 1).
+        predictions: Predictions of shape (N,) or (N, 1).
+        labels: Labels of shape (N,) or (N, 1).
         f1_swapped: Weight each class by its share of the PREDICTIONS, as the public codes of MMLatch and of MulT do by
             swapping the arguments of F1. (Default: False)
 
     Returns:
-        The metrics by name; `acc2_non0` and `f1_non0` are nan when all labels are zero.
+        Metrics by name; `acc2_non0` and `f1_non0` are nan when all labels are zero.
 
     Raises:
         ValueError: if there is no sample, the shapes differ, or a value is not finite.
@@ -71,7 +71,7 @@ def classification_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         labels: Classes, of shape (N,).
 
     Returns:
-        The metrics by name.
+        Metrics by name.
 
     Raises:
         ValueError: if there is no sample, the shapes differ, or a prediction is not finite.

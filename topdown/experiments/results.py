@@ -1,4 +1,4 @@
-"""What a run of the experiment leaves in its directory, and how a later run goes on with it."""
+"""Files of an experiment, and how a later run goes on with them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def check_no_runs(out: Path, *, resume: bool) -> None:
 
 
 def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Reads the runs that a directory holds, and removes what an interruption left of runs that are over.
+    """Reads the runs that a directory holds, and removes unfinished checkpoints of runs that are over.
 
     Args:
-        out: The directory; it need not be there.
-        configuration: The options that must not have changed.
+        out: Path of the directory; it need not be there.
+        configuration: Options that must not have changed.
 
     Returns:
-        The runs whose checkpoint is there, too.
+        Runs whose checkpoint is there, too.
 
     Raises:
         DataError: if there are runs that are of other options or data, or cannot be read.

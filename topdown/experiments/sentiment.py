@@ -37,7 +37,7 @@ Run = dict[str, Any]
 
 
 class Experiment(NamedTuple):
-    """What tells one sentiment experiment from another.
+    """Differences of one sentiment experiment from another.
 
     Args:
         name: Name for results.json.
@@ -200,7 +200,7 @@ def _model(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
 
 
 def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> Run:
-    """Trains and tests one model, keeps its weights, and returns what is to be said about it."""
+    """Trains and tests one model, keeps its weights, and returns its record."""
     splits = inputs.masked() if kind == ORACLE else inputs.splits
     sizes = splits["train"].sizes
     model = _model(kind, seed, options, experiment, sizes)

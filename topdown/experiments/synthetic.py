@@ -44,12 +44,12 @@ def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: 
     """Makes the three splits.
 
     Args:
-        samples: How many for train, valid and test.
-        seed: Of all random numbers; the same data for the same seed.
+        samples: Number of samples for train, valid and test.
+        seed: Random seed; the same data for the same seed.
         unaligned: Whether audio has about 4 and visual about 3 steps for each word. (Default: False, one for each)
 
     Returns:
-        The splits, with labels as in MOSEI (multiples of 1/3 in [-3, 3], a fifth of them exactly 0) and aligned modalities, and
+        Splits, with labels as in MOSEI (multiples of 1/3 in [-3, 3], a fifth of them exactly 0) and aligned modalities, and
         the relevance of each feature in each sample.
 
     Example:
@@ -72,8 +72,8 @@ def feature_groups(name: str) -> Tensor:
     """Tells what each feature of a modality is for.
 
     Returns:
-        Of shape (D_k, 2): whose code decides on the feature (the number of the modality), and for which value of the code it
-        is informative. A feature that shows the code of its own modality has its own number and the value that it shows;
+        Numbers of shape (D_k, 2): the modality whose code decides on the feature, and the value of the code for which it is
+        informative. A feature that shows the code of its own modality has its own number and the value that it shows;
         noise has (-1, -1).
 
     Example:

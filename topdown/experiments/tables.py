@@ -1,4 +1,4 @@
-"""Tables in the form of the paper's Table 1, as markdown: what was measured here, and beside it what was published."""
+"""Tables in the form of the paper's Table 1, as markdown: figures that were measured here, beside published ones."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def results_table(runs: Sequence[Run], summary: Mapping[str, Any], names: Mappin
     """Makes the table: a row with mean ± sample standard deviation and one with the best run for each kind, then the published.
 
     Args:
-        runs: As for :func:`summarize`.
-        summary: Of these runs.
-        names: What to call each kind.
-        published: The rows to set beside them.
+        runs: Runs as for :func:`summarize`.
+        summary: Summary of these runs.
+        names: Name of each kind.
+        published: Rows to set beside them.
 
     Returns:
         A markdown table; accuracies and F1 in percent.
@@ -100,10 +100,10 @@ def full_report(runs: Sequence[Run], names: Mapping[str, str], *, source: str, p
     """Makes the whole text of table.md: where the figures come from, both tables, and what feedback made of planted structure.
 
     Args:
-        runs: As for :func:`summarize`; runs on synthetic data may have `relevance_auc`.
-        names: What to call each kind.
-        source: What was measured on what.
-        published: The rows of the paper to set beside them.
+        runs: Runs as for :func:`summarize`; those on synthetic data may have `relevance_auc`.
+        names: Name of each kind.
+        source: Sentence about the data and the measurement.
+        published: Rows of the paper to set beside them.
     """
     summary = summarize(runs)
     lines = [
@@ -133,7 +133,7 @@ def gap_closed(runs: Sequence[Run]) -> dict[str, tuple[float, float, int]]:
     """Tells which share of the gap in MAE between no feedback and the oracle each kind closes.
 
     Args:
-        runs: As for :func:`summarize`.
+        runs: Runs as for :func:`summarize`.
 
     Returns:
         {kind: (share, gap, number of seeds)} with share = (MAE of none - MAE of kind) / gap and gap = MAE of none - MAE of

@@ -119,26 +119,26 @@ def fit(
     Every process returns the same; process 0 alone writes the checkpoint, with which any number of processes goes on.
 
     Args:
-        model: Called as model(inputs, lengths); returns (B, 1) for "mae", or logits (B, C) for "cross_entropy".
+        model: Module called as model(inputs, lengths); returns (B, 1) for "mae", or logits (B, C) for "cross_entropy".
         train: Samples to learn from.
         valid: Samples to choose by.
-        seed: Of batches and dropout. (Default: 0)
-        loss: "mae", or "cross_entropy" for integer labels. (Default: "mae", Section 3)
-        learning_rate: Of Adam. (Default: 5e-4, Section 3)
+        seed: Random seed of batches and dropout. (Default: 0)
+        loss: Name of the loss: "mae", or "cross_entropy" for integer labels. (Default: "mae", Section 3)
+        learning_rate: Learning rate of Adam. (Default: 5e-4, Section 3)
         batch_size: Samples of a batch, of all processes together. (Default: 32, the public code)
-        epochs: At most. (Default: 100, the public code)
+        epochs: Largest number of epochs. (Default: 100, the public code)
         decay_after: Epochs without a fall before the learning rate decays. (Default: 2, Section 3)
-        decay: What the learning rate is multiplied by then. (Default: 0.5, Section 3)
-        gradient_clip: The largest norm of all gradients together; None for any. (Default: None, the public code)
+        decay: Factor of the learning rate then. (Default: 0.5, Section 3)
+        gradient_clip: Largest norm of all gradients together; None for any. (Default: None, the public code)
         patience: Epochs without a fall before training stops. (Default: 10, Section 3)
-        device: Where to train. (Default: "cpu")
-        workers: See :func:`topdown.datasets.data_loader`; they change no number. (Default: 0)
-        checkpoint: Written after every epoch; if it is there already, training goes on from it, and ends with the same
-            weights as if it had never stopped. It must have been written with the same settings.
-        on_epoch: Called with the record of each epoch.
+        device: Device to train on. (Default: "cpu")
+        workers: Processes that make batches: see :func:`topdown.datasets.data_loader`; they change no number. (Default: 0)
+        checkpoint: File that is written after every epoch; if it is there already, training goes on from it, and ends with
+            the same weights as if it had never stopped. It must have been written with the same settings. (Default: none)
+        on_epoch: Function that is called with the record of each epoch.
 
     Returns:
-        The best epoch, and the history.
+        Best epoch, and history.
 
     Raises:
         DataError: if labels do not fit the loss, splits or the model differ in modalities, the loss is no longer finite, or the

@@ -198,7 +198,7 @@ def _averages(path: Path, segments: list[Segment]) -> Stream:
 
 
 def _averaged(path: Path, segments: list[Segment], size: int, found: dict[str, Any]) -> Iterator[Array]:
-    """Averages what is finite over each word; zeros where there is nothing."""
+    """Averages finite values over each word; zeros where there are none."""
     features: Array
     intervals: Array
     video, features, intervals = "", np.zeros((0, size), np.float32), np.zeros((0, 2))

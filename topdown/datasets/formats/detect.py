@@ -39,7 +39,7 @@ def read_source(source: Source) -> Found:
 
 
 def _explain(source: Source) -> str:
-    """Tells what a source is that has no known layout."""
+    """Describes a source that has no known layout."""
     if source.is_folder:
         return f"is a directory without .csd files, and not a store; give {KINDS}"
     content: Any = source.pickle.content

@@ -136,10 +136,10 @@ def choose(modality: str, names: Mapping[str, str], wanted: Mapping[str, str], w
     """Finds the computational sequence that is a modality.
 
     Args:
-        modality: Which.
-        names: {key: what its name says} of all that are there.
-        wanted: {modality: key}, where the user has decided.
-        where: What to call the place in a message.
+        modality: Name of the modality.
+        names: Text by which each key may be found, of all that are there.
+        wanted: Keys of the modalities about which the user has decided.
+        where: Name of the place, for messages.
 
     Returns:
         Its key, or None if there is none.

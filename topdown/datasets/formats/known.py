@@ -16,5 +16,5 @@ KNOWN = {
 
 
 def known_file(sha256: str) -> str | None:
-    """Returns what a file is, if its hash is known."""
+    """Returns the name of a file whose hash is known."""
     return KNOWN.get(sha256)

@@ -20,7 +20,7 @@ from topdown.datasets.formats.padded import Cut, Rows, check_array, cut, find_ro
 from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
 from topdown.datasets.streams import Array, RawSplit
 
-# What is read of a split, and what says the same in other words.
+# Keys that are read, and keys whose content follows from them.
 READ = {*KEYS.values(), "regression_labels", "id", "text_bert", "audio_lengths", "vision_lengths", "text_lengths"}
 READ |= {"raw_text", "annotations", "classification_labels"}
 

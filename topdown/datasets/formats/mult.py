@@ -21,7 +21,7 @@ from topdown.datasets.streams import Array, RawSplit
 
 
 def recognizes(source: Source) -> bool:
-    """Tells whether this is a dict of splits, whatever they hold."""
+    """Tells whether this is a dict of splits."""
     return has_splits(source.pickle.content)
 
 
@@ -69,7 +69,7 @@ def take_arrays(part: dict[str, Any], modalities: tuple[str, ...]) -> dict[str, 
 
 
 def left_out(content: Mapping[str, Any], split: str, read: set[str]) -> dict[str, str]:
-    """Says what of a file is not read: labels beyond the first, keys of a split, and other keys beside the splits."""
+    """Lists parts of a file that are not read: labels beyond the first, keys of a split, and other keys beside the splits."""
     labels = content[split].get("labels")
     columns = labels.shape[-1] - 1 if isinstance(labels, np.ndarray) and labels.ndim > 1 and labels.shape[1:] != (4, 2) else 0
     unread = {key: "is not read" for key in content[split] if isinstance(key, str) and key not in read}

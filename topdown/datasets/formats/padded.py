@@ -66,7 +66,7 @@ def find_side(rows: list[Rows], usual: Side) -> Side | None:
 
 
 class Cut(NamedTuple):
-    """The steps of each sample to keep, [first, stop), of shape (N,) each, and what is to be said about them."""
+    """Steps of each sample to keep, [first, stop), of shape (N,) each, and entries of the report about them."""
 
     first: Array
     stop: Array
@@ -77,9 +77,9 @@ def cut(rows: Rows, side: Side | None, hints: Array | None = None) -> Cut:
     """Cuts the padding off.
 
     Args:
-        rows: Which rows are not zero.
-        side: Where padding is.
-        hints: The lengths that the file states, of shape (N,): zero rows within them are data. A hint that is smaller than what
+        rows: Rows that are not zero.
+        side: Side of the padding.
+        hints: Lengths that the file states, of shape (N,): zero rows within them are data. A hint that is smaller than what
             the rows say, or larger than there are steps, is counted as a contradiction, and does not count otherwise.
     """
     lengths = rows.steps - rows.first if side == "left" else rows.stop

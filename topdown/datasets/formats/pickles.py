@@ -1,4 +1,4 @@
-"""Reads pickles of arrays and tensors without ever running what is in them.
+"""Reads pickles of arrays and tensors without running the code that they may hold.
 
 A pickle is a program, and may do anything to whoever loads it. Here it runs in an unpickler without the instructions that
 arrays do not need; in place of the handful of functions that arrays are made of it gets stand-ins; and every other function
@@ -31,10 +31,10 @@ def load_arrays(path: str | Path) -> Loaded:
     """Loads a pickle that holds nothing but arrays, tensors, containers, strings and numbers.
 
     Args:
-        path: The file, which is read once. Tensors become arrays.
+        path: Path of the file, which is read once. Tensors become arrays.
 
     Returns:
-        What it holds, and its hash.
+        Content, and hash.
 
     Raises:
         DataError: if the file is missing, is not a pickle, is cut short, or would call anything else.
@@ -63,7 +63,7 @@ def load_arrays(path: str | Path) -> Loaded:
 
 
 def _unwrap(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    """Puts arrays in the place of those that are pending, in all containers; `done` keeps what was seen, and alive."""
+    """Puts arrays in the place of pending ones, in all containers; `done` keeps every object that was seen alive."""
     if id(value) in done:
         return done[id(value)][1]
     result = value

@@ -1,4 +1,4 @@
-"""What a pickle gets in place of the functions that arrays and tensors are made of.
+"""Replacements for the functions from which a pickle makes arrays and tensors.
 
 Stand-ins take plain types of numbers and strings only. A pickle never gets hold of an array, a dtype or a function itself,
 and all together may make a few times as many bytes as the file has.
@@ -26,7 +26,7 @@ STORAGES = dict(
 
 
 class StandIn:
-    """What a pickle gets in place of a function: it may be called, and nothing else."""
+    """Replacement for a function: it may be called, and nothing else."""
 
     __slots__ = ("call",)
     call: Callable[..., Any]
@@ -35,7 +35,7 @@ class StandIn:
         object.__setattr__(self, "call", call)
 
     def __call__(self, *arguments: Any) -> Any:
-        """Does what the function would, if the arguments are plain."""
+        """Calls the replacement."""
         return self.call(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Python's own unpickler in Python, without what arrays do not need and without what harms.
+"""Python's own unpickler in Python, reduced to the instructions that arrays need.
 
 The one in C allocates what a file declares, and crashes on some files. This one refuses sets, extensions, and keys that are
 containers (their hash recurses without a limit), and reads through a :class:`Reader`, which has no bytes but those of the file.
@@ -17,7 +17,7 @@ _PythonUnpickler: Any = pickle._Unpickler  # documented, but typeshed hardly kno
 
 
 class Refused(Exception):
-    """What a pickle asks for, and does not get."""
+    """A request of a pickle that is refused."""
 
 
 class Reader:
@@ -37,7 +37,7 @@ class Reader:
         return self._seen(self.file.readline())
 
     def finish(self) -> str:
-        """Reads what is left, and returns the SHA-256 of everything."""
+        """Reads the rest, and returns the SHA-256 of everything."""
         while self._seen(self.file.read(2**20)):
             pass
         return self.hash.hexdigest()
@@ -61,8 +61,8 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
     """Runs one pickle of a file.
 
     Args:
-        reader: The file.
-        allowed: What the pickle gets for each (module, name) that it may ask for.
+        reader: File.
+        allowed: Objects that the pickle gets for each (module, name) that it may ask for.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)

@@ -56,7 +56,7 @@ def word_vectors(source: Embeddings, words: Iterable[str]) -> WordVectors:
     Args:
         source: A mapping from words to vectors, or a text file with a word and its numbers on each line, as GloVe's are; its
             first line may hold the numbers of words and features.
-        words: The words that are needed; others are not kept.
+        words: Words that are needed; others are not kept.
 
     Raises:
         DataError: if the file cannot be read, or vectors differ in size.
