@@ -38,10 +38,10 @@ def moved(inputs, device):
     return {name: x.to(device) for name, x in inputs.items()}
 
 
+@pytest.mark.compiler
 @every_latch
-@pytest.mark.parametrize("combine", ["mean", "product"])
-def test_a_training_step_asks_the_device_for_nothing(backbone, feedback, combine):
-    latch = make(backbone, feedback, combine=combine, mask_dropout=0.1).to("meta")
+def test_a_training_step_asks_the_device_for_nothing(backbone, feedback):
+    latch = make(backbone, feedback, mask_dropout=0.1).to("meta")
     inputs, lengths = batch()
     output = latch(moved(inputs, "meta"), lengths)
     output.square().sum().backward()

@@ -12,11 +12,14 @@ from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.recurrence import SequenceLSTM
 
-SIZES = {"text": 12, "audio": 7, "visual": 5}
+SIZES = {"text": 12, "audio": 7}
 SHAPES = ((6, 21), (2, 3), (1, 60), (3, 1), (1, 1))
-MODELS = [("lstm", "lstm"), ("lstm", "shared"), ("mult", "linear")]
+MODELS = [("lstm", "lstm"), ("mult", "linear")]
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of compilers and exporters, about themselves
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of compilers and exporters, about themselves
+    pytest.mark.compiler,
+]
 
 
 def make(backbone, feedback):
@@ -39,8 +42,8 @@ class Positional(nn.Module):
         super().__init__()
         self.latch = latch
 
-    def forward(self, text, audio, visual, lengths):
-        return self.latch({"text": text, "audio": audio, "visual": visual}, lengths)
+    def forward(self, text, audio, lengths):
+        return self.latch({"text": text, "audio": audio}, lengths)
 
 
 @functools.cache
@@ -77,7 +80,7 @@ def test_an_exported_program_is_loaded_where_topdown_is_imported(tmp_path):
     subprocess.run([sys.executable, "-c", code, tmp_path / "latch.pt2", tmp_path / "expected.pt"], check=True)
 
 
-@pytest.mark.parametrize(("backbone", "feedback"), [("lstm", "lstm"), ("lstm", "shared"), ("mult", "linear")])
+@pytest.mark.parametrize(("backbone", "feedback"), MODELS)
 def test_a_compiled_latch_is_one_graph_and_not_compiled_again_for_other_shapes(backbone, feedback):
     from torch._dynamo.testing import CompileCounter
 
@@ -110,7 +113,7 @@ def test_the_operator_is_well_formed():
     torch.library.opcheck(torch.ops.topdown.lstm.default, arguments)
 
 
-@pytest.mark.parametrize(("backbone", "feedback"), [("lstm", "lstm"), ("mult", "linear")])
+@pytest.mark.parametrize(("backbone", "feedback"), MODELS)
 def test_onnx_runtime_agrees(backbone, feedback, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")

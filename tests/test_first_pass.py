@@ -245,6 +245,7 @@ def test_threads_do_not_see_the_first_pass_of_each_other(training):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@pytest.mark.compiler
 @every_norm
 def test_a_compiled_latch_moves_what_an_eager_one_moves(norm):
     torch._dynamo.reset()

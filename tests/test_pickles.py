@@ -142,10 +142,10 @@ def test_tensors_are_read_as_arrays(tmp_path):
 
 
 BOMBS = {
-    "hash of nested tuples": b"\x80\x04}" + b")" + b"\x85" * 200_000 + b"K\x01s.",
-    "hash of nested tuples at once": b"\x80\x04(" + b")" + b"\x85" * 200_000 + b"K\x01d.",
-    "nested tuples": b"\x80\x04)" + b"\x85" * 200_000 + b".",
-    "nested lists": b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b".",
+    "hash of nested tuples": b"\x80\x04}" + b")" + b"\x85" * 50_000 + b"K\x01s.",
+    "hash of nested tuples at once": b"\x80\x04(" + b")" + b"\x85" * 50_000 + b"K\x01d.",
+    "nested tuples": b"\x80\x04)" + b"\x85" * 50_000 + b".",
+    "nested lists": b"\x80\x04" + b"]" * 50_000 + b"a" * 49_999 + b".",
     "a memo of two thousand million": b"\x80\x04Nr\xff\xff\xff\x7f0.",
     "bytes that are not there": b"\x80\x04B" + struct.pack("<I", 10**9) + b"x.",
     "a bytearray that is not there": b"\x80\x05\x96" + struct.pack("<Q", 10**9) + b"x.",
