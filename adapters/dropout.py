@@ -40,8 +40,12 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
     dropped = round(probability * DRAWS)
     scale = DRAWS / (DRAWS - dropped) if dropped < DRAWS else 0.0
     count = values.numel()
-    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    kept = draws.view(values.shape) >= dropped - DRAWS // 2 if dropped < DRAWS else torch.zeros(values.shape)
+    draws = (
+        torch.empty((count + 3) // 4, dtype=torch.int64, device=values.device).random_(-(2**63), None).view(torch.int16)[:count]
+    )
+    kept = (
+        draws.view(values.shape) >= dropped - DRAWS // 2 if dropped < DRAWS else torch.zeros(values.shape, device=values.device)
+    )
     return values * (kept.to(values.dtype) * scale)
 
 

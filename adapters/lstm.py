@@ -227,7 +227,7 @@ def _common_lengths(encodings: Mapping[str, Tensor], own: Mapping[str, Tensor | 
     """
     first, *others = encodings
     batch, steps = encodings[first].shape[:2]
-    full = torch.full((batch,), steps)
+    full = torch.full((batch,), steps, device=next((n.device for n in own.values() if n is not None), None))
     common = own[first]
     remedy = (
         "LSTMBackbone puts modalities side by side at each step; align them first, or use a backbone for unaligned modalities"

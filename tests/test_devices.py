@@ -9,7 +9,8 @@ from torch import nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
-from topdown.datasets import SequenceDataset, data_loader
+from topdown.datasets import BucketedSampler, SequenceDataset, data_loader
+from topdown.experiments import fit, predict
 
 SIZES = {"text": 12, "audio": 7, "visual": 5}
 MULT_DROPOUTS = [f"{what}_dropout" for what in ("embedding", "attention", "relu", "residual", "output")]
@@ -117,3 +118,58 @@ def test_batches_are_pinned_and_move_without_waiting():
     batch = next(iter(data_loader(data, 3, pin_memory=True)))
     assert batch.inputs["audio"].is_pinned()
     assert batch.to("cuda").inputs["audio"].is_cuda
+
+
+@every_latch
+@pytest.mark.parametrize("align", ["error", "interpolate", "pool"])
+def test_nothing_is_made_on_the_default_device(backbone, feedback, align):
+    """Whoever sets a default device still works with tensors that are elsewhere."""
+    if backbone == "lstm" and align != "error":
+        pytest.skip("word-aligned")
+    latch, (inputs, lengths) = make(backbone, feedback, align=align, mask_dropout=0.1), batch()
+    by_name = dict.fromkeys(SIZES, lengths) | {"audio": torch.where(lengths == lengths.max(), lengths, 0)}
+    if align != "error":
+        by_name["text"] = (by_name["text"] + 1) // 2
+    with torch.device("meta"):
+        for given in (None, lengths, by_name):
+            latch(inputs, given).square().sum().backward()
+            latch.eval()(inputs, given)
+            latch.train()
+    assert not latch.trace(inputs, by_name).output.is_meta
+
+
+def test_batches_are_made_on_no_default_device():
+    generator = np.random.default_rng(0)
+    arrays = [generator.normal(size=(n, 3)).astype(np.float32) for n in (4, 2, 5, 3)]
+    model = LSTMBackbone({"audio": 3}, hidden_size=4)
+    with torch.device("meta"):
+        data = SequenceDataset.from_arrays({"audio": arrays}, np.zeros(4, dtype=np.float32))
+        assert not predict(model, data.subset([1, 2]), batch_size=1).is_meta
+        assert sorted(i for batch in BucketedSampler(data.batch_lengths(), 2) for i in batch) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu")])
+def test_devices_may_be_objects_and_the_models_own_is_the_default(device):
+    data = SequenceDataset.from_arrays({"audio": [np.ones((n, 3)) for n in (4, 2)]}, np.zeros(2))
+    model = LSTMBackbone({"audio": 3}, hidden_size=4)
+    fit(model, data, data, epochs=1, device=device)
+    assert predict(model, data, device=device).device.type == "cpu"
+
+
+def test_a_model_elsewhere_is_predicted_with_where_it_is():
+    class Elsewhere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 1, device="meta")
+            self.seen = []
+
+        def forward(self, inputs, lengths=None):
+            self.seen.append(inputs["audio"].device.type)
+            return self.layer(inputs["audio"].mean(1))
+
+    data = SequenceDataset.from_arrays({"audio": [np.ones((n, 3)) for n in (4, 2)]}, np.zeros(2))
+    model = Elsewhere()
+    with pytest.raises(NotImplementedError, match="meta"):  # it has no values to bring back
+        predict(model, data)
+    assert model.seen == ["meta"]
+    assert next(model.parameters()).device.type == "meta"

@@ -153,7 +153,7 @@ class TopDownLatch(nn.Module):
         self._takes = {name: takes_lengths(part) for name, part in parts.items()}
         declared = getattr(backbone, "input_sizes", None), getattr(backbone, "encoding_sizes", None)
         if isinstance(declared[0], Mapping) and isinstance(declared[1], Mapping):
-            self._build(dict(declared[0]), dict(declared[1]), next(backbone.parameters(), None))
+            self._build(dict(declared[0]), dict(declared[1]), self._floating_parameter())
         elif example_inputs is not None:
             self._build_from(example_inputs, None)
 
@@ -324,9 +324,13 @@ class TopDownLatch(nn.Module):
         pairs = checks.who_masks_whom(self.sources, names, list(encoded if by_name else encodings))
         targets = checks.check_inputs(inputs, known, dict.fromkeys(pairs))
         like = next(iter(encodings.values())).values
-        if torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
-            like = next((p for p in self.backbone.parameters() if p.is_floating_point()), like)
-        self._build(_sizes(targets), _sizes(encodings), like)
+        cast_by_autocast = torch.is_autocast_enabled(like.device.type)  # then encodings have another type than weights
+        weight = self._floating_parameter() if cast_by_autocast else None
+        self._build(_sizes(targets), _sizes(encodings), like if weight is None else weight)
+
+    def _floating_parameter(self) -> Tensor | None:
+        """Returns a parameter of the backbone that shows its type and device; none of one that is offloaded."""
+        return next((p for p in self.backbone.parameters() if p.is_floating_point() and not p.is_meta), None)
 
     def _build(self, target_sizes: dict[str, int], source_sizes: dict[str, int], like: Tensor | None) -> None:
         with _build_lock, torch.inference_mode(False):  # parameters made in inference mode could never be trained

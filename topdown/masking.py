@@ -70,8 +70,10 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequ
         return combined
     if all(p is None for p in marks):
         return combined / len(masks)
-    count = sum(1.0 if p is None else p.to(combined.dtype) for p in marks)
-    return combined / torch.as_tensor(count).clamp(min=1.0)
+    count = torch.zeros((), dtype=combined.dtype, device=combined.device)
+    for p in marks:
+        count = count + (1.0 if p is None else p)
+    return combined / count.clamp(min=1.0)
 
 
 def _apply(rule: Callable[[Tensor], Tensor], masks: Sequence[Tensor], present: Sequence[Tensor | None]) -> Tensor:
@@ -79,7 +81,7 @@ def _apply(rule: Callable[[Tensor], Tensor], masks: Sequence[Tensor], present: S
     stacked = torch.stack([mask.expand(shape) for mask in masks])
     if torch.compiler.is_compiling() or all(p is None for p in present):  # compiled code takes every source as there
         return _checked(rule, stacked)
-    there = torch.stack([torch.ones(shape[0], dtype=torch.bool) if p is None else p.cpu() for p in present])
+    there = torch.stack([torch.ones(shape[0], dtype=torch.bool, device="cpu") if p is None else p.cpu() for p in present])
     samples = [stacked[there[:, i], i : i + 1] if there[:, i].any() else stacked[:, i : i + 1] for i in range(shape[0])]
     return torch.cat([_checked(rule, sample) for sample in samples])
 
@@ -222,7 +224,7 @@ def _pool(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
 def _both_lengths(mask: Padded, target: Padded) -> tuple[Tensor, Tensor]:
     """Returns the lengths of both, all steps where there are none."""
     own, other = mask.lengths, target.lengths
-    device = next((n.device for n in (own, other) if n is not None), None)
+    device = next((n.device for n in (own, other) if n is not None), torch.device("cpu"))
     batch = mask.values.shape[0]
     own = torch.full((batch,), mask.values.shape[1], device=device) if own is None else own
     other = torch.full((batch,), target.values.shape[1], device=device) if other is None else other

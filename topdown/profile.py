@@ -67,7 +67,7 @@ def mask_profile(
                 raise ValueError(
                     f"labels have shape {tuple(labels.shape)}, but there are {len(mask)} masks of {name!r}: one each"
                 )
-        members = labels.detach().cpu().view(-1, 1) == torch.tensor(classes)
+        members = labels.detach().cpu().view(-1, 1) == torch.tensor(classes, device="cpu")
         if not bool(members.any(1).all()):
             stray = sorted(set(labels[~members.any(1).to(labels.device)].tolist()))
             raise ValueError(f"labels {stray} are not among the classes {classes}")

@@ -80,7 +80,7 @@ class SequenceLSTM(nn.RNNBase):
     def _packed(self, sequence: Tensor, lengths: Tensor | None, weights: list[Tensor]) -> Tensor:
         batch, steps, _ = sequence.shape
         # A packed sequence has one step at least; what a sample without steps gets is set to zero afterwards.
-        counts = torch.full((batch,), steps) if lengths is None else lengths.cpu().clamp(min=1)
+        counts = torch.full((batch,), steps, device="cpu") if lengths is None else lengths.cpu().clamp(min=1)
         packed = pack_padded_sequence(sequence, counts, batch_first=True, enforce_sorted=False)
         zero = sequence.new_zeros(2 if self.bidirectional else 1, batch, self.hidden_size)
         states, *_ = torch.lstm(
@@ -143,9 +143,9 @@ def _lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor
 def _cpu_has_lstm(dtype: torch.dtype, grad: bool) -> bool:
     """Tries a small one: which instructions the fused LSTM needs depends on torch, the machine and the environment."""
     with torch.inference_mode(False), torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=dtype):
-        weights = [torch.zeros(shape, requires_grad=True) for shape in ((4, 1), (4, 1), (4,), (4,))]
+        weights = [torch.zeros(shape, requires_grad=True, device="cpu") for shape in ((4, 1), (4, 1), (4,), (4,))]
         try:
-            _lstm(torch.zeros(1, 2, 1), weights, training=grad)
+            _lstm(torch.zeros(1, 2, 1, device="cpu"), weights, training=grad)
         except RuntimeError:  # "could not create a primitive descriptor ..."
             return False
     return True

@@ -33,12 +33,12 @@ def bucketed_batches(lengths: Tensor, batch_size: int, *, seed: int, epoch: int,
         >>> sorted(sorted(batch.tolist()) for batch in batches)
         [[0, 2], [1, 3]]
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(lengths), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator, device="cpu")
     batches: list[Tensor] = []
     for members in order.split(pool * batch_size):
         batches += members[lengths[members].argsort(stable=True)].split(batch_size)
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator, device="cpu").tolist()]
 
 
 class BucketedSampler(Sampler[list[int]]):
@@ -147,6 +147,8 @@ def data_loader(
     """
     sampler = BucketedSampler(data.batch_lengths(), batch_size, seed=seed, pool=pool)
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "persistent_workers": workers > 0}
-    options["generator"] = torch.Generator().manual_seed(seed)  # or the loader draws from the random numbers of the training
+    options["generator"] = torch.Generator("cpu").manual_seed(
+        seed
+    )  # or the loader draws from the random numbers of the training
     numbers: Any = range(len(data))  # workers get numbers, and make whole batches of them
     return DataLoader(numbers, batch_sampler=sampler, collate_fn=data.batch, **options)

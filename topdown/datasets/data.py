@@ -170,7 +170,7 @@ class SequenceDataset:
     def batch_lengths(self) -> Tensor:
         """Returns the steps of the longest modality of each sample, of shape (N,), for batches of similar length."""
         if not self.sequences:
-            return torch.ones(len(self), dtype=torch.int64)
+            return torch.ones(len(self), dtype=torch.int64, device="cpu")
         return torch.stack(list(self.lengths.values())).amax(0)
 
     def __len__(self) -> int:
@@ -245,7 +245,7 @@ class SequenceDataset:
         return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report)
 
     def _indices(self, indices: Sequence[int] | Tensor) -> Tensor:
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(indices, device="cpu")
         if indices.dtype == torch.bool:
             raise IndexError("samples are given by their numbers: use mask.nonzero().flatten() for a mask (bool)")
         if indices.dtype != torch.int64 or indices.dim() != 1 or len(indices) == 0:

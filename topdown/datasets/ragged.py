@@ -84,12 +84,14 @@ class Ragged(NamedTuple):
         start, length = int(self.starts[index]), int(self.lengths[index])
         if isinstance(self.values, Tensor):
             return self.values[start : start + length]
-        return self.values.take(torch.arange(start, start + length))
+        return self.values.take(torch.arange(start, start + length, device="cpu"))
 
     def all_rows(self) -> Tensor:
         """Returns all sequences end to end, of shape (sum of T, D), in memory."""
         ends = self.lengths.cumsum(0)
-        within = torch.arange(int(ends[-1]) if len(ends) else 0) - (ends - self.lengths).repeat_interleave(self.lengths)
+        within = torch.arange(int(ends[-1]) if len(ends) else 0, device="cpu") - (ends - self.lengths).repeat_interleave(
+            self.lengths
+        )
         return self._take(self.starts.repeat_interleave(self.lengths) + within)
 
     def subset(self, indices: Tensor) -> Ragged:
@@ -99,7 +101,7 @@ class Ragged(NamedTuple):
     def pad(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Returns some sequences as one batch (B, T, D), padded on the right with zeros, and their lengths (B,)."""
         starts, lengths = self.starts[indices], self.lengths[indices]
-        time = torch.arange(int(lengths.max()))
+        time = torch.arange(int(lengths.max()), device="cpu")
         rows = torch.minimum(starts.unsqueeze(1) + time, (starts + lengths - 1).unsqueeze(1))
         padded = self._take(rows.flatten()).view(len(indices), len(time), -1)
         return padded.masked_fill_((time >= lengths.unsqueeze(1)).unsqueeze(-1), 0.0), lengths

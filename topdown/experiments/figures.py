@@ -13,6 +13,7 @@ from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.files import require, write_file, write_text
+from topdown.experiments.training import device_of
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.profile import MaskProfile, mask_profile
@@ -24,18 +25,24 @@ Profiles = Mapping[tuple[str, int], Mapping[str, MaskProfile]]
 
 
 def sentiment_profile(
-    latch: TopDownLatch, data: SequenceDataset, *, batch_size: int = 32, device: str = "cpu"
+    latch: TopDownLatch, data: SequenceDataset, *, batch_size: int = 32, device: str | torch.device | None = None
 ) -> dict[str, MaskProfile]:
     """Averages the masks of a latch per sentiment class, labels rounded to -3..3, over a data set."""
-    latch.eval().to(device)
+    place = device_of(latch, device)
+    latch.eval().to(place)
     with torch.inference_mode():
-        batches = (data.batch(i).to(device) for i in data.batch_lengths().argsort(stable=True).split(batch_size))
+        batches = (data.batch(i).to(place) for i in data.batch_lengths().argsort(stable=True).split(batch_size))
         triples = ((latch.masks(b.inputs, b.lengths), b.labels.clamp(-3, 3).round().long(), b.lengths) for b in batches)
         return mask_profile(triples, list(CLASSES))
 
 
 def relevance_auc(
-    latch: TopDownLatch, data: SequenceDataset, relevance: Mapping[str, Tensor], *, batch_size: int = 32, device: str = "cpu"
+    latch: TopDownLatch,
+    data: SequenceDataset,
+    relevance: Mapping[str, Tensor],
+    *,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
 ) -> dict[str, float]:
     """Compares masks with a planted relevance of features.
 
@@ -44,17 +51,18 @@ def relevance_auc(
         data: Samples, N of them.
         relevance: Marks per modality, of shape (N, D_k), 1 where a feature is relevant in a sample, else 0.
         batch_size: Samples of a batch.
-        device: Device to compute on.
+        device: Device to compute on. (Default: that of the latch)
 
     Returns:
         Probability per modality that, within a sample, a relevant feature has a higher mask (averaged over time) than one
         that is not, averaged over samples: 1 is perfect, 0.5 is chance.
     """
-    latch.eval().to(device)
+    place = device_of(latch, device)
+    latch.eval().to(place)
     sums: dict[str, float] = {}
     with torch.inference_mode():
         for indices in torch.arange(len(data)).split(batch_size):
-            batch = data.batch(indices).to(device)
+            batch = data.batch(indices).to(place)
             for name, mask in latch.masks(batch.inputs, batch.lengths).items():
                 pooled = pool_mask(mask, lengths_of(batch.lengths, name)).squeeze(1).cpu()
                 for sample, relevant in zip(pooled, relevance[name][indices].bool(), strict=True):

@@ -104,7 +104,7 @@ def _loaded(options: argparse.Namespace) -> Inputs:
 def _subset(data: SequenceDataset, count: int | None) -> SequenceDataset:
     if count is None or count >= len(data):
         return data
-    return data.subset(torch.arange(count) * len(data) // count)
+    return data.subset(torch.arange(count, device="cpu") * len(data) // count)
 
 
 def _check_labels(data: SequenceDataset, where: str) -> None:

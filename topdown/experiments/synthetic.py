@@ -59,8 +59,8 @@ def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: 
         >>> relevance["train"]["audio"].shape
         torch.Size([8, 74])
     """
-    generator = torch.Generator().manual_seed(seed)
-    patterns = {k: torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1 for k, size in SIZES.items()}
+    generator = torch.Generator("cpu").manual_seed(seed)
+    patterns = {k: torch.randint(0, 2, (size,), generator=generator, device="cpu") * 2.0 - 1 for k, size in SIZES.items()}
     made = {
         split: _split(count, patterns, generator, unaligned)
         for split, count in zip(("train", "valid", "test"), samples, strict=True)
@@ -87,13 +87,13 @@ def feature_groups(name: str) -> Tensor:
     rows = [[own, value] for value in range(GROUPS) for _ in range(shown // GROUPS)]
     rows += [[j, value] for j in range(len(names)) if j != own for value in range(GROUPS) for _ in range(group)]
     rows += [[-1, -1]] * (SIZES[name] - len(rows))
-    return torch.tensor(rows)
+    return torch.tensor(rows, device="cpu")
 
 
 def _sentiment(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    thirds = ((torch.randn(shape, generator=generator) * 1.15 + 0.35) * 3).round()
-    thirds = torch.where(thirds == 0, torch.randint(0, 2, shape, generator=generator) * 2.0 - 1, thirds)
-    neutral = torch.rand(shape, generator=generator) < 0.2
+    thirds = ((torch.randn(shape, generator=generator, device="cpu") * 1.15 + 0.35) * 3).round()
+    thirds = torch.where(thirds == 0, torch.randint(0, 2, shape, generator=generator, device="cpu") * 2.0 - 1, thirds)
+    neutral = torch.rand(shape, generator=generator, device="cpu") < 0.2
     return torch.where(neutral, 0.0, thirds / 3).clamp(-3, 3)
 
 
@@ -101,22 +101,24 @@ def _split(
     count: int, patterns: dict[str, Tensor], generator: torch.Generator, unaligned: bool
 ) -> tuple[SequenceDataset, dict[str, Tensor]]:
     labels = _sentiment((count,), generator)
-    codes = torch.randint(0, GROUPS, (count, len(SIZES)), generator=generator)
-    words = torch.exp(torch.randn(count, generator=generator) * 0.55 + 2.9).round().clamp(1, 50).long()
+    codes = torch.randint(0, GROUPS, (count, len(SIZES)), generator=generator, device="cpu")
+    words = torch.exp(torch.randn(count, generator=generator, device="cpu") * 0.55 + 2.9).round().clamp(1, 50).long()
     sequences, relevance = {}, {}
     for own, (name, size) in enumerate(SIZES.items()):
         decider, value = feature_groups(name).T
         matches = codes[:, decider.clamp(min=0)] == value  # (N, D_k)
-        view = labels + torch.randn(count, generator=generator) * VIEW_NOISE
+        view = labels + torch.randn(count, generator=generator, device="cpu") * VIEW_NOISE
         # One stranger for each group of features, as there is one sentiment for each group.
         strangers = _sentiment((count, len(SIZES), GROUPS), generator)[:, decider.clamp(min=0), value.clamp(min=0)]
         carried = torch.where(matches, view.unsqueeze(1), strangers)
         carried = torch.where(decider == own, matches * 2.0 - 1, carried).masked_fill(decider < 0, 0.0)
         lengths = words
         if unaligned and RATES[name] > 1:
-            lengths = words * RATES[name] + torch.randint(1 - RATES[name], RATES[name], (count,), generator=generator)
+            lengths = words * RATES[name] + torch.randint(
+                1 - RATES[name], RATES[name], (count,), generator=generator, device="cpu"
+            )
         mean = AMPLITUDE * carried * patterns[name]
-        noise = torch.randn(int(lengths.sum()), size, generator=generator)
+        noise = torch.randn(int(lengths.sum()), size, generator=generator, device="cpu")
         sequences[name] = Ragged.packed(mean.repeat_interleave(lengths, 0) + noise, lengths)
         relevance[name] = ((decider == own) | (matches & (decider >= 0))).float()
     data = SequenceDataset(sequences, {}, labels)

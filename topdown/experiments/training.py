@@ -100,7 +100,7 @@ def fit(
     decay: float = 0.5,
     gradient_clip: float | None = None,
     patience: int = 10,
-    device: str = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 0,
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -131,7 +131,7 @@ def fit(
         decay: Factor of the learning rate then. (Default: 0.5, Section 3)
         gradient_clip: Largest norm of all gradients together; None for any. (Default: None, the public code)
         patience: Epochs without a fall before training stops. (Default: 10, Section 3)
-        device: Device to train on. (Default: "cpu")
+        device: Device to train on, to which the model is moved. (Default: the model's own)
         workers: Processes that make batches: see :func:`topdown.datasets.data_loader`; they change no number. (Default: 0)
         checkpoint: File that is written after every epoch; if it is there already, training goes on from it, and ends with
             the same weights as if it had never stopped. It must have been written with the same settings. (Default: none)
@@ -157,9 +157,10 @@ def fit(
         "decay": decay,
         "samples": [len(train), len(valid)],
     }
-    with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
+    place = device_of(model, device)
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed + 1_000_003)  # not the seed of the initial weights
-        model.to(device)
+        model.to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=decay, patience=decay_after - 1, threshold=0.0, threshold_mode="abs"
@@ -167,9 +168,9 @@ def fit(
         parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
         progress = _Progress(0, float("inf"), _copy(model), [])
         if path is not None and path.exists():
-            progress = _resume(path, parts, settings, device)
+            progress = _resume(path, parts, settings, place)
         replica = parallel(model)
-        loader = data_loader(train, batch_size, seed=seed, workers=workers, pin_memory=device.startswith("cuda"))
+        loader = data_loader(train, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
         while len(progress.history) < epochs and len(progress.history) - progress.best_epoch < patience:
             start = time.perf_counter()
             epoch = len(progress.history) + 1
@@ -177,21 +178,21 @@ def fit(
                 torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
             record: dict[str, float] = {"epoch": epoch}
             record["train_loss"] = _train_epoch(replica, optimizer, loader, LOSSES[loss], epoch, gradient_clip)
-            outputs = predict(model, valid, batch_size=batch_size, device=device)
+            outputs = predict(model, valid, batch_size=batch_size)
             record["valid_loss"] = float(LOSSES[loss](outputs, valid.labels))
             _check_finite(record)
             record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             scheduler.step(record["valid_loss"])
             progress = progress.after(record, model)
             if path is not None:
-                _keep(path, parts, settings, progress, device)
+                _keep(path, parts, settings, progress, place)
             if on_epoch is not None:
                 on_epoch(record)
         model.load_state_dict(progress.best_weights)
         return Fit(progress.best_epoch, progress.best_loss, progress.history)
 
 
-def _keep(path: Path, parts: Mapping[str, Any], settings: object, progress: _Progress, device: str) -> None:
+def _keep(path: Path, parts: Mapping[str, Any], settings: object, progress: _Progress, device: torch.device) -> None:
     """Writes everything that a training needs to go on."""
     state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"settings": settings, **progress._asdict(), "random": _random_state(device)}
@@ -200,7 +201,7 @@ def _keep(path: Path, parts: Mapping[str, Any], settings: object, progress: _Pro
     wait()
 
 
-def _resume(path: Path, parts: Mapping[str, Any], settings: object, device: str) -> _Progress:
+def _resume(path: Path, parts: Mapping[str, Any], settings: object, device: torch.device) -> _Progress:
     """Takes up a training where it was left.
 
     Raises:
@@ -226,19 +227,45 @@ def _check_finite(record: Mapping[str, float]) -> None:
         raise DataError(f"the loss of epoch {record['epoch']:.0f} is not finite {found}; {remedy}")
 
 
-def predict(model: nn.Module, data: SequenceDataset, *, batch_size: int = 32, device: str = "cpu") -> Tensor:
+def device_of(model: nn.Module, device: str | torch.device | None = None) -> torch.device:
+    """Returns a device that was asked for, or that of the first parameter of a model.
+
+    Example:
+        >>> device_of(nn.Linear(1, 1)), device_of(nn.Linear(1, 1), "meta")
+        (device(type='cpu'), device(type='meta'))
+    """
+    own = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return own if device is None else torch.device(device)
+
+
+def predict(
+    model: nn.Module, data: SequenceDataset, *, batch_size: int = 32, device: str | torch.device | None = None
+) -> Tensor:
     """Returns the outputs of a model in evaluation mode for all samples, in their order, on the CPU.
 
     Processes of a group take a share of the batches each, and all return everything.
+
+    Args:
+        model: Module called as model(inputs, lengths).
+        data: Samples to predict.
+        batch_size: Samples of a batch. (Default: 32)
+        device: Device to predict on, to which the model is moved. (Default: the model's own)
+
+    Returns:
+        Outputs of shape (N, ...).
+
+    Raises:
+        DataError: if there are no samples.
     """
-    model.eval()
+    place = device_of(model, device)
+    model.eval().to(place)
     order = data.batch_lengths().argsort(stable=True)
     outputs: Tensor | None = None
     with torch.inference_mode():
         for number, indices in enumerate(order.split(batch_size)):
             mine = number % world_size() == rank()
             if mine or outputs is None:  # the first batch tells everyone the shape of an output
-                batch = data.batch(indices).to(device)
+                batch = data.batch(indices).to(place)
                 found = model(batch.inputs, batch.lengths).float()
                 outputs = found.new_zeros(len(data), *found.shape[1:]) if outputs is None else outputs
                 if mine:
@@ -253,7 +280,7 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     write_file(path, lambda file: torch.save(state, file))
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Reads a checkpoint without running code.
 
     Raises:
@@ -276,7 +303,7 @@ def _train_epoch(
 ) -> float:
     """Returns the mean loss over all samples, of all processes."""
     model.train()
-    device = next(model.parameters()).device
+    device = device_of(model)
     losses, count = torch.zeros((), device=device), 0
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)
@@ -330,11 +357,11 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _random_state(device: str) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.startswith("cuda") else [])]
+def _random_state(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _set_random_state(states: list[Tensor], device: str) -> None:
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0].cpu())
-    if device.startswith("cuda"):
+    if device.type == "cuda":
         torch.cuda.set_rng_state(states[-1].cpu(), device)
