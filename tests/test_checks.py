@@ -35,6 +35,7 @@ WRONG_OPTIONS = [
     ("align", "typo", ValueError, "align='typo' must be one of .'error', 'interpolate', 'pool'"),
     ("align", None, ValueError, "align=None must be one of"),
     ("combine", "avg", ValueError, "combine='avg' must be one of .'mean', 'max', 'min', 'product'"),
+    ("combine", ["mean"], ValueError, r"combine=.'mean'. must be one of"),
     ("combine", 3, ValueError, "combine=3 must be one of"),
 ]
 
@@ -77,6 +78,8 @@ def test_all_options_are_in_one_place():
     assert "feedback=shared, sources={'text': ['audio']}, combine=min, align=pool" in repr(latch)
     again = TopDownLatch(Toy(SIZES), **latch.options())
     assert again.options() == latch.options()
+    ready = TopDownLatch(Toy(SIZES), again.feedback)
+    assert TopDownLatch(Toy(SIZES), **ready.options()).feedback is again.feedback
 
 
 @pytest.mark.parametrize(

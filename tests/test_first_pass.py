@@ -365,3 +365,82 @@ def test_cached_weights_have_gradients(cached):
         latch(INPUTS).sum().backward()
     for (name, p), q in zip(latch.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-7, msg=name)
+
+
+def test_evaluation_moves_nothing():
+    latch = TopDownLatch(Normed(), "linear").eval()
+    trained = Normed()
+    trained({k: x + 3 for k, x in INPUTS.items()})
+    latch.backbone.load_state_dict(trained.state_dict())
+    before = buffers(latch)
+    first = latch(INPUTS)
+    assert torch.equal(latch(INPUTS), first)
+    assert_equal({k: v.nan_to_num(7.0) for k, v in buffers(latch).items()}, {k: v.nan_to_num(7.0) for k, v in before.items()})
+    latch.train()
+    latch.backbone.eval()  # fine-tuned with its statistics frozen
+    masks = latch.masks(INPUTS)
+    latch(INPUTS).sum().backward()
+    assert torch.equal(latch.masks(INPUTS)["a"], masks["a"])
+
+
+def test_building_leaves_no_layer_half_in_evaluation():
+    class Merging(nn.Linear):
+        """As LoRA layers are: another weight in evaluation."""
+
+        merged = False
+
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    backbone = Toy(SIZES, declare=False)
+    backbone.layers[0] = Merging(4, 5)
+    backbone.layers[1].eval()
+    TopDownLatch(backbone, example_inputs=INPUTS)
+    assert [(m.training, getattr(m, "merged", None)) for m in backbone.layers] == [(True, False), (False, None)]
+    assert backbone.training
+    assert backbone.head.training
+
+
+def test_a_first_call_within_cached_weights_keeps_their_gradients():
+    backbone = Toy(SIZES, declare=False)
+    for layer in backbone.layers:
+        nn.utils.parametrizations.weight_norm(layer)
+    latch = TopDownLatch(backbone, "linear")
+    with nn.utils.parametrize.cached():
+        latch(INPUTS).sum().backward()
+    assert all(p.grad is not None for p in latch.parameters())
+
+
+def test_lazy_norms_may_be_in_a_backbone():
+    class Lazy(Normed):
+        def __init__(self):
+            super().__init__(lambda size: nn.LazyBatchNorm1d())
+
+    for declared in (True, False):
+        backbone = Lazy()
+        if not declared:
+            del backbone.input_sizes
+        latch = TopDownLatch(backbone, "linear")
+        for _ in range(2):
+            latch(INPUTS).sum().backward()
+        assert backbone.norms["a"].num_batches_tracked == 2
+
+
+def test_a_backbone_and_passes_may_be_set_later():
+    latch = TopDownLatch(Normed(), "linear")
+    keys = list(latch.state_dict())
+    latch.passes = 2
+    more = list(latch.state_dict())
+    latch(INPUTS)
+    assert list(latch.state_dict()) == more != keys
+
+    class WithLengths(Normed):
+        def encode(self, inputs, lengths):
+            self.lengths = lengths
+            return super().encode(inputs)
+
+    latch.backbone = WithLengths()
+    lengths = torch.tensor([6, 2, 4])
+    latch(INPUTS, lengths)
+    assert latch.backbone.lengths is lengths

@@ -458,3 +458,50 @@ def test_inputs_may_be_given_by_name():
         assert latch(**PAIR).shape == (3,)
     with pytest.raises(TypeError, match=r"as one mapping or by name, not both: \['b'\]"):
         latch({"a": PAIR["a"]}, b=PAIR["b"])
+
+
+def test_lengths_are_not_lost_where_a_part_does_not_take_them():
+    class Forwarding(Encoders):
+        def forward(self, inputs, **kwargs):
+            return {k: self.layer(x, **kwargs) for k, x in inputs.items()}  # a linear layer takes no lengths
+
+    latch = TopDownLatch(Parts(Forwarding(), Fusion()), "linear", example_inputs=PAIR)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lengths'"):
+        latch(PAIR, LENGTHS)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize(
+    "build", [lambda: LSTMBackbone(SIZES, hidden_size=4), lambda: MulTBackbone(SIZES, size=4, num_heads=2)]
+)
+def test_lengths_of_narrow_types_serve(build, dtype):
+    latch = TopDownLatch(build(), "lstm", align="interpolate").eval()
+    inputs = batch(SIZES, steps=300, dtype=torch.float32)
+    lengths = {"text": torch.tensor([120, 0, 4]), "audio": torch.tensor([120, 100, 4])}
+    narrow = {k: n.to(dtype) for k, n in lengths.items()}
+    assert torch.equal(latch(inputs, narrow), latch(inputs, lengths))
+    for name, mask in latch.masks(inputs, narrow).items():
+        assert torch.equal(mask, latch.masks(inputs, lengths)[name])
+
+
+def test_a_pooled_encoding_of_a_missing_modality_poisons_no_gradient():
+    class Means(Toy):
+        def encode(self, inputs, lengths=None):
+            encodings = super().encode(inputs)
+            return {k: r.mean(1).masked_fill((lengths[k] == 0).unsqueeze(1), torch.nan) for k, r in encodings.items()}
+
+        def fuse(self, encodings, lengths=None):
+            return self.head(sum(r.nan_to_num() for r in encodings.values()))
+
+    latch = TopDownLatch(Means(SIZES), "linear")
+    latch(batch(SIZES, dtype=torch.float32), {"text": LENGTHS, "audio": torch.tensor([6, 0, 4])}).sum().backward()
+    assert all(p.grad.isfinite().all() for p in latch.feedback.parameters())
+
+
+def test_a_source_that_encode_names_otherwise_is_named():
+    backbone = renamed({"audio": "audio_"})
+    backbone.input_sizes, backbone.encoding_sizes = SIZES, dict.fromkeys(SIZES, 5)
+    latch = TopDownLatch(backbone, "linear", sources={"text": ["audio"]})
+    message = r"encode\(\) gave no 'audio', which is a source and among the inputs, but \['text', 'audio_'\]"
+    with pytest.raises(ValueError, match=message):
+        latch(batch(SIZES, dtype=torch.float32))

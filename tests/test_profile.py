@@ -31,3 +31,12 @@ def test_errors():
             mask_profile([(batch[0], labels, None)], [0, 1])
     with pytest.raises(ValueError, match="names a class twice"):
         mask_profile([batch], [0, 0])
+
+
+def test_samples_that_lack_the_modality_do_not_count():
+    masks = {"audio": torch.full((3, 2, 1), 0.5), "age": torch.full((3, 1), 0.5)}
+    lengths = {"audio": torch.tensor([2, 0, 1]), "age": torch.tensor([1, 1, 0])}
+    profile = mask_profile([(masks, torch.tensor([0, 0, 0]), lengths)], classes=[0])
+    for name in masks:
+        assert profile[name].mean.tolist() == [[0.5]]
+        assert profile[name].samples.tolist() == [2]

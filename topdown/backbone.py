@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-from collections.abc import Callable, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
@@ -48,11 +50,13 @@ class Backbone(Protocol):
 TakesLengths: TypeAlias = Literal["needed", "optional", "no", "unknown"]
 
 
-def takes_lengths(function: Callable[..., object]) -> TakesLengths:
+def takes_lengths(function: Any) -> TakesLengths:
     """Tells whether a function, or the `forward` of a module, has a parameter called `lengths`.
 
+    A decorator or a module that hands everything on is judged by the one thing that it hands it to.
+
     Returns:
-        "needed", "optional" or "no"; "unknown" where only a call can tell, since it hands on any keyword to something else.
+        "needed", "optional" or "no"; "unknown" where any keyword is taken.
 
     Example:
         >>> takes_lengths(lambda inputs, lengths: inputs), takes_lengths(lambda inputs, lengths=None: inputs)
@@ -60,29 +64,33 @@ def takes_lengths(function: Callable[..., object]) -> TakesLengths:
         >>> takes_lengths(nn.Linear(2, 3)), takes_lengths(lambda *args, **kwargs: args)
         ('no', 'unknown')
     """
-    function = inspect.unwrap(function)
-    function = function.forward if isinstance(function, nn.Module) else function
-    parameters = inspect.signature(function).parameters
+    function = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
+    called = function.forward if isinstance(function, nn.Module) else function
+    parameters = inspect.signature(called).parameters
     if "lengths" in parameters:
         return "needed" if parameters["lengths"].default is inspect.Parameter.empty else "optional"
-    return "unknown" if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else "no"
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return "no"
+    inner = list(function.children()) if isinstance(function, nn.Module) else _enclosed(function)
+    hands_on = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+    return takes_lengths(inner[0]) if hands_on and len(inner) == 1 else "unknown"
+
+
+def _enclosed(function: Any) -> list[Any]:
+    """Returns the callables that a function holds on to, as a decorator's does to the one that it decorates."""
+    cells = getattr(getattr(function, "__func__", function), "__closure__", None) or ()
+    return [cell.cell_contents for cell in cells if callable(cell.cell_contents)]
 
 
 def call(function: Callable[..., Any], value: object, lengths: Lengths, takes: TakesLengths) -> Any:
     """Calls a function with `lengths`, when there are any and it takes them: see :func:`takes_lengths`."""
-    if takes == "needed" or (takes == "optional" and lengths is not None):
-        return function(value, lengths=lengths)
-    if takes == "unknown" and lengths is not None:
-        try:
-            return function(value, lengths=lengths)
-        except TypeError as error:
-            if "unexpected keyword argument 'lengths'" not in str(error):
-                raise
-    return function(value)
+    if takes == "no" or (lengths is None and takes != "needed"):
+        return function(value)
+    return function(value, lengths=lengths)
 
 
 def fresh(value: Any) -> Any:
-    """Returns a value whose tensors and containers are copies, so that whoever works in place changes nothing of the original.
+    """Returns a value whose tensors, lists, tuples and dicts are copies: to work in place on them changes nothing elsewhere.
 
     Example:
         >>> ids = torch.tensor([1, 2])
@@ -97,7 +105,7 @@ def fresh(value: Any) -> Any:
         return type(value)([fresh(part) for part in value])
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(fresh, value))
-    if isinstance(value, MutableMapping):  # what a tokenizer returns, for one
+    if isinstance(value, (dict, UserDict)):  # as a tokenizer returns
         mapping = copy.copy(value)
         for key in value:
             mapping[key] = fresh(value[key])

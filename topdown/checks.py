@@ -23,10 +23,10 @@ SAY_WHO = "say who masks whom with sources={target: [sources]}"
 OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "combine": (
         object,
-        lambda v: callable(v) or v in COMBINE,
-        f"one of {tuple(COMBINE)}, or a function (J, B, T, D) -> (B, T, D)",
+        lambda v: callable(v) or v in [*COMBINE],
+        f"one of {[*COMBINE]} or a function (J, B, T, D) -> (B, T, D)",
     ),
-    "align": (object, lambda v: v in ALIGN, f"one of {tuple(ALIGN)}"),
+    "align": (object, lambda v: v in [*ALIGN], f"one of {[*ALIGN]}"),  # in a list: what was given may have no hash
     "encoder_grad": (bool, lambda v: True, "True or False"),
     "mask_dropout": (numbers.Real, lambda v: 0.0 <= v < 1.0, "a number in [0, 1)"),
     "scale": (numbers.Real, lambda v: 0.0 < v < math.inf, "a positive number"),
@@ -45,7 +45,7 @@ def check_option(name: str, value: Any) -> None:
         >>> check_option("align", "typo")
         Traceback (most recent call last):
         ...
-        ValueError: align='typo' must be one of ('error', 'interpolate', 'pool')
+        ValueError: align='typo' must be one of ['error', 'interpolate', 'pool']
     """
     kind, holds, expected = OPTIONS[name]
     is_kind = isinstance(value, kind) and (kind in (bool, object) or not isinstance(value, bool))
@@ -83,7 +83,7 @@ def check_feedback(feedback: Any, sources: object) -> None:
         raise ValueError(f"feedback={feedback!r} is not known: {expected}")
     if not isinstance(feedback, str) and not callable(feedback):
         raise TypeError(f"feedback={feedback!r} is neither a kind nor callable: {expected}")
-    if isinstance(feedback, PAIR_NETWORKS) or type(feedback).__module__.startswith("torch.nn."):
+    if isinstance(feedback, PAIR_NETWORKS) or type(feedback).__module__.startswith("torch.nn.modules."):
         raise TypeError(
             f"feedback={feedback} is one network, but each pair of target and source needs its own: pass a factory "
             f"(source_size, target_size) -> module, such as the class {type(feedback).__name__} where its arguments fit"
@@ -143,7 +143,8 @@ def who_masks_whom(
     if sources is not None:
         return {target: list(names) for target, names in sources.items()}
     own = [name for name in inputs if name in encodings]
-    if not own or len(own) < min(len(inputs), len(encodings)):
+    left_on_both_sides = len(own) < len(inputs) and len(own) < len(encodings)
+    if not own or left_on_both_sides:
         unclear = "have other names, so nobody can tell which encoding is whose own"
         raise ValueError(f"inputs {list(inputs)} and encodings {list(encodings)} {unclear}: {SAY_WHO}")
     return {target: [name for name in encodings if name != target] or [target] for target in own}
@@ -179,7 +180,7 @@ class GivenLengths:
         self.checked: dict[str, tuple[str, int, Tensor | None]] = {}
 
     def of(self, name: str, steps: int) -> Tensor | None:
-        """Returns the lengths of a modality that has some steps; None where all of them are valid.
+        """Returns the lengths of a modality that has some number of steps; None where all of them are valid.
 
         Raises:
             TypeError: if they are no tensor of integers.
@@ -213,6 +214,7 @@ class GivenLengths:
         if lengths.shape != (batch,):
             found = f"{tuple(lengths.shape)}, but it has {batch} samples: pass shape ({batch},)"
             raise ValueError(f"lengths of {name!r} have shape {found}")
+        lengths = lengths.to(torch.int64)  # narrow types overflow in comparisons
         if readable(lengths) and len(wrong := ((lengths < least) | (lengths > steps)).nonzero()):
             i, n = int(wrong[0]), int(lengths[wrong[0]])
             hint = "; a mapping of lengths may say which modality a sample lacks" if least and not n else ""
@@ -257,25 +259,37 @@ def check_complete(inputs: Mapping[str, Any], sources: Mapping[str, Sequence[str
         raise ValueError(f"{missing} are None, {reason}: pass example_inputs= with all of them")
 
 
-def check_inputs(inputs: Mapping[str, Any], lengths: GivenLengths, sizes: Mapping[str, int | None] | None) -> dict[str, Padded]:
-    """Checks the inputs of a call, and returns those that masks multiply.
-
-    Args:
-        inputs: Mapping from names to anything.
-        lengths: Lengths of this call.
-        sizes: Features of each target, None where they are unknown; None where the feedback will tell which they are.
-
-    Returns:
-        Targets that are there, of shape (B, T, D) or (B, D), with their lengths.
+def check_inputs(inputs: Mapping[str, Any]) -> None:
+    """Checks that there is any input, under names that are strings.
 
     Raises:
-        TypeError: if a name is no string, or a target cannot be masked.
-        ValueError: if there is nothing, or a shape does not fit.
+        TypeError: if a name is no string.
+        ValueError: if there is nothing.
     """
     if stray := [name for name in inputs if not isinstance(name, str)]:
         raise TypeError(f"names of inputs must be strings, got {stray[0]!r} ({type(stray[0]).__name__})")
     if all(value is None for value in inputs.values()):
         raise ValueError(f"there is no input: all of {list(inputs)} are None" if inputs else "there is no input: it is empty")
+
+
+def check_targets(
+    inputs: Mapping[str, Any], lengths: GivenLengths, sizes: Mapping[str, int | None] | None
+) -> dict[str, Padded]:
+    """Checks the inputs that masks multiply, and returns them.
+
+    Args:
+        inputs: Inputs of the call.
+        lengths: Lengths of the call.
+        sizes: Features of each target, or None where they are unknown. None in place of the mapping makes a target of every
+            input that can be masked: a ready feedback module will tell which of them are.
+
+    Returns:
+        Targets that are there, of shape (B, T, D) or (B, D), with their lengths.
+
+    Raises:
+        TypeError: if a target cannot be masked.
+        ValueError: if a shape does not fit.
+    """
     targets: dict[str, Padded] = {}
     for name in [name for name, value in inputs.items() if _can_be_masked(value)] if sizes is None else sizes:
         value = inputs.get(name)
@@ -348,17 +362,23 @@ def check_encodings(
         else:
             own = _encoding_lengths(name, value, inputs.get(name), lengths)
         found[name] = Padded(value, own)
+    for name in used or ():
+        if name not in encodings and inputs.get(name) is not None:
+            raise ValueError(f"encode() gave no {name!r}, which is a source and among the inputs, but {list(encodings)}")
     return found
 
 
 def _encoding_lengths(name: str, encoding: Tensor, own: Any, lengths: GivenLengths) -> Tensor | None:
-    """Returns the lengths of an encoding: those of its name, if what it encodes has time."""
-    has_time = isinstance(own, Tensor) and own.dim() > 1
-    is_vector = has_time and own.dim() == 2 and own.is_floating_point()  # unless a mapping names it
-    if not lengths.by_name and (is_vector or encoding.dim() == 2):
-        return None
-    known = lengths.of(name, own.shape[1] if has_time else encoding.shape[1] if encoding.dim() == 3 else sys.maxsize)
-    return lengths.of(name, encoding.shape[1]) if encoding.dim() == 3 else known
+    """Returns the lengths of an encoding, which are those of its name."""
+    steps = own.shape[1] if isinstance(own, Tensor) and own.dim() > 1 else None
+    if not lengths.by_name:  # one tensor serves what has time: no vector, no pooled encoding
+        is_vector = isinstance(own, Tensor) and own.dim() == 2 and own.is_floating_point()
+        if is_vector or encoding.dim() == 2:
+            return None
+    known = None if steps is None else lengths.of(name, steps)  # they must fit the input, too
+    if encoding.dim() == 3:
+        return lengths.of(name, encoding.shape[1])
+    return known if steps is not None else lengths.of(name, sys.maxsize)  # they only tell which samples have it
 
 
 def check_logits(logits: Any, targets: Mapping[str, Padded], owner: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from topdown.naming import escape
@@ -22,14 +23,14 @@ T = TypeVar("T")
 class Statistics(nn.Module):
     """Holds the running statistics of one first pass: a buffer for each of the backbone whose name begins with `running_`.
 
-    They begin as those of the backbone are when a first pass moves them for the first time.
+    They are nan, and those of the backbone serve in their place, until a first pass in training has moved them.
 
     Args:
         backbone: Module whose statistics are kept apart.
 
     Example:
         >>> list(Statistics(nn.Sequential(nn.BatchNorm1d(3))).state_dict())
-        ['moves', '%0%2Erunning_mean', '%0%2Erunning_var']
+        ['%0%2Erunning_mean', '%0%2Erunning_var']
         >>> list(Statistics(nn.Linear(3, 3)).state_dict())
         []
     """
@@ -37,22 +38,19 @@ class Statistics(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         for name, buffer in backbone.named_buffers():
-            if _is_running(name):
-                self.follow(name, buffer)
+            if _is_statistic(name, buffer):
+                self.register_buffer(escape(name), torch.full_like(buffer, torch.nan))
 
     def lend(self, name: str, buffer: Tensor) -> Tensor:
         """Returns a copy of a buffer, as the first pass has it."""
         kept = self._buffers.get(escape(name))
-        return buffer.clone() if kept is None else torch.where(self.get_buffer("moves") > 0, kept, buffer)
+        return buffer.clone() if kept is None else torch.where(kept.isnan(), buffer, kept)
 
-    def follow(self, name: str, value: Tensor) -> None:
+    def keep(self, name: str, value: Tensor) -> None:
         """Takes over such a copy after a first pass."""
-        if "moves" not in self._buffers:
-            self.register_buffer("moves", torch.zeros((), dtype=torch.int64, device=value.device))
-        if escape(name) in self._buffers:
-            self.get_buffer(escape(name)).copy_(value)
-        else:
-            self.register_buffer(escape(name), value.detach().clone())
+        if escape(name) not in self._buffers:  # of a module that was not there at first
+            self.register_buffer(escape(name), torch.full_like(value, torch.nan))
+        self.get_buffer(escape(name)).copy_(value)
 
 
 class _Lending(TorchFunctionMode):
@@ -80,7 +78,7 @@ def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statist
         run: Function without arguments.
         backbone: Module that it calls.
         statistics: Running statistics to use in place of those of the backbone. (Default: None, those of the backbone)
-        keep: Whether these follow the modules that are in training. (Default: False)
+        keep: Whether these follow what modules in training make of them. (Default: False)
 
     Returns:
         Result of `run`.
@@ -97,7 +95,7 @@ def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statist
         (module, key, f"{path}.{key}" if path else key, buffer)
         for path, module in backbone.named_modules()
         for key, buffer in module._buffers.items()
-        if buffer is not None
+        if buffer is not None and not is_lazy(buffer)
     ]
     if not buffers:
         return run()
@@ -110,17 +108,15 @@ def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statist
     finally:
         for (module, key, name, buffer), copy in zip(buffers, copies, strict=True):
             now = module._buffers[key]
-            moved.append((module, name, copy if now is buffer or now is None else now))
+            if module.training and _is_statistic(name, buffer):
+                moved.append((name, copy if now is buffer or now is None else now))
             module._buffers[key] = buffer  # some assign a new tensor in place of a buffer
     if statistics is not None and keep:
         with torch.no_grad():
-            for module, name, value in moved:
-                if module.training and _is_running(name):
-                    statistics.follow(name, value)
-            if "moves" in statistics._buffers:
-                statistics.get_buffer("moves").add_(1)
+            for name, value in moved:
+                statistics.keep(name, value)
     return result
 
 
-def _is_running(name: str) -> bool:
-    return name.rpartition(".")[2].startswith("running_")
+def _is_statistic(name: str, buffer: Tensor) -> bool:
+    return name.rpartition(".")[2].startswith("running_") and buffer.is_floating_point() and not is_lazy(buffer)

@@ -30,7 +30,7 @@ from topdown.disabled import Disabled, is_disabled
 from topdown.feedback import Network, build_feedback
 from topdown.first_pass import Statistics, run_untouched
 from topdown.masking import Align, Combine, align_mask, combine_masks, finite_padding
-from topdown.sequence import Lengths, Padded, present_samples, zero_padding
+from topdown.sequence import Lengths, Padded, along_batch, present_samples, zero_missing, zero_padding
 from topdown.unbuilt import UnbuiltFeedback
 
 _build_lock = threading.Lock()
@@ -118,6 +118,7 @@ class TopDownLatch(nn.Module):
 
     backbone: nn.Module
     feedback: nn.Module
+    kind: Any  # of feedback, as it was asked for; None where a module was given
 
     def __init__(
         self,
@@ -137,24 +138,23 @@ class TopDownLatch(nn.Module):
         checks.check_backbone(backbone)
         checks.check_feedback(feedback, sources)
         self.backbone = backbone
-        self.feedback = feedback if isinstance(feedback, nn.Module) else UnbuiltFeedback(feedback)
-        self.kind = type(feedback).__name__ if isinstance(feedback, nn.Module) else feedback
+        self.feedback = feedback if isinstance(feedback, nn.Module) else UnbuiltFeedback()
+        self.kind = None if isinstance(feedback, nn.Module) else feedback
         self.sources = checks.check_sources(sources)
         self.combine = combine
         self.align = align
         self.encoder_grad = encoder_grad
         self.mask_dropout = mask_dropout
         self.scale = scale
+        self.statistics = nn.ModuleList()  # of each first pass
         self.passes = passes
-        self.statistics = nn.ModuleList([Statistics(backbone) for _ in range(passes)])  # of each first pass
         self.target_sizes: dict[str, int] | None = None  # unknown until feedback is built, and for a ready module
         self.source_sizes: dict[str, int] | None = None
-        parts: dict[str, Any] = {"encode": backbone.encode, "fuse": backbone.fuse, "feedback": self.feedback}
-        self._takes = {name: takes_lengths(part) for name, part in parts.items()}
         declared = getattr(backbone, "input_sizes", None), getattr(backbone, "encoding_sizes", None)
         if isinstance(declared[0], Mapping) and isinstance(declared[1], Mapping):
             self._build(dict(declared[0]), dict(declared[1]), self._floating_parameter())
         elif example_inputs is not None:
+            checks.check_inputs(example_inputs)
             self._build_from(example_inputs, None)
 
     def forward(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> Any:
@@ -215,11 +215,13 @@ class TopDownLatch(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """Returns the options by name: another latch with these, around the same backbone, does the same."""
-        return {"feedback": self.kind, "sources": self.sources, **{name: getattr(self, name) for name in checks.OPTIONS}}
+        feedback = self.feedback if self.kind is None else self.kind
+        return {"feedback": feedback, "sources": self.sources, **{name: getattr(self, name) for name in checks.OPTIONS}}
 
     def extra_repr(self) -> str:
         """Shows the options."""
-        return ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in self.options().items() if v is not None)
+        shown = {name: value for name, value in self.options().items() if value is not None and value is not self.feedback}
+        return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in shown.items())
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in checks.OPTIONS:
@@ -227,63 +229,76 @@ class TopDownLatch(nn.Module):
         if name == "sources" and name in self.__dict__:
             raise ValueError("sources cannot change, since feedback has a network for each pair: make a new latch")
         super().__setattr__(name, value)
+        if name == "passes":
+            more = range(len(self.statistics), value)
+            self.statistics.extend([Statistics(self.backbone).train(self.training) for _ in more])
+        elif name == "backbone":
+            self._takes_lengths = {part: takes_lengths(getattr(value, part)) for part in ("encode", "fuse")}
+        elif name == "feedback":
+            self._feedback_takes_lengths = takes_lengths(value)
 
     def _look(self, inputs: Inputs, lengths: Lengths, *, keep: bool = True) -> _Look:
-        """Runs the first passes, each on the raw inputs times the masks of the one before."""
+        """Runs the first passes, each on the raw inputs times the masks of the one before.
+
+        Args:
+            inputs: Inputs of the call.
+            lengths: Lengths of the call.
+            keep: Whether the statistics of the first passes follow. (Default: True)
+        """
         if is_disabled(self):
             return _Look(inputs, {}, {}, {})
-        self._build_from(inputs, lengths)
+        checks.check_inputs(inputs)
+        self._build_from(inputs, lengths)  # the first time, if sizes are unknown
         known = checks.GivenLengths(lengths)
-        targets = checks.check_inputs(inputs, known, self.target_sizes)
+        targets = checks.check_targets(inputs, known, self.target_sizes)
         targets = {name: Padded(finite_padding(*target), target.lengths) for name, target in targets.items()}
         masked = _masked(inputs, targets, {})
-        for number in range(self.passes):
-            encodings = self._first_look(masked, known, number, keep)
-            feedback = self._feedback(encodings, targets)
-            masks = {name: self._combine(f, encodings, targets[name].values) for name, f in feedback.items()}
+        for statistics in list(self.statistics)[: self.passes]:
+            encoded = self._encode_first(masked, lengths, cast(Statistics, statistics), keep=keep)
+            encodings = self._check_encodings(encoded, inputs, known)
+            feedback = self._masks_by_source(encodings, targets)
+            masks = {name: self._mask(f, encodings, targets[name].values) for name, f in feedback.items()}
             masked = _masked(inputs, targets, masks)
         return _Look(masked, masks, feedback, encodings)
 
     def _predict(self, inputs: Inputs, lengths: Lengths) -> Any:
         """Runs the second pass, or the only one of a latch that is disabled."""
-        return call(self._model.fuse, self._encode(inputs, lengths), lengths, self._takes["fuse"])
+        return call(self._model.fuse, self._encode(inputs, lengths), lengths, self._takes_lengths["fuse"])
 
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
-        return call(self._model.encode, inputs, lengths, self._takes["encode"])
+        return call(self._model.encode, inputs, lengths, self._takes_lengths["encode"])
 
     @property
     def _model(self) -> Backbone:
         return cast(Backbone, self.backbone)
 
-    def _first_look(self, inputs: Inputs, known: checks.GivenLengths, number: int, keep: bool) -> dict[str, Padded]:
+    def _encode_first(self, inputs: Inputs, lengths: Lengths, statistics: Statistics | None, *, keep: bool) -> Any:
         """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone."""
-        while len(self.statistics) <= number:
-            self.statistics.append(Statistics(self.backbone).train(self.training))
         # Within parametrize.cached() weights that are made without a gradient would be those of the second pass, too.
-        grad = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
+        with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
 
         def encode() -> Any:
-            with contextlib.nullcontext() if grad else torch.no_grad():
-                return self._encode(fresh(dict(inputs)), known.given)
+            with contextlib.nullcontext() if with_graph else torch.no_grad():
+                return self._encode(fresh(dict(inputs)), lengths)
 
-        encoded = run_untouched(encode, self.backbone, cast(Statistics, self.statistics[number]), keep=keep)
-        if not grad and not torch.compiler.is_compiling():
+        encoded = run_untouched(encode, self.backbone, statistics, keep=keep)
+        if not with_graph and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 would hand weights without gradient to the second pass
-        encodings = self._check_encodings(encoded, inputs, known)
-        clean = {k: zero_padding(*r) if r.values.dim() == 3 else r.values for k, r in encodings.items()}
-        return {k: Padded(r if self.encoder_grad else r.detach(), encodings[k].lengths) for k, r in clean.items()}
+        return encoded
 
     def _check_encodings(self, encoded: Any, inputs: Inputs, known: checks.GivenLengths) -> dict[str, Padded]:
+        """Returns the encodings that feedback reads, 0 at padded steps and in samples that lack the modality."""
         used = None if self.sources is None else {name for names in self.sources.values() for name in names}
         encodings = checks.check_encodings(encoded, inputs, known, used, self.source_sizes)
         known.check_names([*inputs, *encoded, *(self.target_sizes or ()), *(self.source_sizes or ())])
-        return encodings
+        clean = {k: zero_padding(*r) if r.values.dim() == 3 else zero_missing(*r) for k, r in encodings.items()}
+        return {k: Padded(r if self.encoder_grad else r.detach(), encodings[k].lengths) for k, r in clean.items()}
 
-    def _feedback(self, encodings: Mapping[str, Padded], targets: Mapping[str, Padded]) -> dict[str, dict[str, Tensor]]:
+    def _masks_by_source(self, encodings: Mapping[str, Padded], targets: Mapping[str, Padded]) -> dict[str, dict[str, Tensor]]:
         """Returns {target: {source: f_j}}, in the time of the target."""
         values = {name: r.values for name, r in encodings.items()}
         lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
-        logits = call(self.feedback, values, lengths or None, self._takes["feedback"])
+        logits = call(self.feedback, values, lengths or None, self._feedback_takes_lengths)
         return {
             k: {
                 j: align_mask(Padded(torch.sigmoid(h), lengths.get(j)), targets[k], self.align, names=(j, k))
@@ -292,37 +307,37 @@ class TopDownLatch(nn.Module):
             for k, by_source in checks.check_logits(logits, targets, self.feedback).items()
         }
 
-    def _combine(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:
+    def _mask(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:
         """Returns the mask of a target; 1 where a sample has none of its sources."""
         present = [present_samples(encodings[source].lengths) if source in encodings else None for source in by_source]
         mask = combine_masks(list(by_source.values()), self.combine, present)
         mask = (mask if self.scale == 1.0 else mask * self.scale).expand_as(inputs)
         mask = nn.functional.dropout(mask, self.mask_dropout, self.training)
         marks = [p for p in present if p is not None]
-        if len(marks) < len(present):
+        if len(marks) < len(present):  # every sample has one of them
             return mask
-        return torch.where(torch.stack(marks).any(0).to(mask.device).view(-1, *[1] * (mask.dim() - 1)), mask, 1.0)
+        return torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds feedback of unknown sizes from what the backbone makes of some inputs, in evaluation mode."""
         if not isinstance(self.feedback, UnbuiltFeedback):
             return
-        known = checks.GivenLengths(lengths)
         checks.check_complete(inputs, self.sources)
-        checks.check_inputs(inputs, known, {})
-        training = [module for module in self.backbone.modules() if module.training]
+        training = {module: module.training for module in self.backbone.modules()}
         try:
             self.backbone.eval()
-            with torch.no_grad():
-                encoded = self._encode(fresh(dict(inputs)), lengths)
+            encoded = self._encode_first(inputs, lengths, None, keep=False)
         finally:
-            for module in training:
-                module.training = True
+            for module, mode in training.items():  # parents first; only calls, since some layers do more than note it
+                if module.training != mode:
+                    module.train(mode)
+        known = checks.GivenLengths(lengths)
         encodings = self._check_encodings(encoded, inputs, known)
-        by_name = self.sources is not None
-        names = [name for name, value in inputs.items() if by_name or checks.is_modality(value)]
-        pairs = checks.who_masks_whom(self.sources, names, list(encoded if by_name else encodings))
-        targets = checks.check_inputs(inputs, known, dict.fromkeys(pairs))
+        if self.sources is None:
+            names = [name for name, value in inputs.items() if checks.is_modality(value)], list(encodings)
+        else:
+            names = list(inputs), list(encoded)
+        targets = checks.check_targets(inputs, known, dict.fromkeys(checks.who_masks_whom(self.sources, *names)))
         like = next(iter(encodings.values())).values
         cast_by_autocast = torch.is_autocast_enabled(like.device.type)  # then encodings have another type than weights
         weight = self._floating_parameter() if cast_by_autocast else None

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import Padded, valid_steps, zero_padding
+from topdown.sequence import Padded, along_batch, valid_steps, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
@@ -63,7 +63,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequ
     if callable(rule):
         return _apply(rule, masks, there)
     reduce, neutral = COMBINE[rule]
-    marks = [None if p is None else p.to(masks[0].device).view(-1, *[1] * (masks[0].dim() - 1)) for p in there]
+    marks = [None if p is None else along_batch(p, masks[0]) for p in there]
     kept = [m if p is None else torch.where(p, m, neutral) for m, p in zip(masks, marks, strict=True)]
     combined = functools.reduce(reduce, kept)
     if rule != "mean":

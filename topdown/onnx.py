@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-import topdown.graph  # noqa: F401  registers the operator
-
 try:
     from onnxscript import opset18
 except ImportError as error:

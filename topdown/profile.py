@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from topdown.masking import pool_mask
-from topdown.sequence import Lengths, lengths_of
+from topdown.sequence import Lengths, lengths_of, zero_missing
 
 
 class MaskProfile(NamedTuple):
@@ -33,8 +33,8 @@ def mask_profile(
 
     .. math:: \bar f_{c} = \frac{1}{N_c} \sum_{n: y_n = c} \frac{1}{T_n} \sum_{t \le T_n} f_{n,t}
 
-    Each sample counts once, however long it is; padded steps do not count. Sums are kept in float64, so a data set may be
-    as large as it likes.
+    Each sample that has the modality counts once, however long it is; padded steps do not count. Sums are kept in float64, so
+    a data set may be as large as it likes.
 
     References:
         MMLatch (Paraskevopoulos et al., 2022), Fig. 2: visual masks over the test samples of seven sentiment classes.
@@ -73,9 +73,10 @@ def mask_profile(
             raise ValueError(f"labels {stray} are not among the classes {classes}")
         members = members.to(torch.float64)
         for name, mask in masks.items():
-            mask = mask.detach().cpu().to(torch.float64)
+            mask, valid = mask.detach().cpu().to(torch.float64), lengths_of(lengths, name)
             if mask.dim() == 3:
-                mask = pool_mask(mask, lengths_of(lengths, name)).squeeze(1)
-            sums[name] = sums.get(name, 0.0) + members.T @ mask
-            counts[name] = counts.get(name, 0) + members.sum(0)
+                mask = pool_mask(mask, valid).squeeze(1)
+            present = members if valid is None else zero_missing(members, valid.cpu())
+            sums[name] = sums.get(name, 0.0) + present.T @ mask
+            counts[name] = counts.get(name, 0) + present.sum(0)
     return {name: MaskProfile(sums[name] / counts[name].unsqueeze(1), counts[name].to(torch.int64), classes) for name in sums}

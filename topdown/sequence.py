@@ -57,7 +57,7 @@ def readable(lengths: Tensor) -> bool:
 
 
 def padded_lengths(lengths: Tensor | None, steps: int) -> Tensor | None:
-    """Returns the lengths, or None when no step is padding, so that nothing is done about padding that is not there.
+    """Returns the lengths as int64, or None when no step is padding, so that nothing is done about padding that is not there.
 
     Lengths whose values may not be looked at (:func:`readable`) are returned as they are.
 
@@ -71,9 +71,10 @@ def padded_lengths(lengths: Tensor | None, steps: int) -> Tensor | None:
         >>> padded_lengths(torch.tensor([3, 2]), 3)
         tensor([3, 2])
     """
-    if lengths is None or not readable(lengths):
-        return lengths
-    return lengths if bool((lengths < steps).any()) else None
+    if lengths is None:
+        return None
+    lengths = lengths.to(torch.int64)  # narrow types overflow in comparisons and differences
+    return lengths if not readable(lengths) or bool((lengths < steps).any()) else None
 
 
 def present_samples(lengths: Tensor | None) -> Tensor | None:
@@ -152,10 +153,18 @@ def zero_missing(values: Tensor, *lengths: Tensor | None) -> Tensor:
         tensor([1., 0.])
     """
     for present in map(present_samples, lengths):
-        if present is not None:
-            present = present.to(values.device, non_blocking=True)
-            values = values.masked_fill(~present.view(-1, *[1] * (values.dim() - 1)), 0.0)
+        values = values if present is None else values.masked_fill(~along_batch(present, values), 0.0)
     return values
+
+
+def along_batch(marks: Tensor, values: Tensor) -> Tensor:
+    """Returns marks of samples, of shape (B,), such that they broadcast against values of shape (B, ...), where those are.
+
+    Example:
+        >>> along_batch(torch.tensor([True, False]), torch.zeros(2, 5, 4)).shape
+        torch.Size([2, 1, 1])
+    """
+    return marks.to(values.device, non_blocking=True).view(-1, *[1] * (values.dim() - 1))
 
 
 def reverse_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
@@ -176,7 +185,7 @@ def reverse_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
         return sequence.flip(1)
     batch, steps, _ = sequence.shape
     time = torch.arange(steps, device=sequence.device)
-    mirrored = lengths.to(sequence.device, non_blocking=True).unsqueeze(1) - 1 - time
+    mirrored = lengths.to(sequence.device, torch.int64, non_blocking=True).unsqueeze(1) - 1 - time
     rows = torch.where(mirrored >= 0, mirrored, time) + steps * torch.arange(batch, device=sequence.device).unsqueeze(1)
     # Whole rows of the flattened batch: several times as fast as gather, forward and backward.
     return sequence.flatten(0, 1).index_select(0, rows.flatten()).view_as(sequence)

@@ -34,23 +34,19 @@ class UnbuiltParameter(UninitializedParameter):
 class UnbuiltFeedback(nn.Module):
     """The place of the feedback of a latch until its sizes are known.
 
-    Args:
-        kind: Kind or factory of feedback networks.
-
     Raises:
         RuntimeError: when it is called, saved, loaded, or its parameters are asked for anything.
 
     Example:
         >>> import torch
-        >>> torch.optim.Adam(UnbuiltFeedback("lstm").parameters())
+        >>> torch.optim.Adam(UnbuiltFeedback().parameters())
         Traceback (most recent call last):
         ...
         RuntimeError: the feedback of this latch has no parameters yet, since the sizes of its modalities are not known: ...
     """
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.kind = kind
         self.to_come = UnbuiltParameter()
 
     def forward(self, encodings: Any, lengths: Any = None) -> Any:
