@@ -173,3 +173,30 @@ def test_a_model_elsewhere_is_predicted_with_where_it_is():
         predict(model, data)
     assert model.seen == ["meta"]
     assert next(model.parameters()).device.type == "meta"
+
+
+class Undeclared(nn.Module):
+    """Does not tell its sizes."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def encode(self, inputs, lengths=None):
+        return self.model.encode(inputs, lengths)
+
+    def fuse(self, encodings, lengths=None):
+        return self.model.fuse(encodings, lengths)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@every_latch
+def test_feedback_is_made_where_the_backbone_is(backbone, feedback, declared):
+    model = make(backbone, feedback).backbone
+    inputs, lengths = batch()
+    with torch.device("meta"):
+        latch = TopDownLatch(model if declared else Undeclared(model), feedback)
+        latch(inputs, lengths)
+        latch.passes = 2
+    assert not any(value.is_meta for value in latch.state_dict().values())
+    latch(inputs, lengths)

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from toys import Toy, batch, single_process_group
 
 from topdown import TopDownLatch
@@ -444,3 +445,42 @@ def test_a_backbone_and_passes_may_be_set_later():
     lengths = torch.tensor([6, 2, 4])
     latch(INPUTS, lengths)
     assert latch.backbone.lengths is lengths
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_backbone_may_change_its_lengths(by_name):
+    seen = []
+
+    class Consuming(Toy):
+        def encode(self, inputs, lengths=None):
+            seen.append(dict(lengths) if by_name else lengths.clone())
+            encodings = super().encode(inputs, lengths)
+            if by_name:
+                lengths.pop("a")
+            else:
+                lengths.clamp_(max=1)
+            return encodings
+
+        def fuse(self, encodings, lengths=None):
+            return super().fuse(encodings)
+
+    ones = torch.tensor([6, 2, 4])
+    lengths = {"a": ones.clone(), "b": ones.clone()} if by_name else ones.clone()
+    latch = TopDownLatch(Consuming(SIZES), "linear", passes=2)
+    latch.masks(INPUTS, lengths)
+    assert len(seen) == 2
+    for before in seen:
+        for name in SIZES:
+            assert torch.equal(before[name] if by_name else before, ones)
+    assert torch.equal(lengths["a"] if by_name else lengths, ones)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@pytest.mark.compiler
+def test_a_compiled_layer_is_compiled_once_for_each_pass():
+    counter = CompileCounter()
+    model = Normed(lambda size: torch.compile(nn.BatchNorm1d(size), backend=counter))
+    latch = TopDownLatch(model, "linear")
+    for _ in range(12):
+        latch(INPUTS)
+    assert counter.frame_count <= 4  # with and without gradient, for each of two modalities at most

@@ -274,7 +274,7 @@ def test_an_encoder_that_shortens_time_without_saying_so_is_named():
     lengths = {"speech": torch.tensor([16, 8, 4]), "text": torch.tensor([6, 2, 4])}
     inputs = {"speech": torch.randn(3, 16, 2), "text": torch.randn(3, 6, 3)}
     with pytest.raises(
-        ValueError, match=r"gave 'speech' 4 steps for an input of 16, whose lengths no longer fit: return .*Padded"
+        ValueError, match=r"gave 'speech' 4 steps for an input of shape .*, whose lengths no longer fit: return .*Padded"
     ):
         TopDownLatch(Shortening("tensor"), "linear", align="pool")(inputs, lengths)
     TopDownLatch(Shortening("all valid"), "linear", align="pool")(inputs, lengths)
@@ -456,7 +456,7 @@ def test_inputs_may_be_given_by_name():
     assert torch.equal(latch.trace(**PAIR, lengths=LENGTHS).output, expected)
     with latch.disabled():
         assert latch(**PAIR).shape == (3,)
-    with pytest.raises(TypeError, match=r"as one mapping or by name, not both: \['b'\]"):
+    with pytest.raises(TypeError, match=r"inputs must be one mapping, or each input by its name, got dict beside \['b'\]"):
         latch({"a": PAIR["a"]}, b=PAIR["b"])
 
 
@@ -505,3 +505,97 @@ def test_a_source_that_encode_names_otherwise_is_named():
     message = r"encode\(\) gave no 'audio', which is a source and among the inputs, but \['text', 'audio_'\]"
     with pytest.raises(ValueError, match=message):
         latch(batch(SIZES, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(True, False), (False, True)])
+def test_the_signature_of_a_decorator_counts_where_it_has_one(outer, inner):
+    seen = []
+
+    class Decorated(Toy):
+        pass
+
+    def encode_with(self, inputs, lengths=None):
+        seen.append(lengths)
+        return Toy.encode(self, inputs, lengths)
+
+    def encode_without(self, inputs):
+        seen.append(None)
+        return Toy.encode(self, inputs)
+
+    inside = encode_with if inner else encode_without
+
+    def takes(self, inputs, lengths=None):
+        seen.append(lengths)
+        return inside(self, inputs)
+
+    def takes_not(self, inputs):
+        return inside(self, inputs)
+
+    Decorated.encode = functools.wraps(inside)(takes if outer else takes_not)
+    TopDownLatch(Decorated(SIZES), "linear")(batch(SIZES, dtype=torch.float32), LENGTHS)
+    given = [n.tolist() for n in seen if n is not None]
+    assert given == ([LENGTHS.tolist()] * 2 if outer else [])
+
+
+class OneMask(nn.Module):
+    """Ready feedback that masks audio by text."""
+
+    def __init__(self, target="audio"):
+        super().__init__()
+        self.layer, self.target = nn.Linear(5, 4), target
+
+    def forward(self, encodings, lengths=None):
+        return {self.target: {"text": self.layer(encodings["text"])}}
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_ready_feedback_names_the_targets_and_all_other_inputs_may_be_anything(lengths):
+    seen = []
+
+    class Watching(Toy):
+        def encode(self, inputs, lengths=None):
+            seen.append(inputs)
+            return super().encode(inputs, lengths)
+
+    bias = torch.zeros(3, 6, 6).masked_fill(~valid_steps(LENGTHS, 6)[:, None, :], -torch.inf)
+    more = {"weights": torch.ones(5, 3), "bias": bias, "prosody": torch.ones(3, 11, 2), "empty": torch.ones(3, 0)}
+    latch = TopDownLatch(Watching(SIZES), OneMask())
+    assert set(latch.masks({**batch(SIZES, dtype=torch.float32), **more}, lengths)) == {"audio"}
+    for name, value in more.items():
+        assert torch.equal(seen[0][name], value)
+
+
+def test_ready_feedback_that_masks_nothing_is_named():
+    latch = TopDownLatch(Toy(SIZES), OneMask("adio"))
+    with pytest.raises(ValueError, match=r"the feedback masks \['adio'\], but the inputs are \['audio', 'text'\]"):
+        latch(batch(SIZES, dtype=torch.float32))
+
+
+def test_lengths_of_a_vector_tell_which_samples_have_it():
+    latch = TopDownLatch(Toy({"text": 5, "mean": 4}), "linear")
+    inputs = batch({"text": 5}, dtype=torch.float32) | {"mean": torch.randn(3, 4)}
+    masks = latch.masks(inputs, {"text": LENGTHS, "mean": torch.tensor([6, 0, 9])})  # the steps it was pooled from
+    apart = latch.masks({"text": inputs["text"]}, {"text": LENGTHS})
+    assert "text" not in apart  # none of its sources is there
+    assert masks["text"][1].eq(1).all()
+    assert not masks["text"][0].eq(1).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_numbers_of_words_may_be_floats_and_stand_beside_their_masks(dtype, stacked, by_name):
+    class Stacked(Tokens):
+        def encode(self, inputs):
+            text = inputs["text"][:, 0] if stacked else inputs["text"]
+            return super().encode({**inputs, "text": text.long()})
+
+    latch = TopDownLatch(Stacked(), "lstm", sources={"audio": ["text"]})
+    ids = words().to(dtype)
+    text = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1) if stacked else ids  # (B, 3, T)
+    inputs = {"text": text, "audio": audio()}
+    lengths = {"text": LENGTHS, "audio": LENGTHS} if by_name else LENGTHS
+    latch(inputs, lengths)
+    valid = valid_steps(LENGTHS, 6)
+    changed = {**inputs, "text": torch.where(valid.unsqueeze(1) if stacked else valid, text, 7)}
+    assert torch.equal(latch.masks(inputs, lengths)["audio"][valid], latch.masks(changed, lengths)["audio"][valid])

@@ -27,7 +27,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"labels \[5\] are not among the classes \(0, 1\)"):
         mask_profile([batch], [0, 1])
     for labels in (torch.tensor([[0], [1]]), torch.tensor([0])):
-        with pytest.raises(ValueError, match=r"labels have shape .*, but there are 2 masks of 'a': one each"):
+        with pytest.raises(ValueError, match=r"labels have shape .*, but 'a' has 2 masks: one each"):
             mask_profile([(batch[0], labels, None)], [0, 1])
     with pytest.raises(ValueError, match="names a class twice"):
         mask_profile([batch], [0, 0])

@@ -64,22 +64,24 @@ def takes_lengths(function: Any) -> TakesLengths:
         >>> takes_lengths(nn.Linear(2, 3)), takes_lengths(lambda *args, **kwargs: args)
         ('no', 'unknown')
     """
-    function = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
+    function = function.func if isinstance(function, functools.partial) else function
+    plain = inspect.isfunction(function) or inspect.ismethod(function)
+    if not plain or any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function, follow_wrapped=False).parameters.values()):
+        function = inspect.unwrap(function)
     called = function.forward if isinstance(function, nn.Module) else function
-    parameters = inspect.signature(called).parameters
+    try:
+        parameters = inspect.signature(called, follow_wrapped=called is not function).parameters
+    except ValueError:  # written in C
+        return "no"
     if "lengths" in parameters:
         return "needed" if parameters["lengths"].default is inspect.Parameter.empty else "optional"
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return "no"
-    inner = list(function.children()) if isinstance(function, nn.Module) else _enclosed(function)
+    cells = getattr(getattr(function, "__func__", function), "__closure__", None) or ()
+    held = function.children() if isinstance(function, nn.Module) else (cell.cell_contents for cell in cells)
+    inner = [part for part in held if callable(part)]
     hands_on = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     return takes_lengths(inner[0]) if hands_on and len(inner) == 1 else "unknown"
-
-
-def _enclosed(function: Any) -> list[Any]:
-    """Returns the callables that a function holds on to, as a decorator's does to the one that it decorates."""
-    cells = getattr(getattr(function, "__func__", function), "__closure__", None) or ()
-    return [cell.cell_contents for cell in cells if callable(cell.cell_contents)]
 
 
 def call(function: Callable[..., Any], value: object, lengths: Lengths, takes: TakesLengths) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from topdown.feedback import FEEDBACK, PAIR_NETWORKS
+from topdown.feedback import FEEDBACK, LSTMFeedback
 from topdown.masking import ALIGN, COMBINE
 from topdown.sequence import Lengths, Padded, lengths_of, padded_lengths, readable
 
@@ -21,11 +21,7 @@ SAY_WHO = "say who masks whom with sources={target: [sources]}"
 
 # Options of a latch that may be set at any time: the kind of value, what must hold of it, and how to say so.
 OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
-    "combine": (
-        object,
-        lambda v: callable(v) or v in [*COMBINE],
-        f"one of {[*COMBINE]} or a function (J, B, T, D) -> (B, T, D)",
-    ),
+    "combine": (object, lambda v: callable(v) or v in [*COMBINE], f"one of {[*COMBINE]} or a function of (J, B, T, D)"),
     "align": (object, lambda v: v in [*ALIGN], f"one of {[*ALIGN]}"),  # in a list: what was given may have no hash
     "encoder_grad": (bool, lambda v: True, "True or False"),
     "mask_dropout": (numbers.Real, lambda v: 0.0 <= v < 1.0, "a number in [0, 1)"),
@@ -83,7 +79,7 @@ def check_feedback(feedback: Any, sources: object) -> None:
         raise ValueError(f"feedback={feedback!r} is not known: {expected}")
     if not isinstance(feedback, str) and not callable(feedback):
         raise TypeError(f"feedback={feedback!r} is neither a kind nor callable: {expected}")
-    if isinstance(feedback, PAIR_NETWORKS) or type(feedback).__module__.startswith("torch.nn.modules."):
+    if isinstance(feedback, LSTMFeedback) or type(feedback).__module__.startswith("torch.nn.modules."):
         raise TypeError(
             f"feedback={feedback} is one network, but each pair of target and source needs its own: pass a factory "
             f"(source_size, target_size) -> module, such as the class {type(feedback).__name__} where its arguments fit"
@@ -165,48 +161,44 @@ class GivenLengths:
 
     Args:
         lengths: Lengths as they were given.
-
-    Raises:
-        TypeError: if they are neither a tensor nor a mapping.
     """
 
     def __init__(self, lengths: Lengths) -> None:
-        if lengths is not None and not isinstance(lengths, (Tensor, Mapping)):
-            expected = "a tensor of shape (B,) or a mapping from modality to one"
-            raise TypeError(f"lengths must be {expected}, got {type(lengths).__name__}: use torch.as_tensor(lengths)")
         self.given = lengths
         self.by_name = isinstance(lengths, Mapping)
         self.batch: int | None = None  # known once targets or encodings are
         self.checked: dict[str, tuple[str, int, Tensor | None]] = {}
+        self.steps: dict[str, int] = {}  # of each modality that has asked
 
-    def of(self, name: str, steps: int) -> Tensor | None:
+    def of(self, name: str, steps: int | None) -> Tensor | None:
         """Returns the lengths of a modality that has some number of steps; None where all of them are valid.
+
+        Where there are no steps, in a vector, lengths by name tell which samples have the modality, and a tensor nothing.
 
         Raises:
             TypeError: if they are no tensor of integers.
             ValueError: if their shape or a value does not fit, or they were those of another number of steps.
         """
         lengths = lengths_of(self.given, name)
+        if steps is None:
+            return self.check(lengths, name, sys.maxsize) if self.by_name and lengths is not None else None
+        self.steps[name] = steps
         if lengths is None:
             return None
         key = name if self.by_name else ""
         if key not in self.checked:
             self.checked[key] = name, steps, self.check(lengths, name, steps, least=0 if self.by_name else 1)
         first, first_steps, checked = self.checked[key]
-        if steps != first_steps and name == first:
-            remedy = "return topdown.sequence.Padded(values, lengths), keep T, or pool to (B, d)"
-            found = f"encode() gave {name!r} {steps} steps for an input of {first_steps}"
-            raise ValueError(f"{found}, whose lengths no longer fit: {remedy}")
         if steps != first_steps:
             found = f"{first!r} of {first_steps} steps and {name!r} of {steps}"
             raise ValueError(f"one tensor of lengths cannot hold for {found}: pass a mapping from modality to lengths")
         return checked
 
     def check(self, lengths: Any, name: str, steps: int, *, least: int = 0) -> Tensor | None:
-        """Checks lengths, and returns them, or None when no step is padding; their values only where they are `readable`."""
+        """Checks lengths of a modality, and returns them, or None when no step is padding; values only where `readable`."""
         if not isinstance(lengths, Tensor):
-            found = type(lengths).__name__
-            raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {found}: use torch.as_tensor(lengths)")
+            got = type(lengths).__name__
+            raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {got}: use torch.as_tensor(lengths)")
         if lengths.dtype not in INTEGERS:
             remedy = "use lengths.long(), or mask.sum(1) for a mask of valid steps"
             raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {lengths.dtype}: {remedy}")
@@ -239,11 +231,12 @@ def merge_names(inputs: Any, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         TypeError: if they are given in both ways, or as something else than a mapping.
     """
-    if inputs is not None and by_name:
-        raise TypeError(f"give inputs as one mapping or by name, not both: {list(by_name)} are beside a mapping")
-    if inputs is not None and not isinstance(inputs, Mapping):
-        raise TypeError(f"inputs must be a mapping from modality to tensor, got {type(inputs).__name__}")
-    return by_name if inputs is None else inputs
+    if inputs is None:
+        return by_name
+    if by_name or not isinstance(inputs, Mapping):
+        got = f"{type(inputs).__name__} beside {[*by_name]}"
+        raise TypeError(f"inputs must be one mapping, or each input by its name, got {got}")
+    return inputs
 
 
 def check_complete(inputs: Mapping[str, Any], sources: Mapping[str, Sequence[str]] | None) -> None:
@@ -252,9 +245,8 @@ def check_complete(inputs: Mapping[str, Any], sources: Mapping[str, Sequence[str
     Raises:
         ValueError: naming those that are None.
     """
-    named = None if sources is None else {name for target, names in sources.items() for name in (target, *names)}
-    missing = [name for name, value in inputs.items() if value is None and (named is None or name in named)]
-    if missing and len(missing) < len(inputs):
+    named = inputs if sources is None else {name for target, names in sources.items() for name in (target, *names)}
+    if missing := [name for name, value in inputs.items() if value is None and name in named]:
         reason = "but the latch reads the sizes of all modalities from its first call"
         raise ValueError(f"{missing} are None, {reason}: pass example_inputs= with all of them")
 
@@ -272,16 +264,13 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
         raise ValueError(f"there is no input: all of {list(inputs)} are None" if inputs else "there is no input: it is empty")
 
 
-def check_targets(
-    inputs: Mapping[str, Any], lengths: GivenLengths, sizes: Mapping[str, int | None] | None
-) -> dict[str, Padded]:
+def check_targets(inputs: Mapping[str, Any], lengths: GivenLengths, sizes: Mapping[str, int | None]) -> dict[str, Padded]:
     """Checks the inputs that masks multiply, and returns them.
 
     Args:
         inputs: Inputs of the call.
         lengths: Lengths of the call.
-        sizes: Features of each target, or None where they are unknown. None in place of the mapping makes a target of every
-            input that can be masked: a ready feedback module will tell which of them are.
+        sizes: Features of each target, or None where they are unknown.
 
     Returns:
         Targets that are there, of shape (B, T, D) or (B, D), with their lengths.
@@ -290,25 +279,26 @@ def check_targets(
         TypeError: if a target cannot be masked.
         ValueError: if a shape does not fit.
     """
+    if None in [*sizes.values()] and not any([name in inputs for name in sizes]):  # as a ready module named them
+        raise ValueError(f"the feedback masks {[*sizes]}, but the inputs are {nearest(next(iter(sizes)), inputs)}")
     targets: dict[str, Padded] = {}
-    for name in [name for name, value in inputs.items() if _can_be_masked(value)] if sizes is None else sizes:
+    for name, size in sizes.items():
         value = inputs.get(name)
         if value is None:
             continue
         if not _can_be_masked(value):
             rule = f"a mask multiplies floating-point inputs of shape (B, T, D) or (B, D); {SAY_WHO}"
             raise TypeError(f"{name!r} has {_described(value)}: {rule}")
-        size = None if sizes is None else sizes[name]
         if size is not None and size != value.shape[-1]:
             raise ValueError(f"{name!r} has {value.shape[-1]} features, but the feedback was built for {size}")
         if value.shape[1] == 0:
             raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is missing")
-        first = next(iter(targets), name)
+        first = next(iter([*targets, name]))
         lengths.batch = inputs[first].shape[0]
         if value.shape[0] != lengths.batch:
             found = f"{name!r} has shape {tuple(value.shape)} but {first!r} has shape {tuple(inputs[first].shape)}"
             raise ValueError(f"{found}: all modalities must have the same batch size")
-        targets[name] = Padded(value, lengths.of(name, value.shape[1]) if lengths.by_name or value.dim() == 3 else None)
+        targets[name] = Padded(value, lengths.of(name, value.shape[1] if value.dim() == 3 else None))
     return targets
 
 
@@ -370,36 +360,44 @@ def check_encodings(
 
 def _encoding_lengths(name: str, encoding: Tensor, own: Any, lengths: GivenLengths) -> Tensor | None:
     """Returns the lengths of an encoding, which are those of its name."""
-    steps = own.shape[1] if isinstance(own, Tensor) and own.dim() > 1 else None
-    if not lengths.by_name:  # one tensor serves what has time: no vector, no pooled encoding
-        is_vector = isinstance(own, Tensor) and own.dim() == 2 and own.is_floating_point()
-        if is_vector or encoding.dim() == 2:
-            return None
-    known = None if steps is None else lengths.of(name, steps)  # they must fit the input, too
-    if encoding.dim() == 3:
-        return lengths.of(name, encoding.shape[1])
-    return known if steps is not None else lengths.of(name, sys.maxsize)  # they only tell which samples have it
+    is_ids = isinstance(own, Tensor) and own.dim() == 2 and not own.is_floating_point()
+    if encoding.dim() == 2:
+        return lengths.of(name, own.shape[1] if is_ids and lengths.by_name else None)
+    steps = encoding.shape[1]
+    if isinstance(own, Tensor) and own.dim() > 1 and lengths_of(lengths.given, name) is not None:
+        if steps not in ([lengths.steps[name]] if name in lengths.steps else own.shape[1:]):
+            if own.dim() == 2 and not is_ids and not lengths.by_name:  # a vector
+                return None
+            remedy = "return topdown.sequence.Padded(values, lengths), keep T, or pool to (B, d)"
+            found = f"encode() gave {name!r} {steps} steps for an input of shape {tuple(own.shape)}"
+            raise ValueError(f"{found}, whose lengths no longer fit: {remedy}")
+    return lengths.of(name, steps)
 
 
-def check_logits(logits: Any, targets: Mapping[str, Padded], owner: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Checks what feedback returned, and returns the logits of the targets that are there.
+def check_logits(logits: Any, owner: nn.Module) -> dict[str, dict[str, Any]]:
+    """Checks what feedback returned, and returns it, without targets that have no source.
 
     Raises:
-        TypeError: if it is no mapping of mappings of tensors.
-        ValueError: if shapes do not fit.
+        TypeError: if it is no mapping of mappings.
     """
     if not isinstance(logits, Mapping) or not all(isinstance(by_source, Mapping) for by_source in logits.values()):
         raise TypeError(f"{type(owner).__name__} must return logits as {{target: {{source: tensor}}}}")
-    found = {target: dict(by_source) for target, by_source in logits.items() if target in targets and by_source}
-    for target, source, h in [(k, j, h) for k, by_source in found.items() for j, h in by_source.items()]:
-        shape = targets[target].values.shape
-        if not isinstance(h, Tensor):
-            raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(h).__name__}")
-        if h.dim() not in (2, 3) or h.shape[0] != shape[0] or h.shape[-1] != shape[-1]:
-            what = f"the feedback from {source!r} gave logits of shape {tuple(h.shape)} for {target!r}"
-            rule = "the batch and the last size must be the same"
-            raise ValueError(f"{what}, whose inputs have shape {tuple(shape)}: {rule}")
-    return found
+    return {target: dict(by_source) for target, by_source in logits.items() if by_source}
+
+
+def check_fit(logits: Any, target: Tensor, source: str, name: str) -> Tensor:
+    """Checks the logits of one pair of a source and a target, and returns them.
+
+    Raises:
+        TypeError: if they are no tensor.
+        ValueError: if their shape does not fit the target.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the feedback from {source!r} to {name!r} must be a tensor of logits, got {type(logits).__name__}")
+    if logits.dim() not in (2, 3) or logits.shape[0] != target.shape[0] or logits.shape[-1] != target.shape[-1]:
+        what = f"the feedback from {source!r} gave logits of shape {tuple(logits.shape)} for {name!r}"
+        raise ValueError(f"{what}, whose inputs have shape {tuple(target.shape)}: the batch and the last size must be the same")
+    return logits
 
 
 def _can_be_masked(value: Any) -> bool:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import Generic, TypeVar
-
-M = TypeVar("M")
+from typing import Any
 
 _here = threading.local()  # .disabled: what is turned off in this thread
 
 
 def is_disabled(module: object) -> bool:
     """Tells whether a module is turned off in this thread; also within compiled code."""
-    for other in getattr(_here, "disabled", ()):  # compilers do not know `any` of a generator
-        if other is module:
-            return True
-    return False
+    return any([other is module for other in getattr(_here, "disabled", ())])  # a list: compilers cannot do it of a generator
 
 
-class Disabled(Generic[M]):
+class Disabled:
     """Turns a module off within a `with` block, in the current thread.
 
     Args:
@@ -31,22 +26,21 @@ class Disabled(Generic[M]):
         True
     """
 
-    def __init__(self, module: M) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
-        self.entered = False
+        self.before: tuple[Any, ...] | None = None  # what was turned off before the block
 
-    def __enter__(self) -> M:
+    def __enter__(self) -> Any:
         """Turns the module off, and returns it."""
-        self.entered = True
-        _here.disabled = [*getattr(_here, "disabled", ()), self.module]
+        self.before = getattr(_here, "disabled", ())
+        _here.disabled = (*self.before, self.module)
         return self.module
 
     def __exit__(self, *_: object) -> None:
         """Turns the module on again, unless an outer block has turned it off, too."""
-        last = max(i for i, module in enumerate(_here.disabled) if module is self.module)
-        _here.disabled = [*_here.disabled[:last], *_here.disabled[last + 1 :]]
+        _here.disabled = self.before
 
     def __del__(self) -> None:
         """Warns about a call that had no effect."""
-        if not self.entered:
+        if self.before is None:
             warnings.warn("disabled() alone does nothing: write `with latch.disabled():`", RuntimeWarning, stacklevel=2)

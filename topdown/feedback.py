@@ -75,9 +75,6 @@ def over_time(lstm: nn.Module, encoding: Tensor, lengths: Tensor | None) -> Tens
     return states
 
 
-PAIR_NETWORKS = (LinearFeedback, LSTMFeedback)
-
-
 class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
     """Creates one network per pair: `feedback[target][source]`.
 
@@ -146,12 +143,9 @@ class SharedFeedback(nn.Module):
 
     def __init__(self, source_sizes: Sizes, target_sizes: Sizes, sources: Sources, *, bidirectional: bool = False) -> None:
         super().__init__()
-
-        def trunk(size: int) -> SequenceLSTM:
-            return SequenceLSTM(size, size, bidirectional=bidirectional, directions="sum")
-
-        used = dict.fromkeys(source for names in sources.values() for source in names)
-        self.trunk = ModalityDict({source: trunk(source_sizes[source]) for source in used})
+        used = {source: source_sizes[source] for names in sources.values() for source in names}
+        trunk = partial(SequenceLSTM, bidirectional=bidirectional, directions="sum")
+        self.trunk = ModalityDict({source: trunk(size, size) for source, size in used.items()})
         self.head = PairwiseFeedback(LinearFeedback, source_sizes, target_sizes, sources)
 
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:

@@ -7,12 +7,12 @@ its own, as methods with an auxiliary batch norm do, and every other buffer of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer
 from torch.overrides import TorchFunctionMode
 
 from topdown.naming import escape
@@ -46,6 +46,7 @@ class Statistics(nn.Module):
         kept = self._buffers.get(escape(name))
         return buffer.clone() if kept is None else torch.where(kept.isnan(), buffer, kept)
 
+    @torch.no_grad()
     def keep(self, name: str, value: Tensor) -> None:
         """Takes over such a copy after a first pass."""
         if escape(name) not in self._buffers:  # of a module that was not there at first
@@ -56,16 +57,22 @@ class Statistics(nn.Module):
 class _Lending(TorchFunctionMode):
     """Gives copies to every torch function that is given a buffer, in the calling thread alone."""
 
-    def __init__(self, copies: Mapping[int, Tensor]) -> None:
+    def __init__(self, buffers: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
         super().__init__()
-        self.copies = copies
+        self.pairs = list(zip(buffers, copies, strict=True))
+        self.copies = {id(buffer): copy for buffer, copy in self.pairs}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*self._lend(args), **{name: self._lend(value) for name, value in (kwargs or {}).items()})
 
     def _lend(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return self.copies.get(id(value), value)
+            if not torch.compiler.is_compiling():
+                return self.copies.get(id(value), value)
+            for buffer, copy in self.pairs:  # compilers would compile anew for every id
+                if value is buffer:
+                    return copy
+            return value
         if type(value) in (list, tuple):
             return type(value)([self._lend(part) for part in value])
         return value
@@ -95,7 +102,7 @@ def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statist
         (module, key, f"{path}.{key}" if path else key, buffer)
         for path, module in backbone.named_modules()
         for key, buffer in module._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
+        if buffer is not None and not isinstance(buffer, UninitializedBuffer)
     ]
     if not buffers:
         return run()
@@ -103,7 +110,7 @@ def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statist
         copies = [buffer.clone() if statistics is None else statistics.lend(name, buffer) for _, _, name, buffer in buffers]
     moved = []
     try:
-        with _Lending({id(buffer): copy for (*_, buffer), copy in zip(buffers, copies, strict=True)}):
+        with _Lending([buffer for *_, buffer in buffers], copies):
             result = run()
     finally:
         for (module, key, name, buffer), copy in zip(buffers, copies, strict=True):
@@ -112,11 +119,11 @@ def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statist
                 moved.append((name, copy if now is buffer or now is None else now))
             module._buffers[key] = buffer  # some assign a new tensor in place of a buffer
     if statistics is not None and keep:
-        with torch.no_grad():
-            for name, value in moved:
-                statistics.keep(name, value)
+        for name, value in moved:
+            statistics.keep(name, value)
     return result
 
 
 def _is_statistic(name: str, buffer: Tensor) -> bool:
-    return name.rpartition(".")[2].startswith("running_") and buffer.is_floating_point() and not is_lazy(buffer)
+    is_lazy = isinstance(buffer, UninitializedBuffer)
+    return name.rpartition(".")[2].startswith("running_") and buffer.is_floating_point() and not is_lazy

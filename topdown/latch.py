@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from topdown import checks
-from topdown.backbone import Backbone, Inputs, call, fresh, takes_lengths
+from topdown.backbone import Inputs, call, fresh, takes_lengths
 from topdown.disabled import Disabled, is_disabled
 from topdown.feedback import Network, build_feedback
 from topdown.first_pass import Statistics, run_untouched
@@ -116,7 +116,7 @@ class TopDownLatch(nn.Module):
         True
     """
 
-    backbone: nn.Module
+    backbone: Any  # a Backbone that is a module
     feedback: nn.Module
     kind: Any  # of feedback, as it was asked for; None where a module was given
 
@@ -150,9 +150,9 @@ class TopDownLatch(nn.Module):
         self.passes = passes
         self.target_sizes: dict[str, int] | None = None  # unknown until feedback is built, and for a ready module
         self.source_sizes: dict[str, int] | None = None
-        declared = getattr(backbone, "input_sizes", None), getattr(backbone, "encoding_sizes", None)
-        if isinstance(declared[0], Mapping) and isinstance(declared[1], Mapping):
-            self._build(dict(declared[0]), dict(declared[1]), self._floating_parameter())
+        declared: list[Any] = [getattr(backbone, name, None) for name in ("input_sizes", "encoding_sizes")]
+        if all(isinstance(sizes, Mapping) for sizes in declared):
+            self._build(dict(declared[0]), dict(declared[1]), None)
         elif example_inputs is not None:
             checks.check_inputs(example_inputs)
             self._build_from(example_inputs, None)
@@ -206,7 +206,7 @@ class TopDownLatch(nn.Module):
         output = run_untouched(lambda: self._predict(look.masked, lengths), self.backbone)
         return LatchTrace(output, look.masks, look.feedback, {name: r.values for name, r in look.encodings.items()})
 
-    def disabled(self) -> Disabled[TopDownLatch]:
+    def disabled(self) -> Disabled:
         """Turns the feedback off within a `with` block, in the current thread.
 
         The latch then returns fuse(encode(inputs)) of its backbone, bit for bit; there are no masks to be had.
@@ -230,8 +230,7 @@ class TopDownLatch(nn.Module):
             raise ValueError("sources cannot change, since feedback has a network for each pair: make a new latch")
         super().__setattr__(name, value)
         if name == "passes":
-            more = range(len(self.statistics), value)
-            self.statistics.extend([Statistics(self.backbone).train(self.training) for _ in more])
+            self.statistics.extend([Statistics(self.backbone).train(self.training) for _ in range(len(self.statistics), value)])
         elif name == "backbone":
             self._takes_lengths = {part: takes_lengths(getattr(value, part)) for part in ("encode", "fuse")}
         elif name == "feedback":
@@ -250,27 +249,25 @@ class TopDownLatch(nn.Module):
         checks.check_inputs(inputs)
         self._build_from(inputs, lengths)  # the first time, if sizes are unknown
         known = checks.GivenLengths(lengths)
-        targets = checks.check_targets(inputs, known, self.target_sizes)
-        targets = {name: Padded(finite_padding(*target), target.lengths) for name, target in targets.items()}
+        targets = _targets(inputs, known, self.target_sizes or {})
         masked = _masked(inputs, targets, {})
         for statistics in list(self.statistics)[: self.passes]:
             encoded = self._encode_first(masked, lengths, cast(Statistics, statistics), keep=keep)
             encodings = self._check_encodings(encoded, inputs, known)
-            feedback = self._masks_by_source(encodings, targets)
+            logits = self._logits(encodings)
+            if self.target_sizes is None:  # a ready module names the targets
+                targets = _targets(inputs, known, dict.fromkeys(logits))
+            feedback = self._masks_by_source(logits, encodings, targets)
             masks = {name: self._mask(f, encodings, targets[name].values) for name, f in feedback.items()}
             masked = _masked(inputs, targets, masks)
         return _Look(masked, masks, feedback, encodings)
 
     def _predict(self, inputs: Inputs, lengths: Lengths) -> Any:
         """Runs the second pass, or the only one of a latch that is disabled."""
-        return call(self._model.fuse, self._encode(inputs, lengths), lengths, self._takes_lengths["fuse"])
+        return call(self.backbone.fuse, self._encode(inputs, lengths), lengths, self._takes_lengths["fuse"])
 
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
-        return call(self._model.encode, inputs, lengths, self._takes_lengths["encode"])
-
-    @property
-    def _model(self) -> Backbone:
-        return cast(Backbone, self.backbone)
+        return call(self.backbone.encode, inputs, lengths, self._takes_lengths["encode"])
 
     def _encode_first(self, inputs: Inputs, lengths: Lengths, statistics: Statistics | None, *, keep: bool) -> Any:
         """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone."""
@@ -279,7 +276,7 @@ class TopDownLatch(nn.Module):
 
         def encode() -> Any:
             with contextlib.nullcontext() if with_graph else torch.no_grad():
-                return self._encode(fresh(dict(inputs)), lengths)
+                return self._encode(fresh(dict(inputs)), fresh(lengths))
 
         encoded = run_untouched(encode, self.backbone, statistics, keep=keep)
         if not with_graph and not torch.compiler.is_compiling():
@@ -294,18 +291,22 @@ class TopDownLatch(nn.Module):
         clean = {k: zero_padding(*r) if r.values.dim() == 3 else zero_missing(*r) for k, r in encodings.items()}
         return {k: Padded(r if self.encoder_grad else r.detach(), encodings[k].lengths) for k, r in clean.items()}
 
-    def _masks_by_source(self, encodings: Mapping[str, Padded], targets: Mapping[str, Padded]) -> dict[str, dict[str, Tensor]]:
-        """Returns {target: {source: f_j}}, in the time of the target."""
+    def _logits(self, encodings: Mapping[str, Padded]) -> dict[str, dict[str, Tensor]]:
+        """Calls the feedback."""
         values = {name: r.values for name, r in encodings.items()}
         lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
-        logits = call(self.feedback, values, lengths or None, self._feedback_takes_lengths)
-        return {
-            k: {
-                j: align_mask(Padded(torch.sigmoid(h), lengths.get(j)), targets[k], self.align, names=(j, k))
-                for j, h in by_source.items()
-            }
-            for k, by_source in checks.check_logits(logits, targets, self.feedback).items()
-        }
+        return checks.check_logits(call(self.feedback, values, lengths or None, self._feedback_takes_lengths), self.feedback)
+
+    def _masks_by_source(
+        self, logits: Mapping[str, Mapping[str, Tensor]], encodings: Mapping[str, Padded], targets: Mapping[str, Padded]
+    ) -> dict[str, dict[str, Tensor]]:
+        """Returns {target: {source: f_j}} of the targets that are there, in their time."""
+        feedback: dict[str, dict[str, Tensor]] = {k: {} for k in logits if k in targets}
+        for k, j in [(target, source) for target in feedback for source in logits[target]]:
+            lengths = encodings[j].lengths if j in encodings and encodings[j].values.dim() == 3 else None
+            mask = torch.sigmoid(checks.check_fit(logits[k][j], targets[k].values, j, k))
+            feedback[k][j] = align_mask(Padded(mask, lengths), targets[k], self.align, names=(j, k))
+        return feedback
 
     def _mask(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:
         """Returns the mask of a target; 1 where a sample has none of its sources."""
@@ -333,28 +334,24 @@ class TopDownLatch(nn.Module):
                     module.train(mode)
         known = checks.GivenLengths(lengths)
         encodings = self._check_encodings(encoded, inputs, known)
-        if self.sources is None:
-            names = [name for name, value in inputs.items() if checks.is_modality(value)], list(encodings)
-        else:
-            names = list(inputs), list(encoded)
-        targets = checks.check_targets(inputs, known, dict.fromkeys(checks.who_masks_whom(self.sources, *names)))
-        like = next(iter(encodings.values())).values
-        cast_by_autocast = torch.is_autocast_enabled(like.device.type)  # then encodings have another type than weights
-        weight = self._floating_parameter() if cast_by_autocast else None
-        self._build(_sizes(targets), _sizes(encodings), like if weight is None else weight)
-
-    def _floating_parameter(self) -> Tensor | None:
-        """Returns a parameter of the backbone that shows its type and device; none of one that is offloaded."""
-        return next((p for p in self.backbone.parameters() if p.is_floating_point() and not p.is_meta), None)
+        given = [name for name, value in inputs.items() if self.sources is not None or checks.is_modality(value)]
+        pairs = checks.who_masks_whom(self.sources, given, list(encodings if self.sources is None else encoded))
+        targets = checks.check_targets(inputs, known, dict.fromkeys(pairs))
+        self._build(_sizes(targets), _sizes(encodings), next(iter(encodings.values())).values)
 
     def _build(self, target_sizes: dict[str, int], source_sizes: dict[str, int], like: Tensor | None) -> None:
+        """Builds feedback of the type and on the device of an encoding, or of the backbone."""
+        if like is None or torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
+            weights = (p for p in self.backbone.parameters() if p.is_floating_point() and not p.is_meta)
+            like = next(weights, like)
         with _build_lock, torch.inference_mode(False):  # parameters made in inference mode could never be trained
             if not isinstance(self.feedback, UnbuiltFeedback):  # another thread was faster
                 return
             pairs = checks.who_masks_whom(self.sources, target_sizes, source_sizes)
-            feedback = build_feedback(self.kind, source_sizes, target_sizes, pairs).train(self.training)
+            with contextlib.nullcontext() if like is None else like.device:  # whatever the default device is
+                feedback = build_feedback(self.kind, source_sizes, target_sizes, pairs).train(self.training)
             self.target_sizes, self.source_sizes = {target: target_sizes[target] for target in pairs}, source_sizes
-            self.feedback = feedback if like is None else feedback.to(device=like.device, dtype=like.dtype)
+            self.feedback = feedback if like is None else feedback.to(dtype=like.dtype)
 
 
 class _Look(NamedTuple):
@@ -364,6 +361,11 @@ class _Look(NamedTuple):
     masks: dict[str, Tensor]
     feedback: dict[str, dict[str, Tensor]]
     encodings: dict[str, Padded]
+
+
+def _targets(inputs: Inputs, lengths: checks.GivenLengths, sizes: Mapping[str, int | None]) -> dict[str, Padded]:
+    targets = checks.check_targets(inputs, lengths, sizes)
+    return {name: Padded(finite_padding(*target), target.lengths) for name, target in targets.items()}
 
 
 def _masked(inputs: Inputs, targets: Mapping[str, Padded], masks: Mapping[str, Tensor]) -> Inputs:

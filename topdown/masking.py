@@ -68,12 +68,8 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequ
     combined = functools.reduce(reduce, kept)
     if rule != "mean":
         return combined
-    if all(p is None for p in marks):
-        return combined / len(masks)
-    count = torch.zeros((), dtype=combined.dtype, device=combined.device)
-    for p in marks:
-        count = count + (1.0 if p is None else p)
-    return combined / count.clamp(min=1.0)
+    missing = [~p for p in marks if p is not None]
+    return combined / ((len(masks) - torch.stack(missing).sum(0)).clamp(min=1) if missing else len(masks))
 
 
 def _apply(rule: Callable[[Tensor], Tensor], masks: Sequence[Tensor], present: Sequence[Tensor | None]) -> Tensor:
@@ -90,9 +86,8 @@ def _checked(rule: Callable[[Tensor], Tensor], stacked: Tensor) -> Tensor:
     combined = rule(stacked)
     if not isinstance(combined, Tensor) or combined.shape != stacked.shape[1:]:
         got = tuple(combined.shape) if isinstance(combined, Tensor) else type(combined).__name__
-        raise ValueError(
-            f"combine took masks of shape {tuple(stacked.shape)} and must return {tuple(stacked.shape[1:])}, got {got}"
-        )
+        shape = tuple(stacked.shape)
+        raise ValueError(f"combine took masks of shape {shape} and must return {shape[1:]}, got {got}")
     return combined
 
 
@@ -195,7 +190,7 @@ def _insist(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
     steps, target_steps = mask.values.shape[1], target.values.shape[1]
     if steps != target_steps:
         raise ValueError(f"{source!r} has {steps} steps but {target_name!r} has {target_steps}: {remedy}")
-    own, other = _both_lengths(mask, target)
+    own, other = _all_lengths(mask), _all_lengths(target)
     # A sample that lacks one of the two has nothing to be aligned.
     if torch.compiler.is_compiling() or bool(((own == other) | (own == 0) | (other == 0)).all()):
         return mask.values
@@ -206,29 +201,20 @@ def _insist(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
 
 
 def _interpolate(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
-    own, other = _both_lengths(mask, target)
-    return interpolate_mask(mask.values, own, target.values.shape[1], other)
+    return interpolate_mask(mask.values, _all_lengths(mask), target.values.shape[1], _all_lengths(target))
 
 
 def _pool(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
-    pooled = pool_mask(*mask)
+    pooled, steps = pool_mask(*mask), target.values.shape[1]
     if mask.lengths is target.lengths is None:
         return pooled
-    steps, target_steps = mask.values.shape[1], target.values.shape[1]
-    fitted = torch.nn.functional.pad(mask.values[:, :target_steps], (0, 0, 0, max(0, target_steps - steps)))
-    own, other = _both_lengths(mask, target)
-    same = (own == other).to(pooled.device).view(-1, 1, 1)
-    return torch.where(same, fitted, pooled)
+    fitted = torch.nn.functional.pad(mask.values[:, :steps], (0, 0, 0, max(0, steps - mask.values.shape[1])))
+    return torch.where(along_batch(_all_lengths(mask) == _all_lengths(target), pooled), fitted, pooled)
 
 
-def _both_lengths(mask: Padded, target: Padded) -> tuple[Tensor, Tensor]:
-    """Returns the lengths of both, all steps where there are none."""
-    own, other = mask.lengths, target.lengths
-    device = next((n.device for n in (own, other) if n is not None), torch.device("cpu"))
-    batch = mask.values.shape[0]
-    own = torch.full((batch,), mask.values.shape[1], device=device) if own is None else own
-    other = torch.full((batch,), target.values.shape[1], device=device) if other is None else other
-    return own, other
+def _all_lengths(padded: Padded) -> Tensor:
+    values, lengths = padded
+    return torch.full(values.shape[:1], values.shape[1], device=values.device) if lengths is None else lengths.to(values.device)
 
 
 ALIGN: dict[str, Callable[[Padded, Padded, tuple[str, str]], Tensor]] = {

@@ -60,9 +60,6 @@ class ModalityDict(nn.Module, Generic[M]):
             raise KeyError(f"no module for {name!r}: there are {', '.join(map(repr, self.names))}")
         return cast(M, self._modules[self._key(name)])
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 

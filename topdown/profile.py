@@ -62,17 +62,14 @@ def mask_profile(
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for masks, labels, lengths in batches:
-        for name, mask in masks.items():
-            if labels.shape != (len(mask),):
-                raise ValueError(
-                    f"labels have shape {tuple(labels.shape)}, but there are {len(mask)} masks of {name!r}: one each"
-                )
         members = labels.detach().cpu().view(-1, 1) == torch.tensor(classes, device="cpu")
         if not bool(members.any(1).all()):
             stray = sorted(set(labels[~members.any(1).to(labels.device)].tolist()))
             raise ValueError(f"labels {stray} are not among the classes {classes}")
         members = members.to(torch.float64)
         for name, mask in masks.items():
+            if labels.shape != (len(mask),):
+                raise ValueError(f"labels have shape {tuple(labels.shape)}, but {name!r} has {len(mask)} masks: one each")
             mask, valid = mask.detach().cpu().to(torch.float64), lengths_of(lengths, name)
             if mask.dim() == 3:
                 mask = pool_mask(mask, valid).squeeze(1)

@@ -63,9 +63,8 @@ class SequenceLSTM(nn.RNNBase):
             ValueError: if `sequence` is not of shape (B, T, D), or has no step.
         """
         if sequence.dim() != 3 or sequence.shape[-1] != self.input_size or sequence.shape[1] == 0:
-            raise ValueError(
-                f"the LSTM takes sequences of shape (B, T, {self.input_size}) with T > 0, got {tuple(sequence.shape)}"
-            )
+            expected = f"(B, T, {self.input_size}) with T > 0"
+            raise ValueError(f"the LSTM takes sequences of shape {expected}, got {tuple(sequence.shape)}")
         weights = [getattr(self, name) for name in self._flat_weights_names]  # four of each direction
         if sequence.is_cuda and not torch.compiler.is_compiling():
             return self._packed(sequence, lengths, weights)
@@ -87,9 +86,8 @@ class SequenceLSTM(nn.RNNBase):
             packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, self.training, self.bidirectional
         )
         output, _ = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)
-        output = zero_padding(output, lengths)
         summed = self.bidirectional and self.directions == "sum"
-        return output.unflatten(-1, (2, -1)).sum(-2) if summed else output
+        return zero_padding(output.unflatten(-1, (2, -1)).sum(-2) if summed else output, lengths)
 
 
 def merge_directions(forward: Tensor, backward: Tensor, directions: Directions) -> Tensor:
