@@ -227,7 +227,8 @@ def _common_lengths(encodings: Mapping[str, Tensor], own: Mapping[str, Tensor | 
     """
     first, *others = encodings
     batch, steps = encodings[first].shape[:2]
-    full = torch.full((batch,), steps, device=next((n.device for n in own.values() if n is not None), None))
+    devices = [n.device for n in own.values() if n is not None]
+    full = torch.full((batch,), steps, device=devices[0] if devices else None)
     common = own[first]
     remedy = (
         "LSTMBackbone puts modalities side by side at each step; align them first, or use a backbone for unaligned modalities"
