@@ -58,7 +58,7 @@ def test_options_may_be_set_later_and_are_then_used():
     assert torch.equal(latch(INPUTS), other(INPUTS))
     latch.mask_dropout = 0.5
     assert not torch.equal(latch(INPUTS), other(INPUTS))
-    with pytest.raises(ValueError, match="sources cannot change, since feedback has a network for each pair: make a new latch"):
+    with pytest.raises(ValueError, match="sources cannot change, since it says which parameters there are: make a new latch"):
         latch.sources = {"text": ["audio"]}
 
 
@@ -68,14 +68,16 @@ def test_all_options_are_in_one_place():
         "feedback": "shared",
         "combine": "min",
         "sources": {"text": ["audio"]},
+        "sites": {},
+        "start": "random",
         "align": "pool",
         "encoder_grad": False,
         "mask_dropout": 0.0,
         "scale": 0.5,
         "passes": 3,
     }
-    assert set(latch.options()) == {"feedback", "sources", *OPTIONS}
-    assert "feedback=shared, sources={'text': ['audio']}, combine=min, align=pool" in repr(latch)
+    assert set(latch.options()) == {"feedback", "sources", "sites", "start", *OPTIONS}
+    assert "feedback=shared, sources={'text': ['audio']}, start=random, combine=min, align=pool" in repr(latch)
     again = TopDownLatch(Toy(SIZES), **latch.options())
     assert again.options() == latch.options()
     ready = TopDownLatch(Toy(SIZES), again.feedback)

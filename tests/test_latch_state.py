@@ -303,7 +303,7 @@ def test_options_are_shown():
         ({"sources": {"text": "audio"}}, ValueError, r"sources\['text'\] = 'audio' must list"),
         ({"sources": {"text": ["audio", "audio"]}}, ValueError, "names a source twice"),
         ({"sources": {"text": ["lidar"]}}, ValueError, r"'lidar' is not among the encodings \['audio', 'text'\]"),
-        ({"sources": {"lidar": ["text"]}}, ValueError, r"'lidar' is not among the inputs \['audio', 'text'\]"),
+        ({"sources": {"lidar": ["text"]}}, ValueError, r"'lidar' is not among the inputs and sites \['audio', 'text'\]"),
         ({"feedback": lambda a, b: None}, TypeError, "'audio' must be a torch.nn.Module, got NoneType"),
     ],
 )

@@ -212,7 +212,7 @@ def test_one_tensor_of_lengths_cannot_serve_two_times():
     ("sources", "message"),
     [
         ({"audio": ["txet"]}, r"'txet' is not among the encodings \['text', 'audio'\]"),
-        ({"adio": ["text"]}, r"'adio' is not among the inputs \['audio', 'text'\]"),
+        ({"adio": ["text"]}, r"'adio' is not among the inputs and sites \['audio', 'text'\]"),
         ({"audio": ["text", "vedio"]}, r"'vedio' is not among the encodings \['audio', 'text'\]"),
     ],
 )

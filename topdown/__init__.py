@@ -21,11 +21,13 @@ from topdown.feedback import LinearFeedback as LinearFeedback
 from topdown.feedback import LSTMFeedback as LSTMFeedback
 from topdown.feedback import PairwiseFeedback as PairwiseFeedback
 from topdown.feedback import SharedFeedback as SharedFeedback
+from topdown.feedback import StaticFeedback as StaticFeedback
 from topdown.latch import LatchTrace as LatchTrace
 from topdown.latch import TopDownLatch as TopDownLatch
 from topdown.profile import MaskProfile as MaskProfile
 from topdown.profile import mask_profile as mask_profile
 from topdown.recurrence import SequenceLSTM as SequenceLSTM
 from topdown.sequence import Padded as Padded
+from topdown.sites import Site as Site
 
 __version__ = "0.1.0"

@@ -47,6 +47,12 @@ class Backbone(Protocol):
         """Predicts from the very object that `encode` returned; returns whatever the model predicts."""
 
 
+def user_model(backbone: nn.Module) -> nn.Module:
+    """Returns the model to which paths are relative: the backbone, or the one that it wraps as its `user_model`."""
+    model: nn.Module = getattr(backbone, "user_model", backbone)
+    return model
+
+
 TakesLengths: TypeAlias = Literal["needed", "optional", "no", "unknown"]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from topdown.feedback import FEEDBACK, LSTMFeedback
 from topdown.masking import ALIGN, COMBINE
 from topdown.sequence import Lengths, Padded, lengths_of, padded_lengths, readable
+from topdown.sites import Site
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 SAY_WHO = "say who masks whom with sources={target: [sources]}"
@@ -67,6 +68,44 @@ def check_sources(sources: Any) -> dict[str, list[str]] | None:
     return {target: list(names) for target, names in sources.items()}
 
 
+def check_sites(sites: Any, model: nn.Module, what: str = "sites") -> dict[str, Site]:
+    """Checks sites by name, and returns them.
+
+    Args:
+        sites: {name: Site or path}, or None.
+        model: Module in which they are.
+        what: Name of the argument, for messages. (Default: "sites")
+
+    Raises:
+        TypeError: if they are no mapping from names to sites or paths.
+        ValueError: if the model has no such submodule.
+    """
+    sites = {} if sites is None else sites
+    if not isinstance(sites, Mapping) or not all(isinstance(site, (str, Site)) for site in sites.values()):
+        raise TypeError(f"{what}={sites!r} must be a mapping from names to Site(path, ...) or a path")
+    found = {name: Site(site) if isinstance(site, str) else site for name, site in sites.items()}
+    modules = dict(model.named_modules())
+    for name, site in found.items():
+        if site.path not in modules:
+            similar = difflib.get_close_matches(site.path, [*modules], n=5, cutoff=0.0)
+            more = f" and {len(modules) - 5} more" if len(modules) > 5 else ""
+            raise ValueError(f"{what}[{name!r}]: {type(model).__name__} has no {site.path!r}, but {similar}{more}")
+    return found
+
+
+def check_start(start: Any, scale: float) -> Any:
+    """Checks the option `start`, and returns it.
+
+    Raises:
+        ValueError: if it is unknown, or the scale of the masks makes the start another one.
+    """
+    if start not in ("random", "identity"):
+        raise ValueError(f"start={start!r} must be 'random' or 'identity'")
+    if start == "identity" and scale != 1.0:
+        raise ValueError(f"start='identity' begins with masks of 1, but scale={scale} makes them {scale}: leave out scale=")
+    return start
+
+
 def check_feedback(feedback: Any, sources: object) -> None:
     """Checks the option `feedback`.
 
@@ -116,11 +155,11 @@ def nearest(name: object, names: Collection[str]) -> str:
 def who_masks_whom(
     sources: Mapping[str, Sequence[str]] | None, inputs: Collection[str], encodings: Collection[str]
 ) -> dict[str, list[str]]:
-    """Returns the sources of each target: those that were asked for, or for each input that has an encoding all others.
+    """Returns the sources of each target: those that were asked for, or for each name that has an encoding all others.
 
     Args:
         sources: Sources that were asked for, or None.
-        inputs: Names of inputs; without `sources`, of those alone that may be of a modality.
+        inputs: Names of inputs and sites; without `sources`, of sites alone, or of inputs that may be of a modality.
         encodings: Names of encodings.
 
     Raises:
@@ -133,7 +172,7 @@ def who_masks_whom(
         ['b', 'joint']
     """
     for target, names in (sources or {}).items():
-        for name, there, what in [(target, inputs, "inputs"), *((j, encodings, "encodings") for j in names)]:
+        for name, there, what in [(target, inputs, "inputs and sites"), *((j, encodings, "encodings") for j in names)]:
             if name not in there:
                 raise ValueError(f"sources[{target!r}] = {names}: {name!r} is not among the {what} {nearest(name, there)}")
     if sources is not None:
@@ -142,7 +181,7 @@ def who_masks_whom(
     left_on_both_sides = len(own) < len(inputs) and len(own) < len(encodings)
     if not own or left_on_both_sides:
         unclear = "have other names, so nobody can tell which encoding is whose own"
-        raise ValueError(f"inputs {list(inputs)} and encodings {list(encodings)} {unclear}: {SAY_WHO}")
+        raise ValueError(f"inputs or sites {list(inputs)} and encodings {list(encodings)} {unclear}: {SAY_WHO}")
     return {target: [name for name in encodings if name != target] or [target] for target in own}
 
 
@@ -167,6 +206,7 @@ class GivenLengths:
         self.given = lengths
         self.by_name = isinstance(lengths, Mapping)
         self.batch: int | None = None  # known once targets or encodings are
+        self.first = ""  # of them, in words
         self.checked: dict[str, tuple[str, int, Tensor | None]] = {}
         self.steps: dict[str, int] = {}  # of each modality that has asked
 
@@ -189,6 +229,9 @@ class GivenLengths:
         if key not in self.checked:
             self.checked[key] = name, steps, self.check(lengths, name, steps, least=0 if self.by_name else 1)
         first, first_steps, checked = self.checked[key]
+        if steps != first_steps and self.by_name:
+            remedy = "give the site another name, return topdown.sequence.Padded(values, lengths), keep T, or pool to (B, d)"
+            raise ValueError(f"lengths of {name!r} cannot hold for {first_steps} steps and for {steps}: {remedy}")
         if steps != first_steps:
             found = f"{first!r} of {first_steps} steps and {name!r} of {steps}"
             raise ValueError(f"one tensor of lengths cannot hold for {found}: pass a mapping from modality to lengths")
@@ -293,10 +336,10 @@ def check_targets(inputs: Mapping[str, Any], lengths: GivenLengths, sizes: Mappi
             raise ValueError(f"{name!r} has {value.shape[-1]} features, but the feedback was built for {size}")
         if value.shape[1] == 0:
             raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is missing")
-        first = next(iter([*targets, name]))
-        lengths.batch = inputs[first].shape[0]
+        if lengths.batch is None:
+            lengths.batch, lengths.first = value.shape[0], f"{name!r} has shape {tuple(value.shape)}"
         if value.shape[0] != lengths.batch:
-            found = f"{name!r} has shape {tuple(value.shape)} but {first!r} has shape {tuple(inputs[first].shape)}"
+            found = f"{name!r} has shape {tuple(value.shape)} but {lengths.first}"
             raise ValueError(f"{found}: all modalities must have the same batch size")
         targets[name] = Padded(value, lengths.of(name, value.shape[1] if value.dim() == 3 else None))
     return targets
@@ -338,7 +381,8 @@ def check_encodings(
         if not _is_encoding(value):
             rule = "an encoding must be a floating-point tensor (B, T, d) or (B, d)"
             raise TypeError(f"encode() gave {name!r} with {_described(value)}: {rule}")
-        lengths.batch = value.shape[0] if lengths.batch is None else lengths.batch
+        if lengths.batch is None:
+            lengths.batch, lengths.first = value.shape[0], f"encode() gave {name!r} of shape {tuple(value.shape)}"
         if value.dim() > 3 or value.shape[0] != lengths.batch:
             what = f"encode() gave {name!r} of shape {tuple(value.shape)} for a batch of {lengths.batch}"
             raise ValueError(f"{what}: feedback reads (B, T, d), or (B, d) when it is pooled; {SAY_WHO}")
@@ -374,26 +418,27 @@ def _encoding_lengths(name: str, encoding: Tensor, own: Any, lengths: GivenLengt
     return lengths.of(name, steps)
 
 
-def check_logits(logits: Any, owner: nn.Module) -> dict[str, dict[str, Any]]:
+def check_logits(logits: Any, owner: nn.Module) -> dict[str, dict[str, Tensor]]:
     """Checks what feedback returned, and returns it, without targets that have no source.
 
     Raises:
-        TypeError: if it is no mapping of mappings.
+        TypeError: if it is no mapping of mappings of tensors.
     """
     if not isinstance(logits, Mapping) or not all(isinstance(by_source, Mapping) for by_source in logits.values()):
         raise TypeError(f"{type(owner).__name__} must return logits as {{target: {{source: tensor}}}}")
-    return {target: dict(by_source) for target, by_source in logits.items() if by_source}
+    found = {target: dict(by_source) for target, by_source in logits.items() if by_source}
+    for target, source, h in [(k, j, h) for k, by_source in found.items() for j, h in by_source.items()]:
+        if not isinstance(h, Tensor):
+            raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(h).__name__}")
+    return found
 
 
-def check_fit(logits: Any, target: Tensor, source: str, name: str) -> Tensor:
+def check_fit(logits: Tensor, target: Tensor, source: str, name: str) -> Tensor:
     """Checks the logits of one pair of a source and a target, and returns them.
 
     Raises:
-        TypeError: if they are no tensor.
         ValueError: if their shape does not fit the target.
     """
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"the feedback from {source!r} to {name!r} must be a tensor of logits, got {type(logits).__name__}")
     if logits.dim() not in (2, 3) or logits.shape[0] != target.shape[0] or logits.shape[-1] != target.shape[-1]:
         what = f"the feedback from {source!r} gave logits of shape {tuple(logits.shape)} for {name!r}"
         raise ValueError(f"{what}, whose inputs have shape {tuple(target.shape)}: the batch and the last size must be the same")

@@ -7,10 +7,12 @@ j), because Eq. 4 of the paper adds :math:`f_j` and :math:`f_l` in the feature s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from topdown.backbone import call, takes_lengths
@@ -160,12 +162,49 @@ class SharedFeedback(nn.Module):
         return logits
 
 
+class StaticFeedback(nn.Module):
+    r"""Creates a learned mask that looks at nothing, :math:`h = b`: the control of every comparison.
+
+    Args:
+        source_size: Size of the encodings, of which nothing is used.
+        target_size: Features D_k of the target.
+
+    Example:
+        >>> StaticFeedback(8, 3)(torch.randn(2, 5, 8))
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]], grad_fn=<ExpandBackward0>)
+    """
+
+    def __init__(self, source_size: int, target_size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(target_size))
+
+    def forward(self, encoding: Tensor) -> Tensor:
+        """Returns the logits of shape (B, D_k), the same for all samples and steps.
+
+        Args:
+            encoding: Encoding of shape (B, T, d_j), or (B, d_j), of which only B is used.
+        """
+        return self.bias.expand(encoding.shape[0], -1)
+
+
 # How a latch builds each kind of feedback: (source_sizes, target_sizes, sources) -> module.
 FEEDBACK: dict[str, Callable[..., nn.Module]] = {
     "linear": partial(PairwiseFeedback, LinearFeedback),
     "lstm": partial(PairwiseFeedback, LSTMFeedback),
     "shared": SharedFeedback,
+    "static": partial(PairwiseFeedback, StaticFeedback),
 }
+
+
+@contextlib.contextmanager
+def made_like(like: Tensor | None) -> Iterator[None]:
+    """Makes modules on the device of a tensor within a `with` block, whatever the default device is.
+
+    Parameters that are made in inference mode could never be trained, so this is left.
+    """
+    with torch.inference_mode(False), contextlib.nullcontext() if like is None else like.device:
+        yield
 
 
 def build_feedback(kind: str | Network, source_sizes: Sizes, target_sizes: Sizes, sources: Sources) -> nn.Module:

@@ -7,7 +7,8 @@ its own, as methods with an auxiliary batch norm do, and every other buffer of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -122,6 +123,28 @@ def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statist
         for name, value in moved:
             statistics.keep(name, value)
     return result
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Keeps a model in evaluation mode within a `with` block.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with evaluating(layer):
+        ...     layer.training
+        False
+        >>> layer.training
+        True
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():  # parents first; only calls, since some layers do more than note it
+            if module.training != mode:
+                module.train(mode)
 
 
 def _is_statistic(name: str, buffer: Tensor) -> bool:

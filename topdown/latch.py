@@ -17,22 +17,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from topdown import checks
-from topdown.backbone import Inputs, call, fresh, takes_lengths
+from topdown.backbone import Inputs, call, fresh, takes_lengths, user_model
 from topdown.disabled import Disabled, is_disabled
-from topdown.feedback import Network, build_feedback
-from topdown.first_pass import Statistics, run_untouched
-from topdown.masking import Align, Combine, align_mask, combine_masks, finite_padding
-from topdown.sequence import Lengths, Padded, along_batch, present_samples, zero_missing, zero_padding
+from topdown.feedback import Network, build_feedback, made_like
+from topdown.first_pass import Statistics, evaluating, run_untouched
+from topdown.gates import Gates
+from topdown.masking import Align, Combine
+from topdown.masks import combine_present, masked_inputs, masks_by_source, neutral_where_absent, raw_targets, site_targets
+from topdown.sequence import Lengths, Padded, zero_missing, zero_padding
+from topdown.sites import Site, from_sequence, run_with
 from topdown.unbuilt import UnbuiltFeedback
 
+T = TypeVar("T")
 _build_lock = threading.Lock()
 
 
@@ -81,9 +85,15 @@ class TopDownLatch(nn.Module):
         sources: {target: [sources]}; targets that are not named are not masked, and inputs and encodings that are not named
             may be anything. None masks every input that has an encoding of its name with every OTHER encoding (Eq. 4), and
             one that is alone with itself. (Default: None)
+        sites: {target: place in the model}: masks multiply the output or input of submodules in place of raw inputs; see
+            :class:`topdown.Site`, or a path alone. Without `sources` the sites are the only targets; with them, raw inputs may
+            be targets beside sites. (Default: None, raw inputs)
         align: Treatment of a source whose time differs from its target's: "error", "interpolate" by relative
             position within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default:
             "error"; the paper's modalities are word-aligned)
+        start: "random": masks begin wherever the networks begin, near 1/2 (the paper); "identity": the latch begins as the
+            backbone, bit for bit. Each mask is then relative to that of a network that says nothing, in (0, 2) for "mean", and
+            :mod:`topdown.gates` open in training. (Default: "random", the paper)
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
@@ -93,7 +103,7 @@ class TopDownLatch(nn.Module):
         example_inputs: Inputs from which to read the sizes at once, when the backbone does not have them as attributes
             `input_sizes` and `encoding_sizes`. The backbone encodes them once, in evaluation mode. (Default: None)
 
-    All options but `feedback` and `sources` may be set later, as attributes.
+    All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes.
 
     Raises:
         TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
@@ -118,16 +128,19 @@ class TopDownLatch(nn.Module):
 
     backbone: Any  # a Backbone that is a module
     feedback: nn.Module
+    gates: nn.Module | None
     kind: Any  # of feedback, as it was asked for; None where a module was given
 
     def __init__(
         self,
         backbone: nn.Module,
-        feedback: Literal["linear", "lstm", "shared"] | nn.Module | Network = "lstm",
+        feedback: Literal["linear", "lstm", "shared", "static"] | nn.Module | Network = "lstm",
         *,
         combine: Combine = "mean",
         sources: Mapping[str, Sequence[str]] | None = None,
+        sites: Mapping[str, Site | str] | None = None,
         align: Align = "error",
+        start: Literal["random", "identity"] = "random",
         encoder_grad: bool = False,
         mask_dropout: float = 0.0,
         scale: float = 1.0,
@@ -141,6 +154,9 @@ class TopDownLatch(nn.Module):
         self.feedback = feedback if isinstance(feedback, nn.Module) else UnbuiltFeedback()
         self.kind = None if isinstance(feedback, nn.Module) else feedback
         self.sources = checks.check_sources(sources)
+        self.sites = checks.check_sites(sites, user_model(backbone))
+        self.start = checks.check_start(start, scale)
+        self.gates = Gates() if start == "identity" and isinstance(feedback, nn.Module) else None
         self.combine = combine
         self.align = align
         self.encoder_grad = encoder_grad
@@ -151,7 +167,7 @@ class TopDownLatch(nn.Module):
         self.target_sizes: dict[str, int] | None = None  # unknown until feedback is built, and for a ready module
         self.source_sizes: dict[str, int] | None = None
         declared: list[Any] = [getattr(backbone, name, None) for name in ("input_sizes", "encoding_sizes")]
-        if all(isinstance(sizes, Mapping) for sizes in declared):
+        if all(isinstance(sizes, Mapping) for sizes in declared) and not self.sites:
             self._build(dict(declared[0]), dict(declared[1]), None)
         elif example_inputs is not None:
             checks.check_inputs(example_inputs)
@@ -176,7 +192,9 @@ class TopDownLatch(nn.Module):
             ValueError: if shapes do not fit, naming the modality.
         """
         inputs = checks.merge_names(inputs, by_name)
-        return self._predict(self._look(inputs, lengths).masked, lengths)
+        if self.sites and torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(self.forward)(inputs, lengths)  # compilers do not see hooks that come and go
+        return self._predict(self._look(inputs, lengths), lengths)
 
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> dict[str, Tensor]:
         """Returns the masks {target: (B, T_k, D_k)} that :meth:`forward` would apply; none while disabled.
@@ -203,7 +221,7 @@ class TopDownLatch(nn.Module):
         """
         inputs = checks.merge_names(inputs, by_name)
         look = self._look(inputs, lengths, keep=False)
-        output = run_untouched(lambda: self._predict(look.masked, lengths), self.backbone)
+        output = run_untouched(lambda: self._predict(look, lengths), self.backbone)
         return LatchTrace(output, look.masks, look.feedback, {name: r.values for name, r in look.encodings.items()})
 
     def disabled(self) -> Disabled:
@@ -216,18 +234,18 @@ class TopDownLatch(nn.Module):
     def options(self) -> dict[str, Any]:
         """Returns the options by name: another latch with these, around the same backbone, does the same."""
         feedback = self.feedback if self.kind is None else self.kind
-        return {"feedback": feedback, "sources": self.sources, **{name: getattr(self, name) for name in checks.OPTIONS}}
+        return {"feedback": feedback, **{name: getattr(self, name) for name in ("sources", "sites", "start", *checks.OPTIONS)}}
 
     def extra_repr(self) -> str:
         """Shows the options."""
-        shown = {name: value for name, value in self.options().items() if value is not None and value is not self.feedback}
+        shown = {k: v for k, v in self.options().items() if v is not None and v != {} and v is not self.feedback}
         return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in shown.items())
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in checks.OPTIONS:
             checks.check_option(name, value)
-        if name == "sources" and name in self.__dict__:
-            raise ValueError("sources cannot change, since feedback has a network for each pair: make a new latch")
+        if name in ("sources", "sites", "start") and name in self.__dict__:
+            raise ValueError(f"{name} cannot change, since it says which parameters there are: make a new latch")
         super().__setattr__(name, value)
         if name == "passes":
             self.statistics.extend([Statistics(self.backbone).train(self.training) for _ in range(len(self.statistics), value)])
@@ -249,39 +267,57 @@ class TopDownLatch(nn.Module):
         checks.check_inputs(inputs)
         self._build_from(inputs, lengths)  # the first time, if sizes are unknown
         known = checks.GivenLengths(lengths)
-        targets = _targets(inputs, known, self.target_sizes or {})
-        masked = _masked(inputs, targets, {})
+        sizes: Mapping[str, int | None] = self.target_sizes or {}
+        raw = raw_targets(inputs, known, sizes, self.sites)
+        look = _Look(masked_inputs(inputs, raw, {}), {}, {}, {})
         for statistics in list(self.statistics)[: self.passes]:
-            encoded = self._encode_first(masked, lengths, cast(Statistics, statistics), keep=keep)
+            encoded, there = self._encode_first(look, lengths, cast(Statistics, statistics), keep=keep)
             encodings = self._check_encodings(encoded, inputs, known)
             logits = self._logits(encodings)
             if self.target_sizes is None:  # a ready module names the targets
-                targets = _targets(inputs, known, dict.fromkeys(logits))
-            feedback = self._masks_by_source(logits, encodings, targets)
+                sizes = dict.fromkeys(logits)
+                raw = raw_targets(inputs, known, sizes, self.sites)
+            targets = {**raw, **site_targets(there, known, sizes, self.sites)}
+            feedback = masks_by_source(logits, encodings, targets, self.align)
             masks = {name: self._mask(f, encodings, targets[name].values) for name, f in feedback.items()}
-            masked = _masked(inputs, targets, masks)
-        return _Look(masked, masks, feedback, encodings)
+            masks = {k: from_sequence(m, there[k], self.sites[k]) if k in there else m for k, m in masks.items()}
+            look = _Look(masked_inputs(inputs, raw, masks), masks, feedback, encodings)
+        return look
 
-    def _predict(self, inputs: Inputs, lengths: Lengths) -> Any:
+    def _predict(self, look: _Look, lengths: Lengths) -> Any:
         """Runs the second pass, or the only one of a latch that is disabled."""
-        return call(self.backbone.fuse, self._encode(inputs, lengths), lengths, self._takes_lengths["fuse"])
+        fuse, takes = self.backbone.fuse, self._takes_lengths["fuse"]
+        return self._at_sites(lambda: call(fuse, self._encode(look.masked, lengths), lengths, takes), look, look.masks, {})
 
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
         return call(self.backbone.encode, inputs, lengths, self._takes_lengths["encode"])
 
-    def _encode_first(self, inputs: Inputs, lengths: Lengths, statistics: Statistics | None, *, keep: bool) -> Any:
-        """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone."""
+    def _at_sites(self, run: Callable[[], T], look: _Look, names: Collection[str], there: dict[str, Tensor]) -> T:
+        """Runs the backbone with the masks of a look at the sites of some names, and notes what is there before."""
+        sites = {name: site for name, site in self.sites.items() if name in names}
+        missing = [name for name, value in look.masked.items() if value is None]
+        return run_with(run, user_model(self.backbone), sites, masks=look.masks, note=there.__setitem__, optional=missing)
+
+    def _encode_first(
+        self, look: _Look, lengths: Lengths, statistics: Statistics | None, *, keep: bool
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone.
+
+        Returns:
+            Result of `encode`, and the values at the sites.
+        """
         # Within parametrize.cached() weights that are made without a gradient would be those of the second pass, too.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
+        there: dict[str, Tensor] = {}
 
         def encode() -> Any:
             with contextlib.nullcontext() if with_graph else torch.no_grad():
-                return self._encode(fresh(dict(inputs)), fresh(lengths))
+                return self._at_sites(lambda: self._encode(fresh(dict(look.masked)), fresh(lengths)), look, self.sites, there)
 
         encoded = run_untouched(encode, self.backbone, statistics, keep=keep)
         if not with_graph and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 would hand weights without gradient to the second pass
-        return encoded
+        return encoded, there
 
     def _check_encodings(self, encoded: Any, inputs: Inputs, known: checks.GivenLengths) -> dict[str, Padded]:
         """Returns the encodings that feedback reads, 0 at padded steps and in samples that lack the modality."""
@@ -295,63 +331,46 @@ class TopDownLatch(nn.Module):
         """Calls the feedback."""
         values = {name: r.values for name, r in encodings.items()}
         lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
-        return checks.check_logits(call(self.feedback, values, lengths or None, self._feedback_takes_lengths), self.feedback)
-
-    def _masks_by_source(
-        self, logits: Mapping[str, Mapping[str, Tensor]], encodings: Mapping[str, Padded], targets: Mapping[str, Padded]
-    ) -> dict[str, dict[str, Tensor]]:
-        """Returns {target: {source: f_j}} of the targets that are there, in their time."""
-        feedback: dict[str, dict[str, Tensor]] = {k: {} for k in logits if k in targets}
-        for k, j in [(target, source) for target in feedback for source in logits[target]]:
-            lengths = encodings[j].lengths if j in encodings and encodings[j].values.dim() == 3 else None
-            mask = torch.sigmoid(checks.check_fit(logits[k][j], targets[k].values, j, k))
-            feedback[k][j] = align_mask(Padded(mask, lengths), targets[k], self.align, names=(j, k))
-        return feedback
+        logits = call(self.feedback, values, lengths or None, self._feedback_takes_lengths)
+        logits = checks.check_logits(logits, self.feedback)
+        return logits if self.gates is None else self.gates(logits)
 
     def _mask(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:
         """Returns the mask of a target; 1 where a sample has none of its sources."""
-        present = [present_samples(encodings[source].lengths) if source in encodings else None for source in by_source]
-        mask = combine_masks(list(by_source.values()), self.combine, present)
+        mask, present = combine_present(by_source, encodings, self.combine, relative=self.start == "identity")
         mask = (mask if self.scale == 1.0 else mask * self.scale).expand_as(inputs)
-        mask = nn.functional.dropout(mask, self.mask_dropout, self.training)
-        marks = [p for p in present if p is not None]
-        if len(marks) < len(present):  # every sample has one of them
-            return mask
-        return torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
+        return neutral_where_absent(nn.functional.dropout(mask, self.mask_dropout, self.training), present)
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds feedback of unknown sizes from what the backbone makes of some inputs, in evaluation mode."""
         if not isinstance(self.feedback, UnbuiltFeedback):
             return
         checks.check_complete(inputs, self.sources)
-        training = {module: module.training for module in self.backbone.modules()}
-        try:
-            self.backbone.eval()
-            encoded = self._encode_first(inputs, lengths, None, keep=False)
-        finally:
-            for module, mode in training.items():  # parents first; only calls, since some layers do more than note it
-                if module.training != mode:
-                    module.train(mode)
+        with evaluating(self.backbone):
+            encoded, there = self._encode_first(_Look(inputs, {}, {}, {}), lengths, None, keep=False)
         known = checks.GivenLengths(lengths)
         encodings = self._check_encodings(encoded, inputs, known)
         given = [name for name, value in inputs.items() if self.sources is not None or checks.is_modality(value)]
+        given = [*self.sites] if self.sources is None and self.sites else [*given, *self.sites]
         pairs = checks.who_masks_whom(self.sources, given, list(encodings if self.sources is None else encoded))
-        targets = checks.check_targets(inputs, known, dict.fromkeys(pairs))
+        unknown = dict.fromkeys(pairs)
+        targets = {**raw_targets(inputs, known, unknown, self.sites), **site_targets(there, known, unknown, self.sites)}
         self._build(_sizes(targets), _sizes(encodings), next(iter(encodings.values())).values)
 
     def _build(self, target_sizes: dict[str, int], source_sizes: dict[str, int], like: Tensor | None) -> None:
         """Builds feedback of the type and on the device of an encoding, or of the backbone."""
         if like is None or torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
-            weights = (p for p in self.backbone.parameters() if p.is_floating_point() and not p.is_meta)
-            like = next(weights, like)
-        with _build_lock, torch.inference_mode(False):  # parameters made in inference mode could never be trained
+            like = next((p for p in self.backbone.parameters() if p.is_floating_point() and not p.is_meta), like)
+        with _build_lock:
             if not isinstance(self.feedback, UnbuiltFeedback):  # another thread was faster
                 return
             pairs = checks.who_masks_whom(self.sources, target_sizes, source_sizes)
-            with contextlib.nullcontext() if like is None else like.device:  # whatever the default device is
-                feedback = build_feedback(self.kind, source_sizes, target_sizes, pairs).train(self.training)
             self.target_sizes, self.source_sizes = {target: target_sizes[target] for target in pairs}, source_sizes
-            self.feedback = feedback if like is None else feedback.to(dtype=like.dtype)
+            with made_like(like):
+                feedback = build_feedback(self.kind, source_sizes, target_sizes, pairs).train(self.training)
+                gates = Gates(target_sizes, pairs) if self.start == "identity" else None
+            self.gates = gates if gates is None or like is None else gates.to(like.dtype)
+            self.feedback = feedback if like is None else feedback.to(like.dtype)
 
 
 class _Look(NamedTuple):
@@ -361,15 +380,6 @@ class _Look(NamedTuple):
     masks: dict[str, Tensor]
     feedback: dict[str, dict[str, Tensor]]
     encodings: dict[str, Padded]
-
-
-def _targets(inputs: Inputs, lengths: checks.GivenLengths, sizes: Mapping[str, int | None]) -> dict[str, Padded]:
-    targets = checks.check_targets(inputs, lengths, sizes)
-    return {name: Padded(finite_padding(*target), target.lengths) for name, target in targets.items()}
-
-
-def _masked(inputs: Inputs, targets: Mapping[str, Padded], masks: Mapping[str, Tensor]) -> Inputs:
-    return {**inputs, **{k: x.values * masks[k] if k in masks else x.values for k, x in targets.items()}}
 
 
 def _sizes(padded: Mapping[str, Padded]) -> dict[str, int]:

@@ -1,0 +1,566 @@
+"""Masks that act within a model: at the outputs and inputs of submodules, whose forward stays as it is."""
+
+import copy
+import pickle
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from toys import Constant
+
+from topdown import Site, TopDownLatch
+from topdown.adapters import CallableBackbone, HookedBackbone
+from topdown.sequence import valid_steps
+from topdown.sites import from_sequence, to_sequence
+
+IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 9, 0]])
+LENGTHS = torch.tensor([4, 2, 3])
+
+
+class Half(Constant):
+    """Logits of which the mask is 1/4."""
+
+    value = -torch.log(torch.tensor(3.0)).item()
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: int
+
+
+def same(x):
+    return x
+
+
+class Holder:
+    def __init__(self, hidden, other):
+        self.hidden, self.other = hidden, other
+
+
+class Words(nn.Module):
+    """Returns word vectors in some structure."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.table, self.wrap = nn.Embedding(10, 4), wrap
+
+    def forward(self, ids):
+        return self.wrap(self.table(ids))
+
+
+class Model(nn.Module):
+    """A classifier of words and an image, whose forward cannot be split."""
+
+    def __init__(self, wrap=same, unwrap=same):
+        super().__init__()
+        self.words, self.unwrap = Words(wrap), unwrap
+        self.stem, self.patch = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(10, 2)
+
+    def forward(self, ids, image, labels=None):
+        words = self.unwrap(self.words(ids))
+        text = torch.tanh(self.body(x=words) if isinstance(self.body, Named) else self.body(words))
+        seen = torch.tanh(self.patch(self.stem(image).flatten(2).transpose(1, 2)))
+        logits = self.head(torch.cat([text.mean(1), seen.mean(1)], -1))
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Named(nn.Linear):
+    """A layer that is called with its argument by name."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+IMAGE = torch.randn(3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+INPUTS = {"ids": IDS, "image": IMAGE}
+ENCODINGS = {"text": "body", "picture": "patch"}
+
+
+def latch_around(model, sites, feedback="linear", **options):
+    torch.manual_seed(3)
+    latch = TopDownLatch(HookedBackbone(model, ENCODINGS), feedback, sites=sites, align="pool", **options)
+    latch(**INPUTS)
+    return latch
+
+
+# Layouts
+
+
+@given(
+    st.permutations([1, 2, 3, 4]),
+    st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    st.integers(0, 3),
+)
+def test_values_and_masks_change_layout_and_back(dims, shape, count):
+    """Four dimensions beside the batch, of which one holds features and some are time, in any order."""
+    values = torch.randn(2, *shape, dtype=torch.float64)
+    feature, time, others = dims[0], tuple(dims[1 : 1 + count]), dims[1 + count :]
+    site = Site("x", feature_dim=feature, time_dim=time or None)
+    sequence = to_sequence(values, site)
+    steps = [values.shape[dim] for dim in time]
+    assert sequence.shape == ((2, torch.Size(steps).numel(), values.shape[feature]) if time else (2, values.shape[feature]))
+    mask = torch.rand_like(sequence)
+    placed = from_sequence(mask, values, site)
+    assert placed.shape == values.shape
+    averaged = values.mean(others, keepdim=True).expand_as(values) if others else values
+    for index in torch.cartesian_prod(*map(torch.arange, values.shape)).tolist():
+        step = 0
+        for dim in time:
+            step = step * values.shape[dim] + index[dim]
+        at = (index[0], step, index[feature]) if time else (index[0], index[feature])
+        assert placed[tuple(index)] == mask[at]
+        torch.testing.assert_close(sequence[at], averaged[tuple(index)])
+
+
+def test_a_vector_has_no_time():
+    assert to_sequence(torch.zeros(2, 5), Site("x")).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"at": "middle"}, ValueError, "at='middle' must be 'output' or 'input'"),
+        ({"time_dim": "all"}, TypeError, "time_dim='all' must be numbers of dimensions"),
+        ({"feature_dim": 1}, ValueError, "feature_dim=1, time_dim=1 and the batch, 0, must be different"),
+        ({"feature_dim": 0}, ValueError, "must be different"),
+        ({"time_dim": (2, 2)}, ValueError, "must be different"),
+    ],
+)
+def test_wrong_sites_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        Site("x", **options)
+
+
+# What a mask does
+
+
+def by_hand(model, act):
+    """The model's output where `act` changes word vectors and the feature map."""
+    text, stem = act(model.unwrap(model.words(IDS)), model.stem(IMAGE))
+    seen = torch.tanh(model.patch(stem.flatten(2).transpose(1, 2)))
+    return model.head(torch.cat([torch.tanh(model.body(text)).mean(1), seen.mean(1)], -1))
+
+
+STRUCTURES = {
+    "tensor": (lambda x: x, lambda x: x, None),
+    "tuple": (lambda x: (x, 1), lambda x: x[0], None),
+    "second": (lambda x: (1, x), lambda x: x[1], 1),
+    "list": (lambda x: [x, 2], lambda x: x[0], 0),
+    "named tuple": (lambda x: Pair(x, 2), lambda x: x.first, "first"),
+    "mapping": (lambda x: OrderedDict(hidden=x, other=3), lambda x: x["hidden"], None),
+    "key": (lambda x: {"other": 3, "hidden": x}, lambda x: x["hidden"], "hidden"),
+    "attribute": (lambda x: Holder(x, 3), lambda x: x.hidden, "hidden"),
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_output_of_a_submodule_is_masked(structure):
+    wrap, unwrap, index = STRUCTURES[structure]
+    model = Model(wrap, unwrap)
+    latch = latch_around(model, {"text": Site("words", index=index)})
+    mask = latch.masks(**INPUTS)["text"]
+    assert mask.shape == (3, 4, 4)
+    torch.testing.assert_close(latch(**INPUTS)["logits"], by_hand(model, lambda text, stem: (text * mask, stem)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "index"), [(nn.Linear, None), (nn.Linear, 0), (nn.Linear, "input"), (Named, None), (Named, "x")]
+)
+def test_the_input_of_a_submodule_is_masked(layer, index):
+    model = Model()
+    model.body = layer(4, 5)
+    latch = latch_around(model, {"text": Site("body", at="input", index=index)})
+    mask = latch.masks(**INPUTS)["text"]
+    model_by_hand = copy.deepcopy(model)
+    expected = by_hand(model_by_hand, lambda text, stem: (text * mask, stem))
+    torch.testing.assert_close(latch(**INPUTS)["logits"], expected)
+
+
+@pytest.mark.parametrize(
+    ("time", "shape"), [((2, 3), "every position"), (None, "channels"), (2, "rows"), (3, "columns"), ((3, 2), "transposed")]
+)
+def test_feature_maps_are_masked_by_position_or_channel(time, shape):
+    model = Model()
+    latch = latch_around(model, {"picture": Site("stem", feature_dim=1, time_dim=time)})
+    mask = latch.masks(**INPUTS)["picture"]
+    assert mask.shape == (3, 6, 4, 5)
+    if time is None:
+        assert mask[:, :, :1, :1].expand_as(mask).equal(mask)
+    torch.testing.assert_close(latch(**INPUTS)["logits"], by_hand(model, lambda text, stem: (text, stem * mask)))
+
+
+def test_several_sites_of_one_modality_and_inputs_beside_them():
+    model = Model()
+    sites = {"text": "words.table", "late": Site("body", at="input"), "picture": Site("stem", feature_dim=1, time_dim=(2, 3))}
+    sources = {"text": ["picture"], "late": ["picture", "text"], "picture": ["text"]}
+    latch = latch_around(model, sites, sources=sources)
+    masks = latch.masks(**INPUTS)
+    assert set(masks) == {"text", "late", "picture"}
+
+    def act(text, stem):
+        return text * masks["text"] * masks["late"], stem * masks["picture"]
+
+    torch.testing.assert_close(latch(**INPUTS)["logits"], by_hand(model, act))
+    assert set(latch.feedback["late"]) == {"picture", "text"}
+
+
+class TwoSensors(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.inner = nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(4, 4)
+
+    def encode(self, inputs):
+        return {"a": torch.tanh(self.inner(torch.tanh(self.a(inputs["a"])))), "b": torch.tanh(self.b(inputs["b"]))}
+
+    def fuse(self, encodings):
+        return (encodings["a"] * encodings["b"]).mean((1, 2))
+
+
+SENSORS = {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2)}
+
+
+def test_sites_and_raw_inputs_together():
+    model = TwoSensors()
+    sources = {"b": ["a"], "inner": ["b"]}
+    latch = TopDownLatch(model, "linear", sources=sources, sites={"inner": Site("inner", at="input")}, example_inputs=SENSORS)
+    masks = latch.masks(SENSORS)
+    a = torch.tanh(model.inner(torch.tanh(model.a(SENSORS["a"])) * masks["inner"]))
+    b = torch.tanh(model.b(SENSORS["b"] * masks["b"]))
+    torch.testing.assert_close(latch(SENSORS), (a * b).mean((1, 2)))
+    alone = TopDownLatch(model, "linear", sites={"b": Site("b", at="input")}, example_inputs=SENSORS)
+    assert set(alone.masks(SENSORS)) == {"b"}  # the sites are the targets
+
+
+def test_masks_are_made_from_encodings_of_the_raw_input_at_every_pass():
+    """Two passes, computed by hand."""
+    model = Model()
+    latch = latch_around(model, {"text": "words"}, passes=2)
+    network = latch.feedback["text"]["picture"]
+
+    def masks(text_mask):
+        seen = model.patch(model.stem(IMAGE).flatten(2).transpose(1, 2))  # does not depend on text
+        return torch.sigmoid(network(seen)).mean(1, keepdim=True).expand(3, 4, 4)
+
+    mask = masks(None)
+    torch.testing.assert_close(latch.masks(**INPUTS)["text"], mask)
+    torch.testing.assert_close(latch(**INPUTS)["logits"], by_hand(model, lambda text, stem: (text * mask, stem)))
+
+
+def test_padding_within_a_model_changes_no_mask():
+    latch = TopDownLatch(HookedBackbone(Model(), {"text": "body"}), "lstm", sites={"text": "words"})
+    lengths = {"text": LENGTHS}
+    valid = valid_steps(LENGTHS, 4)
+    changed = {**INPUTS, "ids": torch.where(valid, IDS, 9)}
+    first, second = (latch.masks(**inputs, lengths=lengths)["text"] for inputs in (INPUTS, changed))
+    assert torch.equal(first[valid], second[valid])
+
+
+# A model that nobody may edit
+
+
+def test_the_model_is_called_as_it_is_and_its_output_returned():
+    model = Model()
+    latch = latch_around(model, {"text": "words"})
+    labels = torch.tensor([0, 1, 1])
+    with latch.disabled():
+        for name, value in latch(**INPUTS, labels=labels).items():
+            assert torch.equal(value, model(**INPUTS, labels=labels)[name])
+    output = latch(**INPUTS, labels=labels)
+    assert output.keys() == {"loss", "logits"}
+    output["loss"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in latch.feedback.parameters())
+    for parameter in latch.feedback.parameters():
+        parameter.data.fill_(torch.inf)
+    latch.feedback["text"]["picture"].weight.data.zero_()
+    assert torch.equal(latch(**INPUTS)["logits"], model(**INPUTS)["logits"])  # masks of 1
+
+
+def test_one_modality_alone_masks_itself():
+    latch = TopDownLatch(HookedBackbone(Model(), {"text": "body"}), Half, sites={"text": "words"})
+    masks = latch.masks(**INPUTS)
+    torch.testing.assert_close(masks["text"], torch.full((3, 4, 4), 0.25))
+    assert list(latch.feedback["text"]) == ["text"]
+
+
+def test_a_modality_that_is_none_need_not_be_reached():
+    class Maybe(Model):
+        def forward(self, text, picture):
+            words = torch.tanh(self.body(self.words(text))).mean(1)
+            seen = (
+                torch.tanh(self.patch(self.stem(picture).flatten(2).transpose(1, 2))).mean(1) if picture is not None else words
+            )
+            return self.head(torch.cat([words, seen], -1))
+
+    model = Maybe()
+    sites = {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))}
+    latch = TopDownLatch(HookedBackbone(model, ENCODINGS), "linear", sites=sites, align="pool")
+    latch(text=IDS, picture=IMAGE)
+    assert latch.masks(text=IDS, picture=None) == {}  # no source for the text, no target for the picture
+    assert torch.equal(latch(text=IDS, picture=None), model(IDS, None))
+
+
+def test_functions_make_a_backbone_of_any_module():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 4), nn.Linear(2, 4)
+
+        def look(self, left, right, count):
+            return torch.tanh(self.left(left)), torch.tanh(self.right(right)), count
+
+    odd, counts = Odd(), []
+
+    def encode(module, inputs, lengths=None):
+        left, right, count = module.look(inputs["a"], inputs["b"], lengths)
+        counts.append(count)
+        return {"a": left, "b": right}
+
+    backbone = CallableBackbone(
+        odd, encode=encode, fuse=lambda module, encodings: sum(r.mean((1, 2)) for r in encodings.values())
+    )
+    latch = TopDownLatch(backbone, Half, sites={"a": Site("left", at="input"), "b": Site("right", at="input")})
+    given = torch.tensor([5, 2])
+    expected = torch.tanh(odd.left(SENSORS["a"] / 4)).mean((1, 2)) + torch.tanh(odd.right(SENSORS["b"] / 4)).mean((1, 2))
+    torch.testing.assert_close(latch(SENSORS, given), expected)
+    assert all(torch.equal(count, given) for count in counts)
+
+
+# What is wrong is named
+
+
+@pytest.mark.parametrize(
+    ("sites", "error", "message"),
+    [
+        ({"text": "wrods.table"}, ValueError, r"sites\['text'\]: Model has no 'wrods.table', but \['words.table', "),
+        ({"text": 3}, TypeError, "must be a mapping from names to Site"),
+        (["words"], TypeError, "must be a mapping from names to Site"),
+    ],
+)
+def test_sites_are_checked_when_they_are_given(sites, error, message):
+    with pytest.raises(error, match=message):
+        TopDownLatch(HookedBackbone(Model(), ENCODINGS), sites=sites)
+
+
+def test_encodings_are_checked_when_they_are_given():
+    with pytest.raises(ValueError, match=r"encodings\['text'\]: Model has no 'boddy', but \['body', "):
+        HookedBackbone(Model(), {"text": "boddy"})
+    with pytest.raises(ValueError, match="must name at least one"):
+        HookedBackbone(Model(), {})
+
+
+class Forgetful(Model):
+    """Has a layer that it never calls, and one that it calls twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused, self.twice = nn.Linear(4, 4), nn.Tanh()
+
+    def forward(self, ids, image):
+        self.twice(self.twice(torch.ones(3, 2, 4)))
+        return super().forward(ids, image)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("unused", "'text', the output of 'unused', was not reached in this call: name a module that is called"),
+        ("twice", "'text', the output of 'twice', was reached twice in one call"),
+    ],
+)
+@pytest.mark.parametrize("as_site", [True, False])
+def test_a_place_that_is_not_reached_once_is_named(path, message, as_site):
+    sites, encodings = ({"text": path}, {"text": "body"}) if as_site else ({"text": "words"}, {"text": path})
+    latch = TopDownLatch(HookedBackbone(Forgetful(), encodings), "linear", sites=sites)
+    with pytest.raises(ValueError, match=message):
+        latch(**INPUTS)
+    assert not any(module._forward_hooks for module in latch.modules())
+
+
+@pytest.mark.parametrize(
+    ("site", "error", "message"),
+    [
+        (Site("words", index=7), TypeError, r"the output of 'words'\[7\] has type tuple: say with index="),
+        (Site("words", index=1), TypeError, r"the output of 'words'\[1\] is int: a site is a floating-point tensor"),
+        (Site("words.table", at="input"), TypeError, r"is torch.int64 of shape \(3, 4\): a site is a floating-point tensor"),
+        (Site("words", time_dim=5), ValueError, r"has shape \(3, 4, 4\), but feature_dim=-1 and time_dim=5"),
+    ],
+)
+def test_what_is_no_tensor_or_has_other_dimensions_is_named(site, error, message):
+    model = Model(*STRUCTURES["tuple"][:2])
+    with pytest.raises(error, match=message):
+        latch_around(model, {"text": site})
+
+
+def test_more_features_than_feedback_was_built_for_are_named():
+    latch = latch_around(Model(), {"text": "words"})
+    latch.backbone.model.words.table = nn.Embedding(10, 7)
+    latch.backbone.model.body = nn.Linear(7, 5)
+    with pytest.raises(ValueError, match="'text' has 7 features, but the feedback was built for 4"):
+        latch(**INPUTS)
+
+
+# Hooks
+
+
+def test_only_our_own_hooks_are_removed_and_always():
+    model, calls = Model(), []
+    model.words.register_forward_hook(lambda *_: calls.append(1))
+    latch = latch_around(model, {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=None)})
+    calls.clear()
+    latch(**INPUTS)
+    assert calls == [1, 1]
+    with pytest.raises(RuntimeError):
+        latch(ids=IDS, image=torch.zeros(3, 1, 4, 4))
+    hooks = [
+        hook for module in latch.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
+    assert len(hooks) == 1
+
+
+def test_masks_act_in_the_thread_that_made_them():
+    model = Model().eval()
+    latch = latch_around(model, {"text": "words"}, Half).eval()
+    plain, masked = model(**INPUTS)["logits"], latch(**INPUTS)["logits"]
+    assert not torch.equal(plain, masked)
+    wrong, stop = [], threading.Event()
+
+    def call_the_model():
+        while not stop.is_set():
+            with torch.no_grad():
+                if not torch.equal(model(**INPUTS)["logits"], plain):
+                    wrong.append(1)
+
+    thread = threading.Thread(target=call_the_model)
+    thread.start()
+    for _ in range(50):
+        assert torch.equal(latch(**INPUTS)["logits"], masked)
+    stop.set()
+    thread.join()
+    assert not wrong
+
+
+def test_a_latch_with_sites_is_copied_pickled_and_called_with_other_parameters():
+    latch = latch_around(Model(), {"text": "words"})
+    expected = latch(**INPUTS)["logits"]
+    assert torch.equal(copy.deepcopy(latch)(**INPUTS)["logits"], expected)
+    other = pickle.loads(pickle.dumps(latch))
+    assert other.sites == latch.sites
+    assert torch.equal(other(**INPUTS)["logits"], expected)
+    parameters = {name: torch.zeros_like(p) for name, p in latch.named_parameters()}
+    output = torch.func.functional_call(latch, parameters, (), INPUTS)["logits"]
+    assert not output.any()
+    assert torch.equal(latch(**INPUTS)["logits"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_masks_take_the_type_of_what_they_multiply(dtype):
+    latch = latch_around(Model(), {"text": "words"})
+    if dtype is torch.float64:
+        output = latch.double()(ids=IDS, image=IMAGE.double())["logits"]
+    else:
+        seen = []
+        latch.backbone.model.body.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+        with torch.autocast("cpu", dtype):
+            output = latch(**INPUTS)["logits"]
+        assert len(set(seen)) == 1
+    assert output.dtype is dtype
+
+
+class Checkpointed(Model):
+    reentrant = False
+
+    def forward(self, ids, image):
+        text = checkpoint(lambda x: torch.tanh(self.body(x)), self.words(ids), use_reentrant=self.reentrant)
+        seen = torch.tanh(self.patch(self.stem(image).flatten(2).transpose(1, 2)))
+        return {"logits": self.head(torch.cat([text.mean(1), seen.mean(1)], -1))}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # in the first pass
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(reentrant):
+    """Before a part that is checkpointed a mask acts as ever; within it, it would be lost when the part runs again."""
+    model = Checkpointed()
+    model.reentrant = reentrant
+    latch = latch_around(model, {"text": "words"})
+    latch(**INPUTS)["logits"].sum().backward()
+    gradients = [p.grad.clone() for p in latch.parameters()]
+    plain = Model()
+    plain.load_state_dict(model.state_dict())
+    twin = latch_around(plain, {"text": "words"})
+    twin.feedback.load_state_dict(latch.feedback.state_dict())
+    twin(**INPUTS)["logits"].sum().backward()
+    for ours, expected in zip(gradients, (p.grad for p in twin.parameters()), strict=True):
+        torch.testing.assert_close(ours, expected)
+    within = latch_around(model.eval(), {"text": "words"}).backbone
+    latch = TopDownLatch(within, "linear", sites={"text": Site("body", at="input")}, align="pool", example_inputs=INPUTS)
+    with pytest.raises(ValueError, match="'text', the input of 'body', lies within activation checkpointing"):
+        latch(**INPUTS)
+    with torch.no_grad():
+        latch(**INPUTS)
+
+
+def test_a_site_without_gradient_is_named():
+    class Frozen(Model):
+        def forward(self, ids, image):
+            with torch.no_grad():
+                text = torch.tanh(self.body(self.words(ids)))
+            seen = torch.tanh(self.patch(self.stem(image).flatten(2).transpose(1, 2)))
+            return {"logits": self.head(torch.cat([text.mean(1), seen.mean(1)], -1))}
+
+    latch = TopDownLatch(HookedBackbone(Frozen(), ENCODINGS), "linear", sites={"text": "words"}, align="pool")
+    with pytest.raises(ValueError, match=r"runs without gradients .*requires_grad_\(False\)"):
+        latch(**INPUTS)
+    with torch.no_grad():
+        latch(**INPUTS)
+
+
+@pytest.mark.compiler
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+def test_a_compiled_latch_equals_an_eager_one():
+    latch = latch_around(Model(), {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))})
+    compiled = torch.compile(latch, backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(**INPUTS)["logits"], latch(**INPUTS)["logits"])
+    for p in latch.parameters():
+        p.grad = None
+    compiled(**INPUTS)["logits"].sum().backward()
+    ours = [p.grad.clone() for p in latch.feedback.parameters()]
+    latch.zero_grad()
+    latch(**INPUTS)["logits"].sum().backward()
+    for gradient, p in zip(ours, latch.feedback.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_site_within_a_compiled_layer_is_named(in_place):
+    model = Model()
+    if in_place:
+        model.words.compile(backend="eager")
+    else:
+        model.words = torch.compile(model.words, backend="eager")
+    path = "words.table" if in_place else "words._orig_mod.table"
+    latch = TopDownLatch(HookedBackbone(model, ENCODINGS), Half, sites={"text": path}, align="pool")
+    with pytest.raises(ValueError, match=f"'text', the output of '{path}', lies within 'words', which is compiled by itself"):
+        latch(**INPUTS)
+    if not in_place:
+        latch = TopDownLatch(HookedBackbone(model, ENCODINGS), Half, sites={"text": "words"}, align="pool")
+        expected = by_hand(model, lambda text, stem: (text / 4, stem))
+        torch.testing.assert_close(latch(**INPUTS)["logits"], expected)
+
+
+@pytest.mark.compiler
+@pytest.mark.filterwarnings("ignore")
+def test_sites_are_not_exported():
+    latch = latch_around(Model(), {"text": "words"}).eval()
+    with pytest.raises(RuntimeError, match=r"sites \(text\) cannot be exported"):
+        torch.export.export(latch, (), INPUTS, strict=False)

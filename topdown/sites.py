@@ -1,0 +1,278 @@
+"""Sites: where a mask acts, or an encoding is read, within a model whose forward is left as it is."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """The output, or the input, of a submodule.
+
+    Args:
+        path: Path of the submodule, relative to the user's model, as in `model.get_submodule(path)`; "" is the model itself.
+        at: "output" or "input" of the submodule. (Default: "output")
+        index: Item of a tuple, a list or a mapping; for an input, the position or the name of an argument. None takes the
+            tensor, or the first item of what holds several. (Default: None)
+        feature_dim: Dimension of the features. (Default: -1)
+        time_dim: Dimension of time, or several that count as one, such as (2, 3) for the positions of an image of shape
+            (B, C, H, W); None for none: all but batch and features are then masked alike. A tensor of two dimensions has no
+            time. (Default: 1)
+
+    The batch is dimension 0.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if `at` is unknown, or a dimension is named twice.
+
+    Example:
+        >>> Site("text_model.embeddings"), Site("stem", feature_dim=1, time_dim=(2, 3)).time_dim
+        (Site(path='text_model.embeddings', at='output', index=None, feature_dim=-1, time_dim=1), (2, 3))
+    """
+
+    path: str
+    _: dataclasses.KW_ONLY
+    at: Literal["output", "input"] = "output"
+    index: int | str | None = None
+    feature_dim: int = -1
+    time_dim: int | tuple[int, ...] | None = 1
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        if not isinstance(self.path, str):
+            raise TypeError(f"a site needs the path of a submodule, such as 'encoder.layer.0', got {self.path!r}")
+        if self.at not in ("output", "input"):
+            raise ValueError(f"at={self.at!r} must be 'output' or 'input'")
+        if isinstance(self.time_dim, list):  # as JSON has it
+            object.__setattr__(self, "time_dim", tuple(self.time_dim))
+        times = self.time_dim if isinstance(self.time_dim, tuple) else (self.time_dim,)
+        if not all(isinstance(dim, int) for dim in (self.feature_dim, *(t for t in times if t is not None))):
+            raise TypeError(f"feature_dim={self.feature_dim!r} and time_dim={self.time_dim!r} must be numbers of dimensions")
+        if len({0, self.feature_dim, *times}) < 2 + len(times):
+            raise ValueError(f"feature_dim={self.feature_dim}, time_dim={self.time_dim} and the batch, 0, must be different")
+
+    def __str__(self) -> str:
+        """Names the place for messages."""
+        return f"{self.at} of {self.path!r}" + ("" if self.index is None else f"[{self.index!r}]")
+
+    def dims(self, values: Tensor) -> tuple[list[int], int, list[int]]:
+        """Returns the dimensions of time, of features, and all others but the batch.
+
+        Raises:
+            ValueError: if a tensor does not have them.
+        """
+        count = values.dim()
+        times = self.time_dim if isinstance(self.time_dim, tuple) else () if self.time_dim is None else (self.time_dim,)
+        if count == 2 and self.time_dim == 1:
+            times = ()  # a vector
+        named = [dim % count if -count <= dim < count else 0 for dim in (*times, self.feature_dim)]
+        if 0 in named or len(set(named)) < len(named):
+            has = f"has shape {tuple(values.shape)}, but feature_dim={self.feature_dim} and time_dim={self.time_dim}"
+            raise ValueError(f"the {self} {has}: say which of its dimensions are features and time")
+        return named[:-1], named[-1], [dim for dim in range(1, count) if dim not in named]
+
+
+def to_sequence(values: Tensor, site: Site) -> Tensor:
+    """Returns values of a site as a sequence of shape (B, T, D), or as vectors of shape (B, D) where there is no time.
+
+    Dimensions that are neither batch, nor time, nor features are averaged.
+
+    Example:
+        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", feature_dim=1, time_dim=(2, 3))).shape
+        torch.Size([2, 20, 8])
+        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", feature_dim=1, time_dim=None)).shape
+        torch.Size([2, 8])
+    """
+    time, feature, others = site.dims(values)
+    values = values.mean(others, keepdim=True) if others else values
+    values = values.permute(0, *time, feature, *others).flatten(1 + len(time))
+    return values.flatten(1, -2) if time else values
+
+
+def from_sequence(mask: Tensor, like: Tensor, site: Site) -> Tensor:
+    """Returns a mask of shape (B, T, D) or (B, D) in the layout of the values of its site: the inverse of :func:`to_sequence`.
+
+    Example:
+        >>> mask, site = torch.rand(2, 20, 8), Site("stem", feature_dim=1, time_dim=(2, 3))
+        >>> from_sequence(mask, torch.zeros(2, 8, 4, 5), site)[1, 7, 3, 4] == mask[1, 19, 7]
+        tensor(True)
+    """
+    time, feature, others = site.dims(like)
+    sizes = [like.shape[dim] for dim in time]
+    mask = mask.reshape(mask.shape[0], *sizes, mask.shape[-1], *[1] * len(others))
+    order = [0, *time, feature, *others]
+    return mask.permute(*(order.index(dim) for dim in range(like.dim()))).expand_as(like)
+
+
+def run_with(
+    run: Callable[[], T],
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    note: Callable[[str, Tensor], object] | None = None,
+    optional: Collection[str] = (),
+) -> T:
+    """Runs something that calls a model, and masks or notes what is at sites of it, in the calling thread alone.
+
+    Args:
+        run: Function without arguments.
+        model: Module that it calls.
+        sites: Sites by name, each of which must be reached exactly once.
+        masks: Masks in the layout of their sites, which multiply what is there. (Default: none)
+        note: Function of the name of a site and the tensor there, before it is masked. (Default: none)
+        optional: Names of sites that need not be reached. (Default: none)
+
+    Returns:
+        Result of `run`. In compiled code it runs uncompiled.
+
+    Raises:
+        RuntimeError: while a program is exported.
+        ValueError: if a site is not reached, or reached twice, or its mask could not act or learn there.
+        TypeError: if there is no tensor.
+
+    Example:
+        >>> model = nn.Sequential(nn.Identity(), nn.ReLU())
+        >>> run_with(lambda: model(torch.ones(1, 2)), model, {"x": Site("0")}, masks={"x": torch.tensor([[3.0, 0.5]])})
+        tensor([[3.0000, 0.5000]])
+    """
+    if not sites:
+        return run()
+    if torch.compiler.is_dynamo_compiling():
+        inside = torch.compiler.disable(run_with)
+        return inside(run, model, sites, masks=masks, note=note, optional=optional)  # type: ignore[no-any-return]
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), and mask inputs"
+        )
+    masks, thread, learns = masks or {}, threading.get_ident(), torch.is_grad_enabled()
+    reached: set[str] = set()
+    handles = []
+
+    def visit(name: str, held: Any, index: int | str | None) -> Any:
+        tensor = _pick(held, index, sites[name])
+        if name in reached:
+            once = "choose a module that is called once, such as one that only this modality goes through"
+            raise ValueError(f"{name!r}, the {sites[name]}, was reached twice in one call: {once}")
+        reached.add(name)
+        if note is not None:
+            note(name, tensor)
+        if name not in masks:
+            return None
+        if learns and masks[name].requires_grad:
+            _check_learns(name, sites[name])
+        return _put(held, index, tensor * masks[name].to(tensor.dtype))
+
+    def hook_of(name: str) -> Callable[..., Any]:
+        def after(module: nn.Module, args: Any, output: Any) -> Any:
+            return visit(name, output, sites[name].index) if threading.get_ident() == thread else None
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            index = _argument(module, args, kwargs, sites[name])
+            by_name = isinstance(index, str)
+            changed = visit(name, kwargs if by_name else args, index)
+            return None if changed is None else (args, changed) if by_name else (changed, kwargs)
+
+        return after if sites[name].at == "output" else before
+
+    try:
+        for name, site in sites.items():
+            _check_compiled(name, site, model)
+            module, hook = model.get_submodule(site.path), hook_of(name)
+            if site.at == "output":
+                handles.append(module.register_forward_hook(hook))
+            else:
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        result = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, site in sites.items():
+        if name not in reached and name not in optional:
+            raise ValueError(f"{name!r}, the {site}, was not reached in this call: name a module that is called")
+    return result
+
+
+def _check_compiled(name: str, site: Site, model: nn.Module) -> None:
+    """Checks that a site does not lie within compiled code, which would be compiled anew for each call."""
+    parts = site.path.split(".")
+    for count in range(len(parts) + 1):
+        path = ".".join(parts[:count])
+        module = model.get_submodule(path)
+        itself = path == site.path
+        if getattr(module, "_compiled_call_impl", None) is not None or (hasattr(module, "_orig_mod") and not itself):
+            remedy = "choose a site outside of it, or leave it uncompiled"
+            raise ValueError(f"{name!r}, the {site}, lies within {path!r}, which is compiled by itself: {remedy}")
+
+
+def _check_learns(name: str, site: Site) -> None:
+    """Checks that the gradient of a mask is not lost."""
+    frame, within = inspect.currentframe(), False
+    while frame is not None and not within and frame.f_code is not run_with.__code__:
+        within = frame.f_code.co_filename == torch.utils.checkpoint.__file__
+        frame = frame.f_back
+    if within:
+        why = "lies within activation checkpointing, which would run it again without its mask"
+        raise ValueError(f"{name!r}, the {site}, {why}: choose the output of what comes before, or do not checkpoint this part")
+    if not torch.is_grad_enabled():
+        why = "runs without gradients (torch.no_grad), so its feedback would never learn"
+        raise ValueError(f"{name!r}, the {site}, {why}: freeze the model with requires_grad_(False) instead")
+
+
+def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], site: Site) -> int | str:
+    """Returns the position or the name of an argument, as it was given."""
+    if site.index is None:
+        return 0 if args else next(iter(kwargs), 0)
+    if isinstance(site.index, str) and site.index not in kwargs:
+        names = list(inspect.signature(module.forward).parameters)
+        if site.index in names:
+            return names.index(site.index)
+    return site.index
+
+
+def _pick(held: Any, index: int | str | None, site: Site) -> Tensor:
+    """Returns the tensor that something holds."""
+    found = held
+    if not isinstance(held, Tensor):
+        try:
+            if index is None:
+                found = next(iter(held.values() if isinstance(held, Mapping) else held))
+            else:
+                found = getattr(held, index) if isinstance(index, str) and not isinstance(held, Mapping) else held[index]
+        except (LookupError, StopIteration, AttributeError, TypeError):
+            has = f"keys {list(held)}" if isinstance(held, Mapping) else f"type {type(held).__name__}"
+            raise TypeError(f"the {site} has {has}: say with index= which item is meant") from None
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() < 2:
+        got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise TypeError(f"the {site} is {got}: a site is a floating-point tensor with a batch and features")
+    return found
+
+
+def _put(held: Any, index: int | str | None, tensor: Tensor) -> Any:
+    """Returns what something holds with another tensor in its place; what was given stays as it was."""
+    if isinstance(held, Tensor):
+        return tensor
+    if isinstance(held, tuple):
+        position = held._fields.index(index) if isinstance(index, str) else (index or 0)  # type: ignore[attr-defined]
+        items = [*held]
+        items[position] = tensor
+        return type(held)(*items) if hasattr(held, "_fields") else tuple(items)
+    changed = copy.copy(held)
+    if isinstance(held, Mapping) or isinstance(index, int) or index is None:
+        changed[next(iter(held)) if index is None and isinstance(held, Mapping) else (index or 0)] = tensor
+    else:
+        setattr(changed, index, tensor)
+    return changed
