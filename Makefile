@@ -37,7 +37,7 @@ wheel: .venv/ready
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,onnx,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,hub,onnx,test]'
 	touch $@
 
 clean:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
-from topdown.datasets.files import require
+from topdown.files import require
 from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
 

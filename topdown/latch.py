@@ -18,13 +18,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from topdown import checks
+from topdown import checks, saving
 from topdown.backbone import Inputs, call, fresh, takes_lengths, user_model
 from topdown.disabled import Disabled, is_disabled
 from topdown.feedback import Network, build_feedback, made_like
@@ -235,6 +236,42 @@ class TopDownLatch(nn.Module):
         """Returns the options by name: another latch with these, around the same backbone, does the same."""
         feedback = self.feedback if self.kind is None else self.kind
         return {"feedback": feedback, **{name: getattr(self, name) for name in ("sources", "sites", "start", *checks.OPTIONS)}}
+
+    def save_pretrained(self, folder: str | Path, also: Collection[str] = ()) -> None:
+        """Writes what is the latch's own, feedback.safetensors, and every option, topdown.json, without the backbone.
+
+        What is in the way is replaced, each file whole or not at all. Options that are functions are not saved, but named.
+
+        Args:
+            folder: Folder, which is made if it is not there.
+            also: Paths of submodules or parameters of the user's model that are saved, too, such as ["head"]. (Default: none)
+
+        Raises:
+            RuntimeError: if the feedback is not built yet.
+            ValueError: if the model has nothing at a path.
+            ImportError: without the extra `hub`.
+
+        A UserWarning says which other trainable parameters are left out.
+        """
+        saving.save(self, folder, also)
+
+    @classmethod
+    def from_pretrained(cls, backbone: nn.Module, folder: str | Path, **functions: Any) -> TopDownLatch:
+        """Returns a latch around a backbone with feedback that :meth:`save_pretrained` wrote; no example is needed.
+
+        Args:
+            backbone: Module like the one that was wrapped; what was saved with `also=` is loaded into it.
+            folder: Folder that was written.
+            functions: Options that were functions or modules, which JSON cannot hold.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file is truncated or of another format, sites, sizes or names are not those of this backbone, or a
+                function is missing; the message says which.
+            ImportError: without the extra `hub`.
+        """
+        latch: TopDownLatch = saving.load(cls, backbone, folder, functions)
+        return latch
 
     def extra_repr(self) -> str:
         """Shows the options."""

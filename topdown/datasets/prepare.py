@@ -16,7 +16,6 @@ from pathlib import Path
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import require
 from topdown.datasets.formats.detect import read_source
 from topdown.datasets.formats.folds import Folds
 from topdown.datasets.formats.source import Options, Source
@@ -25,6 +24,7 @@ from topdown.datasets.load import make_splits
 from topdown.datasets.options import OneLineParser, add_data_options, data_options
 from topdown.datasets.report import data_table
 from topdown.datasets.store import StoreWriter, check_store, is_store, open_store
+from topdown.files import require
 
 Progress = Callable[[str, int, int], None]
 

@@ -23,9 +23,9 @@ import torch
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import umask, write_json
 from topdown.datasets.ragged import MappedArray, Ragged
 from topdown.datasets.streams import Array, Sink
+from topdown.files import umask, write_json
 
 MANIFEST = "store.json"
 LAYOUT = "topdown store, version 1"

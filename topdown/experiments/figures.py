@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
-from topdown.datasets.files import require, write_file, write_text
 from topdown.experiments.training import device_of
+from topdown.files import require, write_file, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.profile import MaskProfile, mask_profile

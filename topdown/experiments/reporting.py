@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from topdown.datasets.files import require
+from topdown.files import require
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory, require, write_json, write_text
+from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
 from topdown.experiments.distributed import process_group, rank, wait, world_size
@@ -29,6 +29,7 @@ from topdown.experiments.results import check_no_runs, checkpoint_path, read_run
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
 from topdown.experiments.training import Fit, fit, load_checkpoint, predict, save_checkpoint
 from topdown.feedback import FEEDBACK
+from topdown.files import require, write_json, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import Align
 

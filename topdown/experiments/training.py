@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from topdown.datasets.batching import BucketedSampler, data_loader
 from topdown.datasets.data import Batch, SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import write_file
 from topdown.experiments.distributed import parallel, rank, total, wait, world_size
+from topdown.files import write_file
 
 Loss = Literal["mae", "cross_entropy"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import require
 from topdown.datasets.formats.fields import some
 from topdown.datasets.formats.limits import ARRAY_OF_HDF5
 from topdown.datasets.formats.source import Source
 from topdown.datasets.streams import Array
+from topdown.files import require
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
