@@ -22,9 +22,10 @@ from topdown.feedback import LSTMFeedback as LSTMFeedback
 from topdown.feedback import PairwiseFeedback as PairwiseFeedback
 from topdown.feedback import SharedFeedback as SharedFeedback
 from topdown.feedback import StaticFeedback as StaticFeedback
-from topdown.latch import LatchTrace as LatchTrace
 from topdown.latch import TopDownLatch as TopDownLatch
+from topdown.masks import LatchTrace as LatchTrace
 from topdown.profile import MaskProfile as MaskProfile
+from topdown.profile import explain as explain
 from topdown.profile import mask_profile as mask_profile
 from topdown.recurrence import SequenceLSTM as SequenceLSTM
 from topdown.sequence import Padded as Padded

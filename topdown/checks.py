@@ -195,6 +195,13 @@ def is_modality(value: Any) -> bool:
     return value.dim() > 1 if isinstance(value, Tensor) else not (value is None or isinstance(value, (str, numbers.Number)))
 
 
+def possible_targets(inputs: Mapping[str, Any], sites: Collection[str], sources: object) -> list[str]:
+    """Returns the names that may be targets: those asked for by `sources` of all, without them the sites, or modalities."""
+    if sites and sources is None:
+        return [*sites]
+    return [*sites, *(name for name, value in inputs.items() if sources is not None or is_modality(value))]
+
+
 class GivenLengths:
     """Lengths of one call, each checked once: a tensor serves all sequences, a mapping those that it names.
 

@@ -19,7 +19,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,35 +27,29 @@ from torch.nn.utils import parametrize
 
 from topdown import checks, saving
 from topdown.backbone import Inputs, call, fresh, takes_lengths, user_model
+from topdown.describe import describe
 from topdown.disabled import Disabled, is_disabled
 from topdown.feedback import Network, build_feedback, made_like
 from topdown.first_pass import Statistics, evaluating, run_untouched
 from topdown.gates import Gates
 from topdown.masking import Align, Combine
-from topdown.masks import combine_present, masked_inputs, masks_by_source, neutral_where_absent, raw_targets, site_targets
+from topdown.masks import (
+    LatchTrace,
+    Look,
+    combine_present,
+    masked_inputs,
+    masks_by_source,
+    neutral_where_absent,
+    raw_targets,
+    site_targets,
+)
 from topdown.sequence import Lengths, Padded, zero_missing, zero_padding
 from topdown.sites import Site, from_sequence, run_with
 from topdown.unbuilt import UnbuiltFeedback
 
 T = TypeVar("T")
+Values = dict[str, Tensor]
 _build_lock = threading.Lock()
-
-
-class LatchTrace(NamedTuple):
-    """Everything that one call of a latch made.
-
-    Args:
-        output: Result of `fuse` after the second pass.
-        masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k).
-        feedback: {target: {source: f_j}}: the masks before they were combined, in the time of the target.
-        encodings: Encodings r_j that the masks were made from, 0 at padded steps: those of the first pass (of the last pass but
-            one when `passes` is above 1).
-    """
-
-    output: Any
-    masks: dict[str, Tensor]
-    feedback: dict[str, dict[str, Tensor]]
-    encodings: dict[str, Tensor]
 
 
 class TopDownLatch(nn.Module):
@@ -167,9 +161,9 @@ class TopDownLatch(nn.Module):
         self.passes = passes
         self.target_sizes: dict[str, int] | None = None  # unknown until feedback is built, and for a ready module
         self.source_sizes: dict[str, int] | None = None
-        declared: list[Any] = [getattr(backbone, name, None) for name in ("input_sizes", "encoding_sizes")]
-        if all(isinstance(sizes, Mapping) for sizes in declared) and not self.sites:
-            self._build(dict(declared[0]), dict(declared[1]), None)
+        sizes, encoding_sizes = (getattr(backbone, name, None) for name in ("input_sizes", "encoding_sizes"))
+        if isinstance(sizes, Mapping) and isinstance(encoding_sizes, Mapping) and not self.sites:
+            self._build(dict(sizes), dict(encoding_sizes), None)
         elif example_inputs is not None:
             checks.check_inputs(example_inputs)
             self._build_from(example_inputs, None)
@@ -207,8 +201,7 @@ class TopDownLatch(nn.Module):
             lengths: Lengths as in :meth:`forward`.
             by_name: Inputs by name, in place of a mapping.
         """
-        inputs = checks.merge_names(inputs, by_name)
-        return self._look(inputs, lengths, keep=False).masks
+        return self._look(checks.merge_names(inputs, by_name), lengths, keep=False).masks
 
     def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> LatchTrace:
         """Returns the output together with masks, feedback and encodings; only the output while disabled.
@@ -220,8 +213,7 @@ class TopDownLatch(nn.Module):
             lengths: Lengths as in :meth:`forward`.
             by_name: Inputs by name, in place of a mapping.
         """
-        inputs = checks.merge_names(inputs, by_name)
-        look = self._look(inputs, lengths, keep=False)
+        look = self._look(checks.merge_names(inputs, by_name), lengths, keep=False)
         output = run_untouched(lambda: self._predict(look, lengths), self.backbone)
         return LatchTrace(output, look.masks, look.feedback, {name: r.values for name, r in look.encodings.items()})
 
@@ -270,13 +262,11 @@ class TopDownLatch(nn.Module):
                 function is missing; the message says which.
             ImportError: without the extra `hub`.
         """
-        latch: TopDownLatch = saving.load(cls, backbone, folder, functions)
-        return latch
+        return cast(TopDownLatch, saving.load(cls, backbone, folder, functions))
 
     def extra_repr(self) -> str:
-        """Shows the options."""
-        shown = {k: v for k, v in self.options().items() if v is not None and v != {} and v is not self.feedback}
-        return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in shown.items())
+        """Shows the options, what is masked by whom, and how many parameters train."""
+        return describe(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in checks.OPTIONS:
@@ -291,7 +281,7 @@ class TopDownLatch(nn.Module):
         elif name == "feedback":
             self._feedback_takes_lengths = takes_lengths(value)
 
-    def _look(self, inputs: Inputs, lengths: Lengths, *, keep: bool = True) -> _Look:
+    def _look(self, inputs: Inputs, lengths: Lengths, *, keep: bool = True) -> Look:
         """Runs the first passes, each on the raw inputs times the masks of the one before.
 
         Args:
@@ -300,13 +290,13 @@ class TopDownLatch(nn.Module):
             keep: Whether the statistics of the first passes follow. (Default: True)
         """
         if is_disabled(self):
-            return _Look(inputs, {}, {}, {})
+            return Look(inputs, {}, {}, {})
         checks.check_inputs(inputs)
         self._build_from(inputs, lengths)  # the first time, if sizes are unknown
         known = checks.GivenLengths(lengths)
         sizes: Mapping[str, int | None] = self.target_sizes or {}
         raw = raw_targets(inputs, known, sizes, self.sites)
-        look = _Look(masked_inputs(inputs, raw, {}), {}, {}, {})
+        look = Look(masked_inputs(inputs, raw, {}), {}, {}, {})
         for statistics in list(self.statistics)[: self.passes]:
             encoded, there = self._encode_first(look, lengths, cast(Statistics, statistics), keep=keep)
             encodings = self._check_encodings(encoded, inputs, known)
@@ -318,10 +308,10 @@ class TopDownLatch(nn.Module):
             feedback = masks_by_source(logits, encodings, targets, self.align)
             masks = {name: self._mask(f, encodings, targets[name].values) for name, f in feedback.items()}
             masks = {k: from_sequence(m, there[k], self.sites[k]) if k in there else m for k, m in masks.items()}
-            look = _Look(masked_inputs(inputs, raw, masks), masks, feedback, encodings)
+            look = Look(masked_inputs(inputs, raw, masks), masks, feedback, encodings)
         return look
 
-    def _predict(self, look: _Look, lengths: Lengths) -> Any:
+    def _predict(self, look: Look, lengths: Lengths) -> Any:
         """Runs the second pass, or the only one of a latch that is disabled."""
         fuse, takes = self.backbone.fuse, self._takes_lengths["fuse"]
         return self._at_sites(lambda: call(fuse, self._encode(look.masked, lengths), lengths, takes), look, look.masks, {})
@@ -329,15 +319,13 @@ class TopDownLatch(nn.Module):
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
         return call(self.backbone.encode, inputs, lengths, self._takes_lengths["encode"])
 
-    def _at_sites(self, run: Callable[[], T], look: _Look, names: Collection[str], there: dict[str, Tensor]) -> T:
+    def _at_sites(self, run: Callable[[], T], look: Look, names: Collection[str], there: Values) -> T:
         """Runs the backbone with the masks of a look at the sites of some names, and notes what is there before."""
         sites = {name: site for name, site in self.sites.items() if name in names}
         missing = [name for name, value in look.masked.items() if value is None]
         return run_with(run, user_model(self.backbone), sites, masks=look.masks, note=there.__setitem__, optional=missing)
 
-    def _encode_first(
-        self, look: _Look, lengths: Lengths, statistics: Statistics | None, *, keep: bool
-    ) -> tuple[Any, dict[str, Tensor]]:
+    def _encode_first(self, look: Look, lengths: Lengths, statistics: Statistics | None, *, keep: bool) -> tuple[Any, Values]:
         """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone.
 
         Returns:
@@ -345,7 +333,7 @@ class TopDownLatch(nn.Module):
         """
         # Within parametrize.cached() weights that are made without a gradient would be those of the second pass, too.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
-        there: dict[str, Tensor] = {}
+        there: Values = {}
 
         def encode() -> Any:
             with contextlib.nullcontext() if with_graph else torch.no_grad():
@@ -368,8 +356,8 @@ class TopDownLatch(nn.Module):
         """Calls the feedback."""
         values = {name: r.values for name, r in encodings.items()}
         lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
-        logits = call(self.feedback, values, lengths or None, self._feedback_takes_lengths)
-        logits = checks.check_logits(logits, self.feedback)
+        given = call(self.feedback, values, lengths or None, self._feedback_takes_lengths)
+        logits = checks.check_logits(given, self.feedback)
         return logits if self.gates is None else self.gates(logits)
 
     def _mask(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:
@@ -384,12 +372,11 @@ class TopDownLatch(nn.Module):
             return
         checks.check_complete(inputs, self.sources)
         with evaluating(self.backbone):
-            encoded, there = self._encode_first(_Look(inputs, {}, {}, {}), lengths, None, keep=False)
+            encoded, there = self._encode_first(Look(inputs, {}, {}, {}), lengths, None, keep=False)
         known = checks.GivenLengths(lengths)
         encodings = self._check_encodings(encoded, inputs, known)
-        given = [name for name, value in inputs.items() if self.sources is not None or checks.is_modality(value)]
-        given = [*self.sites] if self.sources is None and self.sites else [*given, *self.sites]
-        pairs = checks.who_masks_whom(self.sources, given, list(encodings if self.sources is None else encoded))
+        possible = checks.possible_targets(inputs, self.sites, self.sources)
+        pairs = checks.who_masks_whom(self.sources, possible, list(encodings if self.sources is None else encoded))
         unknown = dict.fromkeys(pairs)
         targets = {**raw_targets(inputs, known, unknown, self.sites), **site_targets(there, known, unknown, self.sites)}
         self._build(_sizes(targets), _sizes(encodings), next(iter(encodings.values())).values)
@@ -408,15 +395,6 @@ class TopDownLatch(nn.Module):
                 gates = Gates(target_sizes, pairs) if self.start == "identity" else None
             self.gates = gates if gates is None or like is None else gates.to(like.dtype)
             self.feedback = feedback if like is None else feedback.to(like.dtype)
-
-
-class _Look(NamedTuple):
-    """Results of the first passes, and the inputs of the second one."""
-
-    masked: Inputs
-    masks: dict[str, Tensor]
-    feedback: dict[str, dict[str, Tensor]]
-    encodings: dict[str, Padded]
 
 
 def _sizes(padded: Mapping[str, Padded]) -> dict[str, int]:

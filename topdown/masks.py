@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,32 @@ from topdown.backbone import Inputs
 from topdown.masking import Align, Combine, align_mask, combine_masks, finite_padding
 from topdown.sequence import Padded, along_batch, present_samples
 from topdown.sites import Site, to_sequence
+
+
+class Look(NamedTuple):
+    """Results of the first passes, and the inputs of the second one."""
+
+    masked: Inputs
+    masks: dict[str, Tensor]
+    feedback: dict[str, dict[str, Tensor]]
+    encodings: dict[str, Padded]
+
+
+class LatchTrace(NamedTuple):
+    """Everything that one call of a latch made.
+
+    Args:
+        output: Result of `fuse` after the second pass.
+        masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k).
+        feedback: {target: {source: f_j}}: the masks before they were combined, in the time of the target.
+        encodings: Encodings r_j that the masks were made from, 0 at padded steps: those of the first pass (of the last pass but
+            one when `passes` is above 1).
+    """
+
+    output: Any
+    masks: dict[str, Tensor]
+    feedback: dict[str, dict[str, Tensor]]
+    encodings: dict[str, Tensor]
 
 
 def raw_targets(

@@ -1,14 +1,15 @@
-"""What masks do on average: per class and per feature, as in the paper's Fig. 2."""
+"""What masks do: on average per class and feature, as in the paper's Fig. 2, and in single samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from topdown.masking import pool_mask
+from topdown.masks import LatchTrace
 from topdown.sequence import Lengths, lengths_of, zero_missing
 
 
@@ -27,7 +28,7 @@ class MaskProfile(NamedTuple):
 
 
 def mask_profile(
-    batches: Iterable[tuple[Mapping[str, Tensor], Tensor, Lengths]], classes: Sequence[int]
+    batches: Iterable[tuple[Mapping[str, Tensor], Any, Lengths]], classes: Sequence[int]
 ) -> dict[str, MaskProfile]:
     r"""Averages masks over the samples of each class.
 
@@ -41,7 +42,8 @@ def mask_profile(
 
     Args:
         batches: Triples (masks, labels, lengths): masks of shape (B, T_k, D_k) or (B, D_k) per modality, as
-            `latch.masks(inputs, lengths)` returns them; integer classes of shape (B,); and the lengths of the batch.
+            `latch.masks(inputs, lengths)` returns them; integer classes of shape (B,), a tensor or an array of numpy; and the
+            lengths of the batch.
         classes: Classes to tell apart, such as range(-3, 4).
 
     Returns:
@@ -61,7 +63,8 @@ def mask_profile(
         raise ValueError(f"classes={classes} names a class twice")
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
-    for masks, labels, lengths in batches:
+    for masks, given, lengths in batches:
+        labels = torch.as_tensor(given)
         members = labels.detach().cpu().view(-1, 1) == torch.tensor(classes, device="cpu")
         if not bool(members.any(1).all()):
             stray = sorted(set(labels[~members.any(1).to(labels.device)].tolist()))
@@ -77,3 +80,67 @@ def mask_profile(
             sums[name] = sums.get(name, 0.0) + present.T @ mask
             counts[name] = counts.get(name, 0) + present.sum(0)
     return {name: MaskProfile(sums[name] / counts[name].unsqueeze(1), counts[name].to(torch.int64), classes) for name in sums}
+
+
+class Change(NamedTuple):
+    """A feature that a mask keeps more, or less, in one sample than it does on average.
+
+    Args:
+        feature: Number of the feature.
+        mask: Mask of the sample, averaged over its valid steps.
+        average: The same, averaged over all samples.
+        source: Source whose own mask differs most from its average in the same direction.
+    """
+
+    feature: int
+    mask: float
+    average: float
+    source: str
+
+
+def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list[dict[str, list[Change]]]:
+    """Tells what was kept and what was attenuated in each sample, against the average of the batch, and by which source.
+
+    Args:
+        trace: Result of `latch.trace(...)` for a batch of some samples.
+        lengths: Lengths of the batch. (Default: None)
+        top: Number of features that are kept most, and of those that are attenuated most. (Default: 5)
+
+    Returns:
+        Changes per sample and target, those that are kept most first. Of sites with more than one dimension of time, or none,
+        in their layout, masks are those of the sources on average.
+
+    Example:
+        >>> masks = {"audio": torch.tensor([[[0.2, 0.5]], [[0.8, 0.5]]])}
+        >>> trace = LatchTrace(None, masks, {"audio": {"text": masks["audio"]}}, {})
+        >>> explain(trace, top=1)[1]["audio"][0]
+        Change(feature=0, mask=0.8000..., average=0.5000..., source='text')
+    """
+    found: list[dict[str, list[Change]]] = []
+    for target, mask in trace.masks.items():
+        by_source = {j: _over_time(f, lengths_of(lengths, target)) for j, f in trace.feedback[target].items()}
+        pooled = (
+            _over_time(mask, lengths_of(lengths, target)) if mask.dim() <= 3 else torch.stack([*by_source.values()]).mean(0)
+        )
+        average, averages = pooled.mean(0), {j: f.mean(0) for j, f in by_source.items()}
+        for sample, row in enumerate(pooled):
+            order = (row - average).argsort(descending=True, stable=True).tolist()
+            chosen = order if len(order) <= 2 * top else order[:top] + order[-top:]
+            if sample == len(found):
+                found.append({})
+            found[sample][target] = [
+                Change(d, float(row[d]), float(average[d]), _most(by_source, averages, sample, d, float(row[d] - average[d])))
+                for d in chosen
+            ]
+    return found
+
+
+def _most(by_source: Mapping[str, Tensor], averages: Mapping[str, Tensor], sample: int, feature: int, change: float) -> str:
+    sign = 1.0 if change >= 0 else -1.0
+    return max(by_source, key=lambda j: sign * float(by_source[j][sample, feature] - averages[j][feature]))
+
+
+def _over_time(mask: Tensor, lengths: Tensor | None) -> Tensor:
+    mask = mask.detach().double().cpu()
+    fits = lengths is not None and mask.dim() == 3 and mask.shape[1] > 1
+    return pool_mask(mask, lengths.cpu() if fits and lengths is not None else None).squeeze(1) if mask.dim() == 3 else mask

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from topdown.experiments.training import device_of
 from topdown.files import require, write_file, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
+from topdown.plots import draw_profile
 from topdown.profile import MaskProfile, mask_profile
 from topdown.sequence import lengths_of
 
@@ -108,17 +108,13 @@ def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title
     grid = figure.subplots(len(shown), len(names), squeeze=False)
     # One scale for all, or noise in one panel looks like structure in another.
     means = torch.cat([profile.mean.flatten() for by_name in shown.values() for profile in by_name.values()])
-    limits = {"vmin": float(means.nan_to_num(torch.inf).min()), "vmax": float(means.nan_to_num(-torch.inf).max())}
+    limit = max(float((means - 0.5).abs().nan_to_num(0.0).max()), 1e-6)
     for axes_row, (kind, by_name) in zip(grid, shown.items(), strict=True):
         for axes, name in zip(axes_row, names, strict=True):
-            image = _draw_profile(axes, by_name[name], f"{name} masks, feedback {kind!r}, seed {best[kind]}", limits)
-    figure.colorbar(image, ax=grid, label="mean mask")
+            heading = f"{name} masks, feedback {kind!r}, seed {best[kind]}"
+            image = draw_profile(
+                axes, by_name[name], title=heading, limit=limit, class_names=[CLASSES[label] for label in by_name[name].classes]
+            )
+            axes.set_xlabel("feature", fontsize=8)
+    figure.colorbar(image, ax=grid, label="mean mask (white: 0.5)")
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
-
-
-def _draw_profile(axes: Any, profile: MaskProfile, title: str, limits: Mapping[str, float]) -> Any:
-    rows = [f"{CLASSES[label]} (N = {count})" for label, count in zip(profile.classes, profile.samples.tolist(), strict=True)]
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
-    axes.set_xlabel("feature", fontsize=8)
-    axes.set_title(title, fontsize=9)
-    return axes.imshow(profile.mean.numpy(), aspect="auto", interpolation="nearest", cmap="viridis", **limits)

@@ -1,0 +1,152 @@
+"""Pictures of masks, and what is said about single samples."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from toys import Toy, batch
+
+from topdown import LatchTrace, TopDownLatch, explain, mask_profile
+from topdown.profile import Change
+
+pytest.importorskip("matplotlib")
+from topdown.plots import plot_profile, plot_sample, write_page
+
+SIZES = {"text": 300, "audio": 4}
+INPUTS = batch(SIZES, dtype=torch.float32)
+LENGTHS = torch.tensor([6, 2, 4])
+
+
+def profile(masks, labels=(0, 1, 1)):
+    return mask_profile([(masks, np.array(labels), LENGTHS)], classes=[0, 1])
+
+
+def test_labels_may_be_numpy():
+    masks = {"audio": torch.rand(3, 6, 4)}
+    ours, expected = profile(masks), mask_profile([(masks, torch.tensor([0, 1, 1]), LENGTHS)], classes=[0, 1])
+    assert torch.equal(ours["audio"].mean, expected["audio"].mean)
+
+
+def test_profile_shows_the_values_around_neutral_and_names_the_strongest_features():
+    masks = {"text": torch.full((3, 6, 300), 0.5), "audio": torch.full((3, 6, 4), 0.5)}
+    masks["text"][:, :, 17], masks["text"][:, :, 200] = 0.9, 0.2
+    shown = profile(masks)
+    names = {"text": [f"word {i}" for i in range(300)]}
+    figure = plot_profile(shown, feature_names=names, class_names=["calm", "loud"])
+    text, audio, _ = figure.axes
+    (image,) = text.images
+    assert np.array_equal(image.get_array(), shown["text"].mean.numpy())
+    assert image.norm(0.5) == pytest.approx(0.5)  # white
+    assert image.norm(0.9) == pytest.approx(1.0)
+    assert image.cmap(0.5)[:3] == pytest.approx((0.97, 0.97, 0.97), abs=0.02)
+    labels = [label.get_text() for label in text.get_xticklabels()]
+    assert {"word 17", "word 200"} <= set(labels)
+    assert len(labels) <= 12
+    assert [label.get_text() for label in audio.get_xticklabels()] == ["0", "1", "2", "3"]
+    assert [label.get_text() for label in text.get_yticklabels()] == ["calm (N = 1)", "loud (N = 2)"]
+    figure.savefig("/dev/null", format="png")
+
+
+def test_classes_without_samples_and_masks_that_are_constant_are_drawn():
+    shown = mask_profile([({"audio": torch.full((2, 3, 4), 0.5)}, torch.tensor([0, 0]), None)], classes=[0, 1])
+    plot_profile(shown).savefig("/dev/null", format="png")
+
+
+def test_the_strongest_features_do_not_lie_on_one_another():
+    mean = torch.full((3, 6, 300), 0.5)
+    mean[:, :, 100:112] = torch.linspace(0.6, 0.7, 12)
+    figure = plot_profile(profile({"text": mean}))
+    ticks = figure.axes[0].get_xticks()
+    assert min(np.diff(ticks)) >= 300 / 40
+    assert 111 in ticks  # the strongest of its neighbours
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": ["a"]}, r"there are 1 class_names, but 2 classes: \[0, 1\]"),
+        ({"feature_names": {"audio": ["a"]}}, r"feature_names\['audio'\] has 1 names, but there are 4 features"),
+    ],
+)
+def test_missing_names_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        plot_profile(profile({"audio": torch.rand(3, 6, 4)}), **options)
+
+
+def trace_of(**options):
+    torch.manual_seed(0)
+    return TopDownLatch(Toy({"text": 30, "audio": 4}), **options).trace(
+        batch({"text": 30, "audio": 4}, dtype=torch.float32), LENGTHS
+    )
+
+
+def test_sample_shows_its_valid_steps_for_each_source():
+    trace = trace_of()
+    words = {"audio": ["so", "be", "it", "then", "pad", "pad"]}
+    figure = plot_sample(trace, 2, lengths=LENGTHS, step_names=words, feature_names={"audio": list("abcd")})
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["mask of 'text'", "asked for by 'audio'", "mask of 'audio'", "asked for by 'text'"]
+    by_title = {axes.get_title(): axes for axes in figure.axes}
+    image = by_title["mask of 'audio'"].images[0].get_array()
+    assert np.array_equal(image, trace.masks["audio"][2, :4].detach().T.numpy())
+    source = by_title["asked for by 'text'"].images[0].get_array()
+    assert np.array_equal(source, trace.feedback["audio"]["text"][2, :4].detach().T.numpy())
+    assert [t.get_text() for t in by_title["mask of 'audio'"].get_xticklabels()] == ["so", "be", "it", "then"]
+    assert [t.get_text() for t in by_title["mask of 'audio'"].get_yticklabels()] == list("abcd")
+    figure.savefig("/dev/null", format="png")
+
+
+def test_vectors_and_images_are_shown():
+    masks = {"vector": torch.rand(2, 5), "image": torch.rand(2, 6, 3, 4)}
+    feedback = {"vector": {"image": masks["vector"]}, "image": {"vector": torch.rand(2, 12, 6)}}
+    figure = plot_sample(LatchTrace(None, masks, feedback, {}), 1)
+    shown = {axes.get_title(): axes.images[0].get_array() for axes in figure.axes if axes.get_title()}
+    assert np.array_equal(shown["mask of 'vector'"], masks["vector"][1].unsqueeze(1).numpy())
+    np.testing.assert_allclose(shown["mask of 'image'"], masks["image"][1].mean(0).numpy(), rtol=1e-6)
+    figure.savefig("/dev/null", format="png")
+
+
+def test_wrong_samples_and_empty_traces_are_named():
+    with pytest.raises(ValueError, match="sample=3 is not among the 3 of the batch"):
+        plot_sample(trace_of(), 3)
+    with pytest.raises(ValueError, match="has no masks: was the latch disabled"):
+        plot_sample(LatchTrace(None, {}, {}, {}), 0)
+
+
+def test_changes_against_the_average_by_hand():
+    """Two sources, two samples; the second step of the second sample is padding."""
+    first = torch.tensor([[[0.2, 0.6], [0.4, 0.6]], [[0.9, 0.5], [7.0, 7.0]]])
+    second = torch.tensor([[[0.5, 0.9], [0.5, 0.7]], [[0.5, 0.1], [7.0, 7.0]]])
+    trace = LatchTrace(None, {"a": (first + second) / 2}, {"a": {"b": first, "c": second}}, {})
+    changes = explain(trace, torch.tensor([2, 1]), top=1)
+    # Over time: b .3 .6 and .9 .5, c .5 .8 and .5 .1, so masks .4 .7 and .7 .3, on average .55 .5.
+    expected = [
+        [Change(1, 0.7, 0.5, "c"), Change(0, 0.4, 0.55, "b")],
+        [Change(0, 0.7, 0.55, "b"), Change(1, 0.3, 0.5, "c")],
+    ]
+    for got, wanted in zip(changes, expected, strict=True):
+        for ours, theirs in zip(got["a"], wanted, strict=True):
+            assert ours.feature == theirs.feature
+            assert ours.source == theirs.source
+            assert (ours.mask, ours.average) == pytest.approx((theirs.mask, theirs.average), abs=1e-6)
+
+
+def test_page_holds_everything(tmp_path):
+    path = tmp_path / "page.html"
+    write_page(path, trace_of(), samples=[0, 2], titles=["<one> & only", "two"], lengths=LENGTHS, top=2)
+    page = path.read_text()
+    assert page.count("src='data:image/png;base64,iVBOR") == 2
+    assert "&lt;one&gt; &amp; only" in page
+    assert "<one>" not in page
+    assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:|//)", page)
+    assert page.count("<tr><td>") == 2 * (4 + 4)
+    with pytest.raises(ValueError, match="there are 1 titles for 2 samples"):
+        write_page(path, trace_of(), samples=[0, 2], titles=["one"])
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'topdown-latch\[plots\]'"):
+        plot_profile(profile({"audio": torch.rand(3, 6, 4)}))
