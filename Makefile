@@ -6,6 +6,8 @@ BIN = .venv/bin
 # Everything from an empty clone: synthetic data, no feedback against LSTM feedback, tables and figures in build/demo.
 demo: .venv/ready
 	rm -rf build/demo
+	mkdir -p build/demo
+	$(BIN)/python examples/gate.py --out build/demo/gate.png
 	$(BIN)/python examples/mosei_lstm.py --feedback none lstm --seeds 2 --epochs 10 --out build/demo
 
 # Several processes of one thread each: threads of torch that wait for each other slow one another down.
@@ -37,7 +39,7 @@ wheel: .venv/ready
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,hub,onnx,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,hub,models,onnx,test]'
 	touch $@
 
 clean:

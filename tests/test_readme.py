@@ -16,6 +16,8 @@ def test_code_runs_and_prints_what_it_says(number, capsys, monkeypatch, tmp_path
     block = BLOCKS[number]
     if "topdown.onnx" in block:
         pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
+    if "transformers" in block:
+        pytest.importorskip("transformers", reason="needs the extra 'models'")
     exec(compile(block, f"README.md, block {number}", "exec"), {})
     # A comment behind print(...) is what it prints.
     expected = re.findall(r"^\s*print\(.*\)  # (.*)$", block, flags=re.MULTILINE)

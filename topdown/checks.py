@@ -216,6 +216,7 @@ class GivenLengths:
         self.first = ""  # of them, in words
         self.checked: dict[str, tuple[str, int, Tensor | None]] = {}
         self.steps: dict[str, int] = {}  # of each modality that has asked
+        self.padded: dict[str, Padded] = {}  # encodings that brought lengths of their own
 
     def of(self, name: str, steps: int | None) -> Tensor | None:
         """Returns the lengths of a modality that has some number of steps; None where all of them are valid.
@@ -229,6 +230,8 @@ class GivenLengths:
         lengths = lengths_of(self.given, name)
         if steps is None:
             return self.check(lengths, name, sys.maxsize) if self.by_name and lengths is not None else None
+        if name in self.padded and self.padded[name].values.shape[1] == steps:
+            return self.padded[name].lengths
         self.steps[name] = steps
         if lengths is None:
             return None
@@ -400,6 +403,8 @@ def check_encodings(
             raise ValueError(f"encode() gave {name!r} of size {value.shape[-1]}, but the feedback was built for {sizes[name]}")
         if isinstance(given, Padded):
             own = None if given.lengths is None else lengths.check(given.lengths, name, value.shape[1])
+            if value.dim() == 3:
+                lengths.padded[name] = Padded(value, own)
         else:
             own = _encoding_lengths(name, value, inputs.get(name), lengths)
         found[name] = Padded(value, own)

@@ -1,0 +1,43 @@
+"""Masks beside attributions of captum: what the model was allowed to see, and what it used.
+
+    pip install 'topdown-latch[models]'; python examples/attributions.py
+
+On the data of gate.py: half of the channels are noise, and a flag tells which. A mask says what passed; integrated gradients
+(Sundararajan et al., 2017) say how much the prediction owes to each channel. For a latch the inputs reach the prediction in two
+ways, as what is masked and through the mask, and both are counted.
+"""
+
+from __future__ import annotations
+
+import torch
+from captum.attr import IntegratedGradients
+from gate import Sensors, samples, train
+from torch import Tensor
+
+from topdown import TopDownLatch
+
+
+def main(epochs: int = 15) -> None:
+    """Prints the mean mask and the mean attribution of noise and of the other channels."""
+    torch.manual_seed(0)
+    latch = TopDownLatch(
+        Sensors(), "linear", sources={"signal": ["flag"]}, start="identity", encoder_grad=True, example_inputs=samples(2, 0)[0]
+    )
+    train(latch, epochs)
+    inputs, labels, flags = samples(200, seed=3)
+    noisy = (torch.arange(8) // 4) == flags.unsqueeze(1)
+
+    def logits(signal: Tensor, flag: Tensor) -> Tensor:
+        return latch(signal=signal, flag=flag)
+
+    given = (inputs["signal"], inputs["flag"])
+    attributions, _ = IntegratedGradients(logits).attribute(given, target=labels, n_steps=20)
+    used, seen = attributions.sum(1).abs(), latch.masks(inputs)["signal"].mean(1)
+    for name, chosen in (("noise", noisy), ("others", ~noisy)):
+        print(f"{name:7s} mean mask {seen[chosen].mean():.2f}, mean attribution {used[chosen].mean():.2f}")
+    together = torch.corrcoef(torch.stack([seen.flatten(), used.flatten()]))[0, 1]
+    print(f"correlation of masks and attributions over channels and samples: {together:.2f}")
+
+
+if __name__ == "__main__":
+    main()
