@@ -135,7 +135,7 @@ def plot_sample(
             axes.set_title(title, fontsize=9)
             figure.colorbar(image, ax=axes)
             if mask.dim() <= 3:
-                _name_features(axes.set_yticks, shown, middle, _names_of(feature_names, target, len(shown)))
+                _name_features(axes.set_yticks, shown, middle, _names_of(feature_names, target, len(shown)), room=16)
                 if step_names is not None and target in step_names:
                     named = list(step_names[target])[: shown.shape[1]]
                     axes.set_xticks(range(len(named)), named, fontsize=7, rotation=60, ha="right")
@@ -195,8 +195,8 @@ def write_page(
             for c in listed
         )
         sections.append(
-            f"<section><h2>{html.escape(head)}</h2><img alt='masks of {html.escape(head, quote=True)}' "
-            f"src='data:image/png;base64,{picture}'><div class=table><table><tr><th>target<th>feature<th>mask<th>average"
+            f"<section><h2>{html.escape(head)}</h2><div class=wide><img alt='masks of {html.escape(head, quote=True)}' "
+            f"src='data:image/png;base64,{picture}'></div><div class=wide><table><tr><th>target<th>feature<th>mask<th>average"
             f"<th>against the average<th>most by</tr>{rows}</table></div></section>"
         )
     write_text(Path(path), PAGE.replace("SECTIONS", "\n".join(sections)))
@@ -207,8 +207,8 @@ PAGE = """<!doctype html>
 <title>Masks</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; color: #222 }
-section { border-top: 1px solid #ccc; padding: 1rem 0 } h2 { font-size: 1.1rem } img { max-width: 100%; height: auto }
-.table { overflow-x: auto } table { border-collapse: collapse } th, td { padding: .2rem .7rem; text-align: left }
+section { border-top: 1px solid #ccc; padding: 1rem 0 } h2 { font-size: 1.1rem } img { width: 100%; min-width: 44rem }
+.wide { overflow-x: auto } table { border-collapse: collapse } th, td { padding: .2rem .7rem; text-align: left }
 tr:nth-child(even) { background: #f4f4f4 }
 </style>
 <h1>What the model was allowed to see</h1>
@@ -242,11 +242,20 @@ def _of_sample(values: Tensor, sample: int, steps: int | None) -> Tensor:
     return (shown.unsqueeze(0) if shown.dim() == 1 else shown[:steps]).T
 
 
-def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], **style: Any) -> None:
-    """Names features, of shape (D, ...), all of them if they are few, or those that are farthest from neutral."""
+def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int = 40, **style: Any) -> None:
+    """Names features, of shape (D, ...), all of them if they are few, or those that are farthest from neutral.
+
+    Args:
+        ticks: Function that sets the ticks.
+        values: Masks.
+        neutral: Mask from which distances are measured.
+        names: Names of all features.
+        room: Number of names for which there would be room side by side.
+        style: Style of the names.
+    """
     strength = (values.double() - neutral).abs().nan_to_num(0.0).amax(1)
     chosen = sorted(strength.topk(min(SHOWN, len(names))).indices.tolist())
-    gap = len(names) / 40  # neighbours whose names would lie on one another
+    gap = len(names) / room  # neighbours whose names would lie on one another
     apart: list[int] = []
     for feature in sorted(chosen, key=lambda d: -float(strength[d])):
         if all(abs(feature - other) >= gap for other in apart):
