@@ -19,11 +19,12 @@ class Run(dict[str, Tensor]):
     Args:
         encodings: Encodings by name.
         output: Output of the model.
+        grids: Steps of each dimension of time of encodings.
     """
 
-    def __init__(self, encodings: Mapping[str, Tensor], output: Any) -> None:
+    def __init__(self, encodings: Mapping[str, Tensor], output: Any, grids: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(encodings)
-        self.output = output
+        self.output, self.grids = output, grids
 
 
 class HookedBackbone(nn.Module):
@@ -34,7 +35,8 @@ class HookedBackbone(nn.Module):
     that the first one goes on to the end.
 
     The model does not say where a sequence ends: pass `lengths={"text": attention_mask.sum(1)}`, by the names of encodings and
-    sites, or feedback takes padding for steps.
+    sites, or feedback takes padding for steps. Padding must be on the right. Arguments are given by name: a model that takes
+    one mapping is called as latch(batch=mapping), whatever the name of that argument is.
 
     Args:
         model: Module that is called as model(**inputs).
@@ -65,12 +67,16 @@ class HookedBackbone(nn.Module):
         self.encodings = check_sites(encodings, model, "encodings")
         if not self.encodings:
             raise ValueError("encodings={} must name at least one, as in {'text': 'encoder'}")
-        self._takes_lengths = takes_lengths(model)
+        self.uses_lengths = takes_lengths(model) in ("needed", "optional")
 
     @property
     def user_model(self) -> nn.Module:
         """The model, to which the paths of sites are relative."""
         return self.model
+
+    def extra_repr(self) -> str:
+        """Shows where encodings are read."""
+        return "\n".join(f"reads {name!r} at the {site.described()}" for name, site in self.encodings.items())
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """Calls the model, without any feedback."""
@@ -90,14 +96,16 @@ class HookedBackbone(nn.Module):
             ValueError: if the model does not reach the place of an encoding, or reaches it twice.
         """
         found: dict[str, Tensor] = {}
+        grids: dict[str, tuple[int, ...]] = {}
 
         def read(name: str, values: Tensor) -> None:
             found[name] = to_sequence(values, self.encodings[name])
+            grids[name] = self.encodings[name].grid(values)
 
-        more = {"lengths": lengths} if lengths is not None and self._takes_lengths in ("needed", "optional") else {}
+        more = {"lengths": lengths} if lengths is not None and self.uses_lengths else {}
         missing = [name for name, value in inputs.items() if value is None]
         output = run_with(lambda: self.model(**inputs, **more), self.model, self.encodings, note=read, optional=missing)
-        return Run({name: found[name] for name in self.encodings if name in found}, output)
+        return Run({name: found[name] for name in self.encodings if name in found}, output, grids)
 
     def fuse(self, encodings: Run) -> Any:
         """Returns the output of the run."""

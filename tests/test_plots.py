@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import Toy, batch
 
-from topdown import LatchTrace, TopDownLatch, explain, mask_profile
+from topdown import LatchTrace, Site, TopDownLatch, explain, mask_profile
 from topdown.profile import Change
 
 pytest.importorskip("matplotlib")
@@ -98,14 +98,48 @@ def test_sample_shows_its_valid_steps_for_each_source():
     figure.savefig("/dev/null", format="png")
 
 
-def test_vectors_and_images_are_shown():
-    masks = {"vector": torch.rand(2, 5), "image": torch.rand(2, 6, 3, 4)}
-    feedback = {"vector": {"image": masks["vector"]}, "image": {"vector": torch.rand(2, 12, 6)}}
-    figure = plot_sample(LatchTrace(None, masks, feedback, {}), 1)
-    shown = {axes.get_title(): axes.images[0].get_array() for axes in figure.axes if axes.get_title()}
-    assert np.array_equal(shown["mask of 'vector'"], masks["vector"][1].unsqueeze(1).numpy())
-    np.testing.assert_allclose(shown["mask of 'image'"], masks["image"][1].mean(0).numpy(), rtol=1e-6)
+def test_vectors_and_images_are_shown_in_their_layout():
+    sites = {"image": Site("stem", feature_dim=1, time_dim=(2, 3)), "signal": Site("conv", feature_dim=1, time_dim=2)}
+    masks = {"vector": torch.rand(2, 5), "image": torch.rand(2, 6, 3, 4), "signal": torch.rand(2, 4, 9)}
+    asked = {"image": torch.rand(2, 12, 6), "signal": torch.rand(2, 1, 4)}
+    feedback = {"vector": {"image": masks["vector"]}, "image": {"vector": asked["image"]}, "signal": {"image": asked["signal"]}}
+    figure = plot_sample(LatchTrace(None, masks, feedback, {}, sites, 1.0), 1)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    shown = [np.array(axes.images[0].get_array()) for axes in panels]
+    expected = [
+        masks["vector"][1].unsqueeze(1),
+        masks["vector"][1].unsqueeze(1),
+        masks["image"][1].mean(0),
+        asked["image"][1].mean(1).view(3, 4),
+        masks["signal"][1],
+        asked["signal"][1].T,
+    ]
+    for ours, wanted in zip(shown, expected, strict=True):
+        np.testing.assert_allclose(ours, wanted.numpy(), rtol=1e-6)
+    assert panels[0].images[0].norm(1.0) == pytest.approx(0.5)  # white is the neutral mask of this latch
+    assert panels[1].images[0].norm(0.5) == pytest.approx(0.5)
     figure.savefig("/dev/null", format="png")
+
+
+def test_profiles_and_changes_know_the_layout_of_sites():
+    """A feature map (B, C, T) and the sequence (B, T, C) that it is."""
+    sequence = torch.rand(4, 10, 3, dtype=torch.float64)
+    labels, site = torch.tensor([0, 1, 0, 1]), {"x": Site("conv", feature_dim=1, time_dim=2)}
+    expected = mask_profile([({"x": sequence}, labels, None)], [0, 1])["x"].mean
+    ours = mask_profile([({"x": sequence.transpose(1, 2)}, labels, None)], [0, 1], sites=site)["x"].mean
+    torch.testing.assert_close(ours, expected)
+    with pytest.raises(ValueError, match=r"has shape \(4, 3, 5, 2\), which its site explains: pass sites=latch.sites"):
+        mask_profile([({"x": torch.rand(4, 3, 5, 2)}, labels, None)], [0, 1])
+    plain = explain(LatchTrace(None, {"x": sequence}, {"x": {"y": sequence}}, {}))
+    placed = explain(LatchTrace(None, {"x": sequence.transpose(1, 2)}, {"x": {"y": sequence}}, {}, site))
+    assert [[c.feature for c in s["x"]] for s in plain] == [[c.feature for c in s["x"]] for s in placed]
+    with pytest.raises(ValueError, match=r"lengths name 'z', but the targets are \['x'\]"):
+        explain(LatchTrace(None, {"x": sequence}, {"x": {"y": sequence}}, {}), {"z": labels})
+
+
+def test_what_is_no_trace_is_named():
+    with pytest.raises(TypeError, match=r"plot_sample takes what latch.trace\(...\) returns, got dict"):
+        plot_sample({"x": torch.rand(1, 2)}, 0)
 
 
 def test_wrong_samples_and_empty_traces_are_named():

@@ -184,6 +184,13 @@ def test_a_model_without_the_site_is_refused(tmp_path):
         TopDownLatch.from_pretrained(other, tmp_path)
 
 
+def test_other_places_of_encodings_are_refused(tmp_path):
+    options = {"sites": {"text": "words"}, "example_inputs": MODEL_INPUTS}
+    TopDownLatch(frozen(HookedBackbone(Model(), {"text": "body"})), "linear", **options).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"encodings were read at .*'body'.*, but this backbone reads others"):
+        TopDownLatch.from_pretrained(HookedBackbone(Model(), {"text": "head"}), tmp_path)
+
+
 def test_feedback_without_sizes_cannot_be_saved(tmp_path):
     with pytest.raises(RuntimeError, match="call the latch once, or pass example_inputs="):
         TopDownLatch(Toy(SIZES, declare=False)).save_pretrained(tmp_path / "x")

@@ -129,8 +129,8 @@ def test_a_vector_has_no_time():
     ("options", "error", "message"),
     [
         ({"at": "middle"}, ValueError, "at='middle' must be 'output' or 'input'"),
-        ({"time_dim": "all"}, TypeError, "time_dim='all' must be numbers of dimensions"),
-        ({"feature_dim": 1}, ValueError, "feature_dim=1, time_dim=1 and the batch, 0, must be different"),
+        ({"time_dim": "all"}, TypeError, "time_dim='all', batch_dim=0 must be numbers of dimensions"),
+        ({"feature_dim": 1}, ValueError, "feature_dim=1, time_dim=1, batch_dim=0 must be different"),
         ({"feature_dim": 0}, ValueError, "must be different"),
         ({"time_dim": (2, 2)}, ValueError, "must be different"),
     ],
@@ -264,6 +264,91 @@ def test_padding_within_a_model_changes_no_mask():
     assert torch.equal(first[valid], second[valid])
 
 
+class Pyramid(nn.Module):
+    """A large and a small feature map."""
+
+    def __init__(self):
+        super().__init__()
+        self.large, self.small = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 3, 1)
+
+    def forward(self, x):
+        large = self.large(x)
+        return large.mean((1, 2, 3)) + self.small(nn.functional.avg_pool2d(x, 2)).mean((1, 2, 3))
+
+
+def test_maps_of_other_sizes_are_interpolated_in_both_dimensions():
+    model, place = Pyramid(), {"feature_dim": 1, "time_dim": (2, 3)}
+    backbone = HookedBackbone(model, {"small": Site("small", **place)})
+    options = {"sources": {"large": ["small"]}, "sites": {"large": Site("large", **place)}}
+    x = torch.zeros(2, 1, 8, 6)
+    x[..., 3:] = 1.0  # left 0, right 1: the same in every row
+    latch = TopDownLatch(backbone, "linear", align="interpolate", **options)
+    mask = latch.masks(x=x)["large"]
+    assert mask.shape == (2, 2, 8, 6)
+    torch.testing.assert_close(mask, mask[:, :, :1].expand_as(mask))
+    encoding = model.small(nn.functional.avg_pool2d(x, 2))
+    small = torch.sigmoid(latch.feedback["large"]["small"](encoding.movedim(1, -1)))  # (B, 4, 3, D)
+    # By hand: column w of six lies at w * 2 / 5 of three.
+    for w in range(6):
+        at = w * 2 / 5
+        below, rest = int(at), at - int(at)
+        expected = small[:, 0, below] * (1 - rest) + small[:, 0, min(below + 1, 2)] * rest
+        torch.testing.assert_close(mask[:, :, 0, w], expected)
+    with pytest.raises(
+        ValueError, match=r"'small' has positions \(4, 3\) but 'large' has positions \(8, 6\): pass align='pool' or"
+    ):
+        TopDownLatch(backbone, "linear", **options)(x=x)
+    pooled = TopDownLatch(backbone, "linear", align="pool", **options)
+    assert pooled.masks(x=x)["large"].flatten(2).std(-1).max() < 1e-6
+
+
+def test_a_sequence_and_a_map_share_no_positions():
+    model = Model()
+    backbone = HookedBackbone(model, ENCODINGS)
+    latch = TopDownLatch(backbone, sites={"picture": Site("stem", feature_dim=1, time_dim=(2, 3))}, align="interpolate")
+    with pytest.raises(
+        ValueError, match=r"'text' has one dimension of time but 'picture' has positions \(4, 5\): pass align='pool'"
+    ):
+        latch(**INPUTS)
+
+
+class TimeFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.rnn, self.head = nn.Linear(5, 8), nn.LSTM(8, 6), nn.Linear(6, 1)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.inner(x.transpose(0, 1)))[0][-1])
+
+
+def test_layers_that_take_time_first():
+    x = torch.randn(3, 7, 5)
+    first = {"time_dim": 0, "batch_dim": 1}
+    latch = TopDownLatch(HookedBackbone(TimeFirst(), {"x": Site("rnn", **first)}), sites={"x": Site("inner", **first)})
+    assert latch.masks(x=x)["x"].shape == (7, 3, 8)
+    alone = [latch(x=sample) for sample in x.split(1)]
+    torch.testing.assert_close(latch(x=x), torch.cat(alone))
+    wrong = TopDownLatch(HookedBackbone(TimeFirst(), {"x": "rnn"}), sites={"x": "inner"})
+    with pytest.raises(ValueError, match=r"but the inputs have 3 samples: the batch comes first; .*batch_dim=1, time_dim=0"):
+        wrong(x=x)
+
+
+def test_a_map_whose_dimensions_nobody_names_is_named():
+    with pytest.raises(ValueError, match=r"has shape \(3, 6, 4, 5\), but .*: say which of them are features and time"):
+        latch_around(Model(), {"picture": "stem"})
+
+
+def test_lengths_go_by_the_names_of_sites_and_encodings():
+    backbone = HookedBackbone(Model(), {"text": "body"})
+    options = {"sites": {"words": "words"}, "sources": {"words": ["text"]}}
+    latch = TopDownLatch(backbone, "linear", **options)
+    masks = latch.masks(**INPUTS, lengths={"words": LENGTHS, "text": LENGTHS})
+    assert set(masks) == {"words"}
+    for name in ("ids", "labels", "wrods"):
+        with pytest.raises(ValueError, match=f"lengths name '{name}', but the modalities are"):
+            latch(**INPUTS, lengths={name: LENGTHS})
+
+
 # A model that nobody may edit
 
 
@@ -388,10 +473,10 @@ def test_a_place_that_is_not_reached_once_is_named(path, message, as_site):
 @pytest.mark.parametrize(
     ("site", "error", "message"),
     [
-        (Site("words", index=7), TypeError, r"the output of 'words'\[7\] has type tuple: say with index="),
+        (Site("words", index=7), TypeError, r"the output of 'words'\[7\] is not there; it has 2 items"),
         (Site("words", index=1), TypeError, r"the output of 'words'\[1\] is int: a site is a floating-point tensor"),
         (Site("words.table", at="input"), TypeError, r"is torch.int64 of shape \(3, 4\): a site is a floating-point tensor"),
-        (Site("words", time_dim=5), ValueError, r"has shape \(3, 4, 4\), but feature_dim=-1 and time_dim=5"),
+        (Site("words", time_dim=5), ValueError, r"has shape \(3, 4, 4\), but feature_dim=-1, time_dim=5"),
     ],
 )
 def test_what_is_no_tensor_or_has_other_dimensions_is_named(site, error, message):

@@ -136,7 +136,8 @@ def check_backbone(backbone: Any) -> None:
     missing = [name for name in ("encode", "fuse") if not callable(getattr(backbone, name, None))]
     if missing:
         needs = "a backbone needs encode(inputs) -> {modality: encoding} and fuse(encodings) -> prediction"
-        raise TypeError(f"{type(backbone).__name__} has no {' and no '.join(missing)}(): {needs}")
+        others = "topdown.adapters.HookedBackbone and CallableBackbone make one of any model"
+        raise TypeError(f"{type(backbone).__name__} has no {' and no '.join(missing)}(): {needs}; {others}")
     if not isinstance(backbone, nn.Module):
         raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
 
@@ -180,8 +181,9 @@ def who_masks_whom(
     own = [name for name in inputs if name in encodings]
     left_on_both_sides = len(own) < len(inputs) and len(own) < len(encodings)
     if not own or left_on_both_sides:
+        left = [name for name in inputs if name not in own], [name for name in encodings if name not in own]
         unclear = "have other names, so nobody can tell which encoding is whose own"
-        raise ValueError(f"inputs or sites {list(inputs)} and encodings {list(encodings)} {unclear}: {SAY_WHO}")
+        raise ValueError(f"inputs or sites {left[0]} and encodings {left[1]} {unclear}: {SAY_WHO}")
     return {target: [name for name in encodings if name != target] or [target] for target in own}
 
 
@@ -287,8 +289,8 @@ def merge_names(inputs: Any, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
     if inputs is None:
         return by_name
     if by_name or not isinstance(inputs, Mapping):
-        got = f"{type(inputs).__name__} beside {[*by_name]}"
-        raise TypeError(f"inputs must be one mapping, or each input by its name, got {got}")
+        got = type(inputs).__name__ + (f" beside {[*by_name]}" if by_name else "")
+        raise TypeError(f"inputs must be one mapping, or each input by its name, got {got}: call latch(text=...)")
     return inputs
 
 
@@ -428,6 +430,18 @@ def _encoding_lengths(name: str, encoding: Tensor, own: Any, lengths: GivenLengt
             found = f"encode() gave {name!r} {steps} steps for an input of shape {tuple(own.shape)}"
             raise ValueError(f"{found}, whose lengths no longer fit: {remedy}")
     return lengths.of(name, steps)
+
+
+def check_samples(lengths: GivenLengths, inputs: Mapping[str, Any]) -> None:
+    """Checks that what a model has at a site, or returns as an encoding, has as many samples as some input.
+
+    Raises:
+        ValueError: if none has.
+    """
+    counts = [x.shape[0] for x in inputs.values() if isinstance(x, Tensor) and x.dim() > 0]
+    if counts and not torch.compiler.is_compiling() and lengths.batch is not None and lengths.batch not in counts:
+        remedy = "make the model batch_first, or say Site(path, batch_dim=1, time_dim=0)"
+        raise ValueError(f"{lengths.first}, but the inputs have {counts[0]} samples: the batch comes first; {remedy}")
 
 
 def check_logits(logits: Any, owner: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -28,7 +28,7 @@ def _targets(latch: Any) -> Iterator[str]:
         return
     sources = latch.sources or who_masks_whom(None, latch.target_sizes, latch.source_sizes)
     for target, names in sources.items():
-        where = f"{target!r}, the {latch.sites[target]}," if target in latch.sites else f"the input {target!r}"
+        where = f"{target!r}, the {latch.sites[target].described()}," if target in latch.sites else f"the input {target!r}"
         yield f"masks {where} by {' and '.join(map(repr, names))}"
 
 

@@ -215,7 +215,9 @@ class TopDownLatch(nn.Module):
         """
         look = self._look(checks.merge_names(inputs, by_name), lengths, keep=False)
         output = run_untouched(lambda: self._predict(look, lengths), self.backbone)
-        return LatchTrace(output, look.masks, look.feedback, {name: r.values for name, r in look.encodings.items()})
+        neutral = 1.0 if self.start == "identity" else 0.5 * self.scale
+        encodings = {name: r.values for name, r in look.encodings.items()}
+        return LatchTrace(output, look.masks, look.feedback, encodings, self.sites, neutral)
 
     def disabled(self) -> Disabled:
         """Turns the feedback off within a `with` block, in the current thread.
@@ -305,7 +307,9 @@ class TopDownLatch(nn.Module):
                 sizes = dict.fromkeys(logits)
                 raw = raw_targets(inputs, known, sizes, self.sites)
             targets = {**raw, **site_targets(there, known, sizes, self.sites)}
-            feedback = masks_by_source(logits, encodings, targets, self.align)
+            grids = getattr(encoded, "grids", {}), {name: self.sites[name].grid(values) for name, values in there.items()}
+            checks.check_samples(known, inputs)
+            feedback = masks_by_source(logits, encodings, targets, self.align, grids)
             masks = {name: self._mask(f, encodings, targets[name].values) for name, f in feedback.items()}
             masks = {k: from_sequence(m, there[k], self.sites[k]) if k in there else m for k, m in masks.items()}
             look = Look(masked_inputs(inputs, raw, masks), masks, feedback, encodings)
@@ -348,7 +352,8 @@ class TopDownLatch(nn.Module):
         """Returns the encodings that feedback reads, 0 at padded steps and in samples that lack the modality."""
         used = None if self.sources is None else {name for names in self.sources.values() for name in names}
         encodings = checks.check_encodings(encoded, inputs, known, used, self.source_sizes)
-        known.check_names([*inputs, *encoded, *(self.target_sizes or ()), *(self.source_sizes or ())])
+        takes = {*self._takes_lengths.values()} != {"no"} and getattr(self.backbone, "uses_lengths", True)
+        known.check_names([*(inputs if takes else ()), *encoded, *self.sites, *(self.target_sizes or inputs)])
         clean = {k: zero_padding(*r) if r.values.dim() == 3 else zero_missing(*r) for k, r in encodings.items()}
         return {k: Padded(r if self.encoder_grad else r.detach(), encodings[k].lengths) for k, r in clean.items()}
 

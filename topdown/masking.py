@@ -19,6 +19,7 @@ from torch import Tensor
 from topdown.sequence import Padded, along_batch, valid_steps, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
+Grid: TypeAlias = tuple[int, ...]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
 
 # Each rule: two masks -> one, and the value of a mask of a source that a sample lacks.
@@ -146,7 +147,12 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
 
 
 def align_mask(
-    mask: Padded, target: Padded, align: Align = "error", *, names: tuple[str, str] = ("source", "target")
+    mask: Padded,
+    target: Padded,
+    align: Align = "error",
+    *,
+    names: tuple[str, str] = ("source", "target"),
+    grids: tuple[Grid, Grid] = ((), ()),
 ) -> Tensor:
     """Brings the mask of a source to the time of its target.
 
@@ -162,6 +168,8 @@ def align_mask(
         target: Target of shape (B, T_k, D) or (B, D), with its lengths.
         align: "error", "interpolate" or "pool". (Default: "error")
         names: Names of source and target, for messages.
+        grids: Steps of each dimension of time of source and target, where there are several: positions (H, W) of a map. Maps of
+            other sizes are interpolated in all their dimensions. (Default: time has one dimension)
 
     Returns:
         Mask of shape (B, T_k, D), or (B, 1, D) where all steps are masked alike; (B, D) for a target without time.
@@ -179,9 +187,25 @@ def align_mask(
         return mask.values if mask.values.dim() == 2 else pool_mask(*mask).squeeze(1)
     if mask.values.dim() == 2:
         return mask.values.unsqueeze(1)
+    if grids[0] != grids[1] and len(max(grids, key=len)) > 1:
+        return _between_grids(mask.values, align, names, grids)
     if mask.values.shape[1] == target.values.shape[1] and mask.lengths is target.lengths:
         return mask.values
     return ALIGN[align](mask, target, names)
+
+
+def _between_grids(mask: Tensor, align: Align, names: tuple[str, str], grids: tuple[Grid, Grid]) -> Tensor:
+    """Brings a mask of shape (B, H W, D), say, to a map of another size."""
+    own, other = grids
+    if align == "pool":
+        return mask.mean(1, keepdim=True)
+    if align == "error" or len(own) != len(other) or len(own) > 3:
+        kind = [f"positions {grid}" if len(grid) > 1 else "one dimension of time" for grid in grids]
+        remedy = "pass align='pool'" + (" or align='interpolate'" if align == "error" and len(own) == len(other) else "")
+        raise ValueError(f"{names[0]!r} has {kind[0]} but {names[1]!r} has {kind[1]}: {remedy}")
+    maps = mask.transpose(1, 2).unflatten(2, own)
+    mode = {2: "bilinear", 3: "trilinear"}[len(own)]
+    return torch.nn.functional.interpolate(maps, other, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
 
 
 def _insist(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from topdown import checks
 from topdown.backbone import Inputs
-from topdown.masking import Align, Combine, align_mask, combine_masks, finite_padding
+from topdown.masking import Align, Combine, Grid, align_mask, combine_masks, finite_padding
 from topdown.sequence import Padded, along_batch, present_samples
 from topdown.sites import Site, to_sequence
 
@@ -33,12 +34,16 @@ class LatchTrace(NamedTuple):
         feedback: {target: {source: f_j}}: the masks before they were combined, in the time of the target.
         encodings: Encodings r_j that the masks were made from, 0 at padded steps: those of the first pass (of the last pass but
             one when `passes` is above 1).
+        sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)
+        neutral: Mask where feedback says nothing: 1 with start="identity", else half the scale. (Default: 0.5)
     """
 
     output: Any
     masks: dict[str, Tensor]
     feedback: dict[str, dict[str, Tensor]]
     encodings: dict[str, Tensor]
+    sites: Mapping[str, Site] = MappingProxyType({})
+    neutral: float = 0.5
 
 
 def raw_targets(
@@ -83,7 +88,11 @@ def masked_inputs(inputs: Inputs, raw: Mapping[str, Padded], masks: Mapping[str,
 
 
 def masks_by_source(
-    logits: Mapping[str, Mapping[str, Tensor]], encodings: Mapping[str, Padded], targets: Mapping[str, Padded], align: Align
+    logits: Mapping[str, Mapping[str, Tensor]],
+    encodings: Mapping[str, Padded],
+    targets: Mapping[str, Padded],
+    align: Align,
+    grids: tuple[Mapping[str, Grid], Mapping[str, Grid]],
 ) -> dict[str, dict[str, Tensor]]:
     """Returns {target: {source: f_j}} of the targets that are there, in their time.
 
@@ -92,6 +101,7 @@ def masks_by_source(
         encodings: Encodings from which they were made.
         targets: Targets of shape (B, T_k, D_k), or (B, D_k).
         align: Treatment of a source whose time differs from its target's.
+        grids: Steps of each dimension of time of encodings and of targets that have several.
 
     Raises:
         TypeError: if logits are no tensors.
@@ -101,7 +111,8 @@ def masks_by_source(
     for k, j in [(target, source) for target in feedback for source in logits[target]]:
         lengths = encodings[j].lengths if j in encodings and encodings[j].values.dim() == 3 else None
         mask = torch.sigmoid(checks.check_fit(logits[k][j], targets[k].values, j, k))
-        feedback[k][j] = align_mask(Padded(mask, lengths), targets[k], align, names=(j, k))
+        both = grids[0].get(j, ()), grids[1].get(k, ())
+        feedback[k][j] = align_mask(Padded(mask, lengths), targets[k], align, names=(j, k), grids=both)
     return feedback
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from topdown.files import require, write_text
 from topdown.masks import LatchTrace
-from topdown.profile import MaskProfile, explain
+from topdown.profile import MaskProfile, as_sequence, explain
 from topdown.sequence import Lengths, lengths_of
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ def plot_sample(
     lengths: Lengths = None,
     step_names: Names | None = None,
     feature_names: Names | None = None,
-    neutral: float = 0.5,
 ) -> Figure:
     """Draws the masks of one sample: a row per target, with its mask and what each source asked for; steps on the axis.
 
@@ -107,16 +106,18 @@ def plot_sample(
         lengths: Lengths of the batch, as the latch was given them; padding is not shown. (Default: None)
         step_names: Names of the steps per target, such as the words of a sentence. (Default: their numbers)
         feature_names: Names of features per target; see :func:`plot_profile`. (Default: their numbers)
-        neutral: Middle of the colours of masks; those of single sources lie in (0, 1), around 1/2. (Default: 0.5)
 
     Returns:
-        Figure of matplotlib, with `savefig`. Masks with more than two dimensions beside the batch are shown as images, averaged
-        over all but the last two.
+        Figure of matplotlib, with `savefig`. Where a site has two dimensions of time, as the positions of an image, they are
+        shown as an image, averaged over features.
 
     Raises:
+        TypeError: if it is no trace.
         ValueError: if there is no mask, no such sample, or too few names.
         ImportError: without the extra `plots`.
     """
+    if not isinstance(trace, LatchTrace):
+        raise TypeError(f"plot_sample takes what latch.trace(...) returns, got {type(trace).__name__}")
     if not trace.masks:
         raise ValueError("the trace has no masks: was the latch disabled?")
     columns = 1 + max(len(by_source) for by_source in trace.feedback.values())
@@ -125,22 +126,27 @@ def plot_sample(
     for row, (target, mask) in zip(grid, trace.masks.items(), strict=True):
         if not -len(mask) <= sample < len(mask):
             raise ValueError(f"sample={sample} is not among the {len(mask)} of the batch")
-        known = lengths_of(lengths, target)
-        steps = None if known is None or mask.dim() != 3 else int(known[sample])
-        panels = {f"mask of {target!r}": (mask, neutral)}
+        known, site = lengths_of(lengths, target), trace.sites.get(target)
+        image = site.grid(mask) if site is not None and len(site.grid(mask)) == 2 else None
+        panels = {f"mask of {target!r}": (as_sequence(mask, target, trace.sites), trace.neutral)}
         panels |= {f"asked for by {source!r}": (f, 0.5) for source, f in trace.feedback[target].items()}
         for axes, (title, (values, middle)) in zip(row, panels.items(), strict=False):
+            steps = None if known is None or values.dim() != 3 or values.shape[1] == 1 else int(known[sample])
             shown = _of_sample(values, sample, steps)
-            image = _draw(axes, shown, middle, _limit([shown], middle))
+            as_image = image is not None and shown.shape[1] == image[0] * image[1]
+            picture = shown.mean(0).view(image) if as_image and image is not None else shown
+            figure.colorbar(_draw(axes, picture, middle, _limit([picture], middle)), ax=axes)
             axes.set_title(title, fontsize=9)
-            figure.colorbar(image, ax=axes)
-            if mask.dim() <= 3:
-                _name_features(axes.set_yticks, shown, middle, _names_of(feature_names, target, len(shown)), room=16)
-                if step_names is not None and target in step_names:
-                    named = list(step_names[target])[: shown.shape[1]]
-                    axes.set_xticks(range(len(named)), named, fontsize=7, rotation=60, ha="right")
-                else:
-                    axes.set_xlabel("step", fontsize=8)
+            if as_image:
+                continue
+            _name_features(axes.set_yticks, shown, middle, _names_of(feature_names, target, len(shown)), room=16)
+            if step_names is not None and target in step_names and shown.shape[1] > 1:
+                named = list(step_names[target])[: shown.shape[1]]
+                axes.set_xticks(range(len(named)), named, fontsize=7, rotation=60, ha="right")
+            elif shown.shape[1] > 1:
+                axes.set_xlabel("step", fontsize=8)
+            else:
+                axes.set_xticks([0], ["all steps"], fontsize=7)
         for axes in row[len(panels) :]:
             axes.set_axis_off()
     return figure
@@ -155,7 +161,6 @@ def write_page(
     lengths: Lengths = None,
     step_names: Sequence[Names] | None = None,
     feature_names: Names | None = None,
-    neutral: float = 0.5,
     top: int = 5,
 ) -> None:
     """Writes one HTML page, with everything in it, of some samples: their masks, and what these kept and took away.
@@ -168,7 +173,6 @@ def write_page(
         lengths: Lengths of the batch. (Default: None)
         step_names: Names of the steps per target, for each of these samples. (Default: their numbers)
         feature_names: Names of features per target. (Default: their numbers)
-        neutral: Middle of the colours. (Default: 0.5)
         top: Features that are listed for each target, both ways. (Default: 5)
 
     Raises:
@@ -183,7 +187,7 @@ def write_page(
     sections = []
     for i, (sample, head) in enumerate(zip(chosen, heads, strict=True)):
         names = None if step_names is None else step_names[i]
-        figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names, neutral=neutral)
+        figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=110)
         picture = base64.b64encode(file.getvalue()).decode()
@@ -235,10 +239,8 @@ def _limit(values: Sequence[Tensor], neutral: float) -> float:
 
 
 def _of_sample(values: Tensor, sample: int, steps: int | None) -> Tensor:
-    """Returns what is shown of a sample: features over valid steps, or an image."""
+    """Returns what is shown of a sample: features over valid steps."""
     shown = values[sample].detach().float().cpu()
-    if shown.dim() > 2:
-        return shown.flatten(0, -3).mean(0)
     return (shown.unsqueeze(0) if shown.dim() == 1 else shown[:steps]).T
 
 

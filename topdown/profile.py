@@ -11,6 +11,7 @@ from torch import Tensor
 from topdown.masking import pool_mask
 from topdown.masks import LatchTrace
 from topdown.sequence import Lengths, lengths_of, zero_missing
+from topdown.sites import Site, to_sequence
 
 
 class MaskProfile(NamedTuple):
@@ -28,7 +29,10 @@ class MaskProfile(NamedTuple):
 
 
 def mask_profile(
-    batches: Iterable[tuple[Mapping[str, Tensor], Any, Lengths]], classes: Sequence[int]
+    batches: Iterable[tuple[Mapping[str, Tensor], Any, Lengths]],
+    classes: Sequence[int],
+    *,
+    sites: Mapping[str, Site] | None = None,
 ) -> dict[str, MaskProfile]:
     r"""Averages masks over the samples of each class.
 
@@ -45,6 +49,7 @@ def mask_profile(
             `latch.masks(inputs, lengths)` returns them; integer classes of shape (B,), a tensor or an array of numpy; and the
             lengths of the batch.
         classes: Classes to tell apart, such as range(-3, 4).
+        sites: Sites of the latch, `latch.sites`, if it has any: they say how masks are laid out. (Default: none)
 
     Returns:
         A :class:`MaskProfile` per modality.
@@ -73,13 +78,26 @@ def mask_profile(
         for name, mask in masks.items():
             if labels.shape != (len(mask),):
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, but {name!r} has {len(mask)} masks: one each")
-            mask, valid = mask.detach().cpu().to(torch.float64), lengths_of(lengths, name)
-            if mask.dim() == 3:
-                mask = pool_mask(mask, valid).squeeze(1)
+            valid = lengths_of(lengths, name)
+            mask = _over_time(as_sequence(mask, name, sites), valid)
             present = members if valid is None else zero_missing(members, valid.cpu())
             sums[name] = sums.get(name, 0.0) + present.T @ mask
             counts[name] = counts.get(name, 0) + present.sum(0)
     return {name: MaskProfile(sums[name] / counts[name].unsqueeze(1), counts[name].to(torch.int64), classes) for name in sums}
+
+
+def as_sequence(mask: Tensor, name: str, sites: Mapping[str, Site] | None) -> Tensor:
+    """Returns a mask of shape (B, T, D) or (B, D), whatever the layout of its site is, in float64 on the CPU.
+
+    Raises:
+        ValueError: if it has more dimensions, and there is no site that says which they are.
+    """
+    mask = mask.detach().cpu().to(torch.float64)
+    if sites is not None and name in sites:
+        return to_sequence(mask, sites[name])
+    if mask.dim() > 3:
+        raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}, which its site explains: pass sites=latch.sites")
+    return mask
 
 
 class Change(NamedTuple):
@@ -107,8 +125,10 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
         top: Number of features that are kept most, and of those that are attenuated most. (Default: 5)
 
     Returns:
-        Changes per sample and target, those that are kept most first. Of sites with more than one dimension of time, or none,
-        in their layout, masks are those of the sources on average.
+        Changes per sample and target, those that are kept most first.
+
+    Raises:
+        ValueError: if lengths name what is no target.
 
     Example:
         >>> masks = {"audio": torch.tensor([[[0.2, 0.5]], [[0.8, 0.5]]])}
@@ -117,11 +137,13 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
         Change(feature=0, mask=0.8000..., average=0.5000..., source='text')
     """
     found: list[dict[str, list[Change]]] = []
+    for name in lengths if isinstance(lengths, Mapping) else ():
+        if name not in trace.masks and name not in trace.encodings:
+            raise ValueError(f"lengths name {name!r}, but the targets are {[*trace.masks]}")
     for target, mask in trace.masks.items():
-        by_source = {j: _over_time(f, lengths_of(lengths, target)) for j, f in trace.feedback[target].items()}
-        pooled = (
-            _over_time(mask, lengths_of(lengths, target)) if mask.dim() <= 3 else torch.stack([*by_source.values()]).mean(0)
-        )
+        valid = lengths_of(lengths, target)
+        by_source = {j: _over_time(f.detach().double().cpu(), valid) for j, f in trace.feedback[target].items()}
+        pooled = _over_time(as_sequence(mask, target, trace.sites), valid)
         average, averages = pooled.mean(0), {j: f.mean(0) for j, f in by_source.items()}
         for sample, row in enumerate(pooled):
             order = (row - average).argsort(descending=True, stable=True).tolist()
@@ -141,6 +163,7 @@ def _most(by_source: Mapping[str, Tensor], averages: Mapping[str, Tensor], sampl
 
 
 def _over_time(mask: Tensor, lengths: Tensor | None) -> Tensor:
-    mask = mask.detach().double().cpu()
-    fits = lengths is not None and mask.dim() == 3 and mask.shape[1] > 1
-    return pool_mask(mask, lengths.cpu() if fits and lengths is not None else None).squeeze(1) if mask.dim() == 3 else mask
+    """Averages a mask (B, T, D) over valid steps; one of a single step, or without time, holds for all of them."""
+    if mask.dim() == 2:
+        return mask
+    return pool_mask(mask, None if lengths is None or mask.shape[1] == 1 else lengths.cpu()).squeeze(1)

@@ -34,7 +34,8 @@ def save(latch: Any, folder: str | Path, also: Collection[str]) -> None:
         "format": FORMAT,
         "options": {name: value for name, value in options.items() if name not in functions},
         "functions": functions,
-        "sites": {name: dataclasses.asdict(site) for name, site in latch.sites.items()},
+        "sites": _placed(latch.sites),
+        "encodings": _placed(getattr(latch.backbone, "encodings", None)),
         "target_sizes": latch.target_sizes,
         "source_sizes": latch.source_sizes,
         "also": also,
@@ -67,6 +68,8 @@ def load(make: Any, backbone: nn.Module, folder: str | Path, functions: Mapping[
             f"{folder}: {stray[0]} is saved as {content['options'].get(stray[0])!r}; set it on the latch afterwards"
         )
     _check_sizes(backbone, content, folder)
+    if content["encodings"] != json.loads(json.dumps(_placed(getattr(backbone, "encodings", None)))):
+        raise ValueError(f"{folder}: encodings were read at {content['encodings']}, but this backbone reads others")
     latch = make(
         backbone, **content["options"], **functions, sites={name: Site(**site) for name, site in content["sites"].items()}
     )
@@ -104,6 +107,12 @@ def _read(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise ValueError(f"{folder / OPTIONS} has format {found!r}, but this version of topdown reads format {FORMAT}")
     return content  # type: ignore[no-any-return]
+
+
+def _placed(sites: Any) -> dict[str, Any]:
+    """Returns sites as JSON has them; nothing for what are no sites."""
+    found = sites.items() if isinstance(sites, Mapping) else ()
+    return {name: dataclasses.asdict(site) for name, site in found if isinstance(site, Site)}
 
 
 def _check_sizes(backbone: nn.Module, content: Mapping[str, Any], folder: Path) -> None:

@@ -29,16 +29,15 @@ class Site:
         time_dim: Dimension of time, or several that count as one, such as (2, 3) for the positions of an image of shape
             (B, C, H, W); None for none: all but batch and features are then masked alike. A tensor of two dimensions has no
             time. (Default: 1)
-
-    The batch is dimension 0.
+        batch_dim: Dimension of the batch; 1 for layers that take time first. (Default: 0)
 
     Raises:
         TypeError: if an argument is of the wrong kind.
         ValueError: if `at` is unknown, or a dimension is named twice.
 
     Example:
-        >>> Site("text_model.embeddings"), Site("stem", feature_dim=1, time_dim=(2, 3)).time_dim
-        (Site(path='text_model.embeddings', at='output', index=None, feature_dim=-1, time_dim=1), (2, 3))
+        >>> Site("text_model.embeddings").path, Site("stem", feature_dim=1, time_dim=(2, 3)).time_dim
+        ('text_model.embeddings', (2, 3))
     """
 
     path: str
@@ -47,6 +46,7 @@ class Site:
     index: int | str | None = None
     feature_dim: int = -1
     time_dim: int | tuple[int, ...] | None = 1
+    batch_dim: int = 0
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
@@ -56,31 +56,49 @@ class Site:
             raise ValueError(f"at={self.at!r} must be 'output' or 'input'")
         if isinstance(self.time_dim, list):  # as JSON has it
             object.__setattr__(self, "time_dim", tuple(self.time_dim))
-        times = self.time_dim if isinstance(self.time_dim, tuple) else (self.time_dim,)
-        if not all(isinstance(dim, int) for dim in (self.feature_dim, *(t for t in times if t is not None))):
-            raise TypeError(f"feature_dim={self.feature_dim!r} and time_dim={self.time_dim!r} must be numbers of dimensions")
-        if len({0, self.feature_dim, *times}) < 2 + len(times):
-            raise ValueError(f"feature_dim={self.feature_dim}, time_dim={self.time_dim} and the batch, 0, must be different")
+        named = (self.batch_dim, self.feature_dim, *self._times())
+        if not all(isinstance(dim, int) for dim in named):
+            raise TypeError(f"{self.layout()} must be numbers of dimensions")
+        if len(set(named)) < len(named):
+            raise ValueError(f"{self.layout()} must be different dimensions")
 
     def __str__(self) -> str:
         """Names the place for messages."""
         return f"{self.at} of {self.path!r}" + ("" if self.index is None else f"[{self.index!r}]")
 
-    def dims(self, values: Tensor) -> tuple[list[int], int, list[int]]:
-        """Returns the dimensions of time, of features, and all others but the batch.
+    def described(self) -> str:
+        """Names the place, and the layout where it is not (B, T, D)."""
+        plain = (self.feature_dim, self.time_dim, self.batch_dim) == (-1, 1, 0)
+        return str(self) if plain else f"{self} ({self.layout()})"
+
+    def layout(self) -> str:
+        """Names the dimensions."""
+        return f"feature_dim={self.feature_dim!r}, time_dim={self.time_dim!r}, batch_dim={self.batch_dim!r}"
+
+    def order(self, values: Tensor) -> list[int]:
+        """Returns the dimensions of batch, time, features, and all others, in this order.
 
         Raises:
-            ValueError: if a tensor does not have them.
+            ValueError: if a tensor does not have them, or nobody has said which of four or more they are.
         """
-        count = values.dim()
-        times = self.time_dim if isinstance(self.time_dim, tuple) else () if self.time_dim is None else (self.time_dim,)
+        count, times = values.dim(), self._times()
         if count == 2 and self.time_dim == 1:
             times = ()  # a vector
-        named = [dim % count if -count <= dim < count else 0 for dim in (*times, self.feature_dim)]
-        if 0 in named or len(set(named)) < len(named):
-            has = f"has shape {tuple(values.shape)}, but feature_dim={self.feature_dim} and time_dim={self.time_dim}"
-            raise ValueError(f"the {self} {has}: say which of its dimensions are features and time")
-        return named[:-1], named[-1], [dim for dim in range(1, count) if dim not in named]
+        named = [dim % count if -count <= dim < count else count for dim in (self.batch_dim, *times, self.feature_dim)]
+        untold = count > 3 and (self.feature_dim, self.time_dim) == (-1, 1)
+        if untold or count in named or len(set(named)) < len(named):
+            remedy = (
+                "say which of them are features and time, as in Site(path, feature_dim=1, time_dim=(2, 3)) for (B, C, H, W)"
+            )
+            raise ValueError(f"the {self} has shape {tuple(values.shape)}, but {self.layout()}: {remedy}")
+        return [*named, *(dim for dim in range(count) if dim not in named)]
+
+    def grid(self, values: Tensor) -> tuple[int, ...]:
+        """Returns the steps of each dimension of time."""
+        return tuple(values.shape[dim] for dim in self.order(values)[1 : 1 + len(self._times())]) if values.dim() > 2 else ()
+
+    def _times(self) -> tuple[Any, ...]:
+        return self.time_dim if isinstance(self.time_dim, tuple) else () if self.time_dim is None else (self.time_dim,)
 
 
 def to_sequence(values: Tensor, site: Site) -> Tensor:
@@ -94,10 +112,10 @@ def to_sequence(values: Tensor, site: Site) -> Tensor:
         >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", feature_dim=1, time_dim=None)).shape
         torch.Size([2, 8])
     """
-    time, feature, others = site.dims(values)
-    values = values.mean(others, keepdim=True) if others else values
-    values = values.permute(0, *time, feature, *others).flatten(1 + len(time))
-    return values.flatten(1, -2) if time else values
+    order, steps = site.order(values), site.grid(values)
+    values = values.permute(order)
+    values = values.flatten(2 + len(steps)).mean(-1) if values.dim() > 2 + len(steps) else values
+    return values.flatten(1, -2) if steps else values
 
 
 def from_sequence(mask: Tensor, like: Tensor, site: Site) -> Tensor:
@@ -108,11 +126,9 @@ def from_sequence(mask: Tensor, like: Tensor, site: Site) -> Tensor:
         >>> from_sequence(mask, torch.zeros(2, 8, 4, 5), site)[1, 7, 3, 4] == mask[1, 19, 7]
         tensor(True)
     """
-    time, feature, others = site.dims(like)
-    sizes = [like.shape[dim] for dim in time]
-    mask = mask.reshape(mask.shape[0], *sizes, mask.shape[-1], *[1] * len(others))
-    order = [0, *time, feature, *others]
-    return mask.permute(*(order.index(dim) for dim in range(like.dim()))).expand_as(like)
+    order, steps = site.order(like), site.grid(like)
+    mask = mask.reshape(mask.shape[0], *steps, mask.shape[-1], *[1] * (like.dim() - 2 - len(steps)))
+    return mask.permute([order.index(dim) for dim in range(like.dim())]).expand_as(like)
 
 
 def run_with(
@@ -253,8 +269,9 @@ def _pick(held: Any, index: int | str | None, site: Site) -> Tensor:
             else:
                 found = getattr(held, index) if isinstance(index, str) and not isinstance(held, Mapping) else held[index]
         except (LookupError, StopIteration, AttributeError, TypeError):
-            has = f"keys {list(held)}" if isinstance(held, Mapping) else f"type {type(held).__name__}"
-            raise TypeError(f"the {site} has {has}: say with index= which item is meant") from None
+            count = f"{len(held)} items" if isinstance(held, (tuple, list)) else f"type {type(held).__name__}"
+            has = f"keys {list(held)}" if isinstance(held, Mapping) else count
+            raise TypeError(f"the {site} is not there; it has {has}, one of which index= can name") from None
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() < 2:
         got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise TypeError(f"the {site} is {got}: a site is a floating-point tensor with a batch and features")

@@ -28,7 +28,14 @@ def sentiment_parser(name: str) -> OneLineParser:
     add("--data", type=Path, metavar="PATH", help="a pickle such as mosei_senti_data.pkl, a folder of .csd files, a store ...")
     add_data_options(parser)
     add("--subset", type=_positive, metavar="N", help="use only N samples of each split, evenly spaced, for a quick run")
-    add("--feedback", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}")
+    add(
+        "--feedback",
+        nargs="+",
+        choices=KINDS,
+        default=[k for k in KINDS if k != "static"],
+        metavar="KIND",
+        help=f"of {', '.join(KINDS)}",
+    )
     add("--seeds", type=_positive, default=5, metavar="N", help="runs of each kind, with seeds 0 to N-1")
     add("--epochs", type=_positive, default=100, metavar="N", help="at most; training stops early")
     add("--batch-size", type=_positive, default=32, metavar="N", help="samples of a batch")
