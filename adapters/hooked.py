@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from topdown.backbone import takes_lengths
-from topdown.checks import check_sites
+from topdown.checks import check_sites, missing_names
 from topdown.sequence import Lengths
 from topdown.sites import Site, run_with, to_sequence
 
@@ -103,7 +103,7 @@ class HookedBackbone(nn.Module):
             grids[name] = self.encodings[name].grid(values)
 
         more = {"lengths": lengths} if lengths is not None and self.uses_lengths else {}
-        missing = [name for name, value in inputs.items() if value is None]
+        missing = missing_names(inputs, self.encodings, self.model)
         output = run_with(lambda: self.model(**inputs, **more), self.model, self.encodings, note=read, optional=missing)
         return Run({name: found[name] for name in self.encodings if name in found}, output, grids)
 

@@ -184,3 +184,35 @@ def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'topdown-latch\[plots\]'"):
         plot_profile(profile({"audio": torch.rand(3, 6, 4)}))
+
+
+def test_samples_that_lack_a_modality_do_not_count():
+    """The third sample lacks the target, and the second its first source."""
+    first = torch.tensor([[[0.8]], [[0.1]], [[0.5]]])
+    second = torch.tensor([[[0.2]], [[0.6]], [[0.5]]])
+    masks = torch.tensor([[[0.5]], [[0.6]], [[0.5]]])
+    trace = LatchTrace(None, {"a": masks}, {"a": {"b": first, "c": second}}, {"b": first, "c": second})
+    changes = explain(trace, {"a": torch.tensor([1, 1, 0]), "b": torch.tensor([1, 0, 1])})
+    assert changes[2] == {}
+    for sample, (mask, source) in enumerate([(0.5, "c"), (0.6, "c")]):
+        (change,) = changes[sample]["a"]
+        assert (change.mask, change.average) == pytest.approx((mask, 0.55))
+        assert change.source == source
+    plot_sample(trace, 2, lengths={"a": torch.tensor([1, 1, 0])}).savefig("/dev/null", format="png")
+    with pytest.raises(ValueError, match="top=0 must be at least 1"):
+        explain(trace, top=0)
+
+
+def test_odd_values_and_names_are_drawn(tmp_path):
+    masks = {"a": torch.tensor([[[0.5, float("inf")], [float("nan"), 0.2]]])}
+    trace = LatchTrace(None, masks, {"a": {"b": masks["a"]}}, {})
+    figure = plot_sample(trace, 0, step_names={"a": ["cost$_$", "$^$"]}, feature_names={"a": ["$", "b"]})
+    figure.savefig("/dev/null", format="png")
+    with pytest.raises(ValueError, match=r"step_names\['a'\] has 1 names, but there are 2 steps"):
+        plot_sample(trace, 0, step_names={"a": ["so"]})
+    write_page(tmp_path / "one.html", trace)  # of one sample: no average to compare with
+    assert "<tr><td>" not in (tmp_path / "one.html").read_text()
+    with pytest.raises(ValueError, match="has no masks"):
+        write_page(tmp_path / "none.html", LatchTrace(None, {}, {}, {}))
+    with pytest.raises(ValueError, match="there is no profile to draw"):
+        plot_profile({})

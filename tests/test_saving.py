@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from test_sites import INPUTS as MODEL_INPUTS
@@ -187,7 +188,7 @@ def test_a_model_without_the_site_is_refused(tmp_path):
 def test_other_places_of_encodings_are_refused(tmp_path):
     options = {"sites": {"text": "words"}, "example_inputs": MODEL_INPUTS}
     TopDownLatch(frozen(HookedBackbone(Model(), {"text": "body"})), "linear", **options).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"encodings were read at .*'body'.*, but this backbone reads others"):
+    with pytest.raises(ValueError, match=r"encodings were read at .*'body'.*, but this backbone reads"):
         TopDownLatch.from_pretrained(HookedBackbone(Model(), {"text": "head"}), tmp_path)
 
 
@@ -204,3 +205,92 @@ def test_what_is_in_the_way_is_replaced_whole(folder):
     copy = shutil.copytree(folder, folder.parent / "copy")
     assert torch.equal(TopDownLatch.from_pretrained(latch.backbone, copy)(INPUTS), latch(INPUTS))
     assert sorted(path.name for path in folder.iterdir()) == ["feedback.safetensors", "topdown.json"]
+
+
+def test_what_was_set_later_is_saved_as_it_is(tmp_path):
+    """Options that no constructor would take together, fewer passes than there are statistics, and numbers of numpy."""
+    backbone = frozen(Normed(SIZES))
+    latch = trained(TopDownLatch(backbone, "linear", start="identity", passes=3))
+    latch.scale, latch.passes = np.float32(2.0), 2
+    latch.save_pretrained(tmp_path)
+    twin = frozen(Normed(SIZES))
+    twin.load_state_dict(backbone.state_dict())
+    again = TopDownLatch.from_pretrained(twin, tmp_path).eval()
+    assert (again.scale, again.passes, again.start) == (2.0, 2, "identity")
+    assert torch.equal(again(INPUTS), latch(INPUTS))
+    latch.feedback = torch.nn.Module()
+    assert latch.options()["feedback"] is latch.feedback  # no longer the kind that was asked for
+
+
+def test_layouts_of_memory_and_shared_weights_are_saved(tmp_path):
+    backbone = HookedBackbone(Model(), {"text": "body"})
+    latch = TopDownLatch(backbone, "linear", sites={"text": "words"}, example_inputs=MODEL_INPUTS)
+    backbone.model.stem.to(memory_format=torch.channels_last)
+    backbone.model.again = backbone.model.head
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        latch.save_pretrained(tmp_path, also=["stem", "again", "words", "patch", "body"])  # the head, by its other name
+    again = HookedBackbone(Model(), {"text": "body"})
+    again.model.again = again.model.head
+    assert torch.equal(TopDownLatch.from_pretrained(again, tmp_path)(**MODEL_INPUTS)["logits"], latch(**MODEL_INPUTS)["logits"])
+
+
+def test_a_failure_leaves_what_was_there(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    latch = TopDownLatch(Toy(SIZES), "linear")
+    with pytest.raises(ValueError, match="has no 'nothing'"):
+        latch.save_pretrained(folder, also=["nothing"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_parameters_beside_the_model_are_named(tmp_path):
+    class More(HookedBackbone):
+        def __init__(self):
+            super().__init__(Model(), {"text": "body"})
+            self.extra = torch.nn.Linear(2, 2)
+
+    backbone = More()
+    frozen(backbone.model)
+    latch = TopDownLatch(backbone, "linear", sites={"text": "words"}, example_inputs=MODEL_INPUTS)
+    with pytest.warns(UserWarning, match=r"2 trainable parameters of the backbone are not saved \(extra.weight, extra.bias\)"):
+        latch.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"functions": None},
+        {"options": []},
+        {"options": {"feedback": "linear"}},
+        {"sites": {"a": {"path": "x", "colour": 3}}},
+        {"sites": {"a": "x"}},
+        {"also": None},
+        {"also": [3]},
+        {"target_sizes": {"text": "6"}},
+        {"source_sizes": {"text": -6}},
+        {"source_sizes": {"text": 10**12}},
+        {"tensors": 3},
+        {"encodings": 3},
+    ],
+    ids=str,
+)
+def test_files_that_someone_wrote_by_hand_are_refused(folder, values):
+    change(folder, **values)
+    with pytest.raises(ValueError, match="is not as save_pretrained writes it: look at"):
+        TopDownLatch.from_pretrained(Toy(SIZES), folder)
+
+
+def test_a_format_that_is_true_is_none(folder):
+    change(folder, format=True)
+    with pytest.raises(ValueError, match="has format True"):
+        TopDownLatch.from_pretrained(Toy(SIZES), folder)
+
+
+def test_a_part_without_values_is_refused(tmp_path):
+    def make():
+        return frozen(HookedBackbone(Model(), {"text": "body"}))
+
+    latch = TopDownLatch(make(), "linear", sites={"text": "words"}, example_inputs=MODEL_INPUTS)
+    latch.save_pretrained(tmp_path, also=["head"])
+    with pytest.raises(ValueError, match=r"'also.head.weight' is on the meta device, which holds no values"):
+        TopDownLatch.from_pretrained(make().to("meta"), tmp_path)

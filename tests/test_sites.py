@@ -1,8 +1,10 @@
 """Masks that act within a model: at the outputs and inputs of submodules, whose forward stays as it is."""
 
 import copy
+import dataclasses
 import pickle
 import threading
+import time
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -347,6 +349,151 @@ def test_lengths_go_by_the_names_of_sites_and_encodings():
     for name in ("ids", "labels", "wrods"):
         with pytest.raises(ValueError, match=f"lengths name '{name}', but the modalities are"):
             latch(**INPUTS, lengths={name: LENGTHS})
+
+
+def test_a_module_may_be_named_by_any_of_its_names():
+    model = Model()
+    model.other = model.words
+    latch = latch_around(model, {"text": "other"})
+    assert latch.masks(**INPUTS)["text"].shape == (3, 4, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    hidden: torch.Tensor
+    other: int = 3
+
+
+@pytest.mark.parametrize(
+    ("wrap", "unwrap", "index"),
+    [
+        (lambda x: Output(x), lambda x: x.hidden, "hidden"),
+        (lambda x: OrderedDict(hidden=x, other=3), lambda x: x["hidden"], 0),
+        (lambda x: torch.max(torch.stack([x, x - 1]), 0), lambda x: x.values, 0),
+    ],
+    ids=["frozen dataclass", "number of a key", "type of torch"],
+)
+def test_other_structures_are_put_together_again(wrap, unwrap, index):
+    model = Model(wrap, unwrap)
+    latch = latch_around(model, {"text": Site("words", index=index)})
+    mask = latch.masks(**INPUTS)["text"]
+    torch.testing.assert_close(latch(**INPUTS)["logits"], by_hand(model, lambda text, stem: (text * mask, stem)))
+
+
+def test_the_first_argument_is_that_of_the_signature():
+    class Body(nn.Linear):
+        def forward(self, x, weight=None):
+            return super().forward(x * weight)
+
+    class Caller(Model):
+        def __init__(self):
+            super().__init__()
+            self.body = Body(4, 5)
+
+        def forward(self, ids, image):
+            words = self.words(ids)
+            return {"logits": self.body(weight=torch.ones(3, 4, 4), x=words) + self.patch(self.stem(image).mean((2, 3))).sum()}
+
+    model = Caller()
+    backbone = HookedBackbone(model, {"text": "body"})
+    latch = TopDownLatch(backbone, Half, sites={"text": Site("body", at="input")}, sources={"text": ["text"]})
+    expected = model.body(model.words(IDS) / 4, torch.ones(3, 4, 4)) + model.patch(model.stem(IMAGE).mean((2, 3))).sum()
+    torch.testing.assert_close(latch(**INPUTS)["logits"], expected)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (17, "is not there; it has type Tensor"),
+        ("nonsense", "is not there"),
+        ([1], "must be the number or the name"),
+        (True, "must be"),
+    ],
+)
+def test_an_item_of_what_has_none_is_named(index, message):
+    with pytest.raises(TypeError, match=message):
+        latch_around(Model(), {"text": Site("words", index=index)})
+
+
+def test_frozen_feedback_within_checkpointing_is_named():
+    model = Checkpointed()
+    latch = TopDownLatch(
+        HookedBackbone(model, ENCODINGS),
+        "linear",
+        sites={"text": Site("body", at="input")},
+        align="pool",
+        example_inputs=INPUTS,
+    )
+    latch.feedback.requires_grad_(False)
+    with pytest.raises(ValueError, match="lies within activation checkpointing"):
+        latch(**INPUTS)
+
+
+def test_a_cache_of_the_model_is_filled_once():
+    class Cache:
+        def __init__(self):
+            self.steps = []
+
+    class Remembering(Model):
+        def forward(self, ids, image, cache):
+            cache.steps.append(ids)
+            return super().forward(ids, image)
+
+    latch = TopDownLatch(HookedBackbone(Remembering(), ENCODINGS), "linear", sites={"text": "words"}, align="pool")
+    latch(**INPUTS, cache=Cache())
+    cache = Cache()
+    latch(**INPUTS, cache=cache)
+    assert len(cache.steps) == 1
+
+
+def test_two_first_calls_leave_no_layer_in_evaluation():
+    class Slow(Model):
+        def forward(self, ids, image):
+            time.sleep(0.02)
+            return super().forward(ids, image)
+
+    model = Slow().train()
+    latch = TopDownLatch(HookedBackbone(model, ENCODINGS), "linear", sites={"text": "words"}, align="pool")
+    threads = [threading.Thread(target=lambda: latch(**INPUTS)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about nested tensors
+def test_nested_tensors_of_the_fast_path_are_named():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(5, 8)
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+        def forward(self, x, padding):
+            return self.layers(self.inner(x), src_key_padding_mask=padding)
+
+    latch = TopDownLatch(HookedBackbone(Encoder(), {"x": "layers.layers.0"}), "linear", sites={"x": "inner"})
+    inputs = {"x": torch.randn(2, 4, 5), "padding": torch.tensor([[False] * 4, [False, False, True, True]])}
+    with (
+        torch.no_grad(),
+        pytest.raises(TypeError, match=r"nested tensor, .* nn.TransformerEncoder with enable_nested_tensor=False"),
+    ):
+        latch(**inputs)
+
+
+def test_another_backbone_must_have_the_sites():
+    latch = latch_around(Model(), {"text": "words"})
+    with pytest.raises(ValueError, match=r"sites\['text'\]: Sequential has no 'words'"):
+        latch.backbone = CallableBackbone(nn.Sequential(), encode=lambda m, i: i, fuse=lambda m, e: e)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_part_is_named():
+    model = Model()
+    model.words = torch.jit.script(nn.Embedding(10, 4))
+    with pytest.raises(ValueError, match="'words' is compiled by TorchScript, which has no hooks"):
+        TopDownLatch(HookedBackbone(model, ENCODINGS), sites={"text": "words"})
 
 
 # A model that nobody may edit

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import numbers
 from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from topdown.sequence import Lengths
@@ -118,4 +120,14 @@ def fresh(value: Any) -> Any:
         for key in value:
             mapping[key] = fresh(value[key])
         return mapping
-    return value
+    if (
+        torch.compiler.is_compiling()
+        or value is None
+        or isinstance(value, (str, bytes, numbers.Number, nn.Module))
+        or callable(value)
+    ):
+        return value
+    try:
+        return copy.deepcopy(value)  # a cache of keys and values, for one
+    except Exception:  # whatever such an object says to it; then it is shared
+        return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import numbers
 import sys
@@ -84,13 +85,38 @@ def check_sites(sites: Any, model: nn.Module, what: str = "sites") -> dict[str, 
     if not isinstance(sites, Mapping) or not all(isinstance(site, (str, Site)) for site in sites.values()):
         raise TypeError(f"{what}={sites!r} must be a mapping from names to Site(path, ...) or a path")
     found = {name: Site(site) if isinstance(site, str) else site for name, site in sites.items()}
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, site in found.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{what} must have names that are strings, got {name!r}")
+        if isinstance(modules.get(site.path), torch.jit.ScriptModule):
+            raise ValueError(
+                f"{what}[{name!r}]: {site.path!r} is compiled by TorchScript, which has no hooks: choose another place"
+            )
         if site.path not in modules:
             similar = difflib.get_close_matches(site.path, [*modules], n=5, cutoff=0.0)
             more = f" and {len(modules) - 5} more" if len(modules) > 5 else ""
             raise ValueError(f"{what}[{name!r}]: {type(model).__name__} has no {site.path!r}, but {similar}{more}")
     return found
+
+
+def missing_names(
+    inputs: Mapping[str, Any], names: Collection[str], model: nn.Module, known: Collection[str] = ()
+) -> list[str]:
+    """Returns the names of sites that a call need not reach, since a modality is missing.
+
+    That is any of them where an input is None, and those that are names of arguments, or of modalities, which are not given.
+
+    Args:
+        inputs: Inputs of the call.
+        names: Names of the sites.
+        model: Model that has them.
+        known: Names of modalities. (Default: none)
+    """
+    if any(value is None for value in inputs.values()):
+        return [*names]
+    possible = {*inspect.signature(model.forward).parameters, *known}
+    return [name for name in names if name not in inputs and name in possible]
 
 
 def check_start(start: Any, scale: float) -> Any:

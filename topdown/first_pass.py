@@ -38,9 +38,10 @@ class Statistics(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        for name, buffer in backbone.named_buffers():
-            if _is_statistic(name, buffer):
-                self.register_buffer(escape(name), torch.full_like(buffer, torch.nan))
+        with torch.inference_mode(False):  # buffers that are made in inference mode could never follow
+            for name, buffer in backbone.named_buffers():
+                if _is_statistic(name, buffer):
+                    self.register_buffer(escape(name), torch.full_like(buffer, torch.nan))
 
     def lend(self, name: str, buffer: Tensor) -> Tensor:
         """Returns a copy of a buffer, as the first pass has it."""

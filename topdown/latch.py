@@ -16,7 +16,7 @@ References:
 from __future__ import annotations
 
 import contextlib
-import threading
+import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -27,10 +27,11 @@ from torch.nn.utils import parametrize
 
 from topdown import checks, saving
 from topdown.backbone import Inputs, call, fresh, takes_lengths, user_model
+from topdown.build import build, build_from
 from topdown.describe import describe
 from topdown.disabled import Disabled, is_disabled
-from topdown.feedback import Network, build_feedback, made_like
-from topdown.first_pass import Statistics, evaluating, run_untouched
+from topdown.feedback import Network
+from topdown.first_pass import Statistics, run_untouched
 from topdown.gates import Gates
 from topdown.masking import Align, Combine
 from topdown.masks import (
@@ -49,7 +50,6 @@ from topdown.unbuilt import UnbuiltFeedback
 
 T = TypeVar("T")
 Values = dict[str, Tensor]
-_build_lock = threading.Lock()
 
 
 class TopDownLatch(nn.Module):
@@ -87,7 +87,7 @@ class TopDownLatch(nn.Module):
             position within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default:
             "error"; the paper's modalities are word-aligned)
         start: "random": masks begin wherever the networks begin, near 1/2 (the paper); "identity": the latch begins as the
-            backbone, bit for bit. Each mask is then relative to that of a network that says nothing, in (0, 2) for "mean", and
+            backbone, bit for bit (in training with dropout the two draw other random numbers). Each mask is then relative to that of a network that says nothing, in (0, 2) for "mean", and
             :mod:`topdown.gates` open in training. (Default: "random", the paper)
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
@@ -162,11 +162,13 @@ class TopDownLatch(nn.Module):
         self.target_sizes: dict[str, int] | None = None  # unknown until feedback is built, and for a ready module
         self.source_sizes: dict[str, int] | None = None
         sizes, encoding_sizes = (getattr(backbone, name, None) for name in ("input_sizes", "encoding_sizes"))
+        if isinstance(feedback, nn.Module):
+            return
         if isinstance(sizes, Mapping) and isinstance(encoding_sizes, Mapping) and not self.sites:
-            self._build(dict(sizes), dict(encoding_sizes), None)
+            build(self, dict(sizes), dict(encoding_sizes))
         elif example_inputs is not None:
             checks.check_inputs(example_inputs)
-            self._build_from(example_inputs, None)
+            build_from(self, example_inputs, None)
 
     def forward(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> Any:
         """Looks, masks, and looks again.
@@ -271,16 +273,19 @@ class TopDownLatch(nn.Module):
         return describe(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in checks.OPTIONS:
-            checks.check_option(name, value)
         if name in ("sources", "sites", "start") and name in self.__dict__:
             raise ValueError(f"{name} cannot change, since it says which parameters there are: make a new latch")
+        if name in checks.OPTIONS:
+            checks.check_option(name, value)
+            value = float(value) if checks.OPTIONS[name][0] is numbers.Real else value
         super().__setattr__(name, value)
         if name == "passes":
             self.statistics.extend([Statistics(self.backbone).train(self.training) for _ in range(len(self.statistics), value)])
         elif name == "backbone":
+            checks.check_sites(self.__dict__.get("sites"), user_model(value))
             self._takes_lengths = {part: takes_lengths(getattr(value, part)) for part in ("encode", "fuse")}
         elif name == "feedback":
+            self.kind = None  # a module of the user's; whoever builds one says which kind it is
             self._feedback_takes_lengths = takes_lengths(value)
 
     def _look(self, inputs: Inputs, lengths: Lengths, *, keep: bool = True) -> Look:
@@ -294,7 +299,7 @@ class TopDownLatch(nn.Module):
         if is_disabled(self):
             return Look(inputs, {}, {}, {})
         checks.check_inputs(inputs)
-        self._build_from(inputs, lengths)  # the first time, if sizes are unknown
+        build_from(self, inputs, lengths)  # the first time, if sizes are unknown
         known = checks.GivenLengths(lengths)
         sizes: Mapping[str, int | None] = self.target_sizes or {}
         raw = raw_targets(inputs, known, sizes, self.sites)
@@ -326,8 +331,10 @@ class TopDownLatch(nn.Module):
     def _at_sites(self, run: Callable[[], T], look: Look, names: Collection[str], there: Values) -> T:
         """Runs the backbone with the masks of a look at the sites of some names, and notes what is there before."""
         sites = {name: site for name, site in self.sites.items() if name in names}
-        missing = [name for name, value in look.masked.items() if value is None]
-        return run_with(run, user_model(self.backbone), sites, masks=look.masks, note=there.__setitem__, optional=missing)
+        model, built = user_model(self.backbone), not isinstance(self.feedback, UnbuiltFeedback)
+        modalities = () if model is not self.backbone else self.source_sizes or ()
+        missing = checks.missing_names(look.masked, sites, model, modalities) if built and sites else ()
+        return run_with(run, model, sites, masks=look.masks, note=there.__setitem__, optional=missing)
 
     def _encode_first(self, look: Look, lengths: Lengths, statistics: Statistics | None, *, keep: bool) -> tuple[Any, Values]:
         """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone.
@@ -370,37 +377,3 @@ class TopDownLatch(nn.Module):
         mask, present = combine_present(by_source, encodings, self.combine, relative=self.start == "identity")
         mask = (mask if self.scale == 1.0 else mask * self.scale).expand_as(inputs)
         return neutral_where_absent(nn.functional.dropout(mask, self.mask_dropout, self.training), present)
-
-    def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
-        """Builds feedback of unknown sizes from what the backbone makes of some inputs, in evaluation mode."""
-        if not isinstance(self.feedback, UnbuiltFeedback):
-            return
-        checks.check_complete(inputs, self.sources)
-        with evaluating(self.backbone):
-            encoded, there = self._encode_first(Look(inputs, {}, {}, {}), lengths, None, keep=False)
-        known = checks.GivenLengths(lengths)
-        encodings = self._check_encodings(encoded, inputs, known)
-        possible = checks.possible_targets(inputs, self.sites, self.sources)
-        pairs = checks.who_masks_whom(self.sources, possible, list(encodings if self.sources is None else encoded))
-        unknown = dict.fromkeys(pairs)
-        targets = {**raw_targets(inputs, known, unknown, self.sites), **site_targets(there, known, unknown, self.sites)}
-        self._build(_sizes(targets), _sizes(encodings), next(iter(encodings.values())).values)
-
-    def _build(self, target_sizes: dict[str, int], source_sizes: dict[str, int], like: Tensor | None) -> None:
-        """Builds feedback of the type and on the device of an encoding, or of the backbone."""
-        if like is None or torch.is_autocast_enabled(like.device.type):  # then encodings have another type than weights
-            like = next((p for p in self.backbone.parameters() if p.is_floating_point() and not p.is_meta), like)
-        with _build_lock:
-            if not isinstance(self.feedback, UnbuiltFeedback):  # another thread was faster
-                return
-            pairs = checks.who_masks_whom(self.sources, target_sizes, source_sizes)
-            self.target_sizes, self.source_sizes = {target: target_sizes[target] for target in pairs}, source_sizes
-            with made_like(like):
-                feedback = build_feedback(self.kind, source_sizes, target_sizes, pairs).train(self.training)
-                gates = Gates(target_sizes, pairs) if self.start == "identity" else None
-            self.gates = gates if gates is None or like is None else gates.to(like.dtype)
-            self.feedback = feedback if like is None else feedback.to(like.dtype)
-
-
-def _sizes(padded: Mapping[str, Padded]) -> dict[str, int]:
-    return {name: tensor.values.shape[-1] for name, tensor in padded.items()}

@@ -84,7 +84,7 @@ def masked_inputs(inputs: Inputs, raw: Mapping[str, Padded], masks: Mapping[str,
         raw: Those that masks multiply.
         masks: Masks by name; a target without one stays as it is.
     """
-    return {**inputs, **{k: x.values * masks[k] if k in masks else x.values for k, x in raw.items()}}
+    return {**inputs, **{k: x.values * masks[k].to(x.values.dtype) if k in masks else x.values for k, x in raw.items()}}
 
 
 def masks_by_source(

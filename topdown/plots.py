@@ -49,6 +49,8 @@ def plot_profile(
         ValueError: if there are not as many names as features or classes.
         ImportError: without the extra `plots`.
     """
+    if not profile:
+        raise ValueError("there is no profile to draw: did the latch make any masks?")
     figure: Figure = _figure(6.5, 0.9 + sum(0.9 + 0.28 * len(p.classes) for p in profile.values()))
     grid = figure.subplots(len(profile), 1, squeeze=False)
     limit = _limit([p.mean for p in profile.values()], neutral)
@@ -80,7 +82,7 @@ def draw_profile(
         neutral: Middle of the colours. (Default: 0.5)
         class_names: Names of the classes. (Default: the classes)
     """
-    names = [str(label) for label in profile.classes] if class_names is None else list(class_names)
+    names = [str(label) for label in profile.classes] if class_names is None else [_plain(name) for name in class_names]
     if len(names) != len(profile.classes):
         raise ValueError(f"there are {len(names)} class_names, but {len(profile.classes)} classes: {list(profile.classes)}")
     rows = [f"{name} (N = {count})" for name, count in zip(names, profile.samples.tolist(), strict=True)]
@@ -133,6 +135,10 @@ def plot_sample(
         for axes, (title, (values, middle)) in zip(row, panels.items(), strict=False):
             steps = None if known is None or values.dim() != 3 or values.shape[1] == 1 else int(known[sample])
             shown = _of_sample(values, sample, steps)
+            if shown.shape[1] == 0:
+                axes.set_axis_off()
+                axes.set_title(f"{title}: missing in this sample", fontsize=9)
+                continue
             as_image = image is not None and shown.shape[1] == image[0] * image[1]
             picture = shown.mean(0).view(image) if as_image and image is not None else shown
             figure.colorbar(_draw(axes, picture, middle, _limit([picture], middle)), ax=axes)
@@ -141,7 +147,9 @@ def plot_sample(
                 continue
             _name_features(axes.set_yticks, shown, middle, _names_of(feature_names, target, len(shown)), room=16)
             if step_names is not None and target in step_names and shown.shape[1] > 1:
-                named = list(step_names[target])[: shown.shape[1]]
+                named = [_plain(name) for name in step_names[target]][: shown.shape[1]]
+                if len(named) < shown.shape[1]:
+                    raise ValueError(f"step_names[{target!r}] has {len(named)} names, but there are {shown.shape[1]} steps")
                 axes.set_xticks(range(len(named)), named, fontsize=7, rotation=60, ha="right")
             elif shown.shape[1] > 1:
                 axes.set_xlabel("step", fontsize=8)
@@ -179,6 +187,8 @@ def write_page(
         ValueError: as :func:`plot_sample`, or if there are not as many titles as samples.
         ImportError: without the extra `plots`.
     """
+    if not trace.masks:
+        raise ValueError("the trace has no masks: was the latch disabled?")
     chosen = list(range(len(next(iter(trace.masks.values()))))) if samples is None else list(samples)
     heads = [f"Sample {sample}" for sample in chosen] if titles is None else list(titles)
     if len(heads) != len(chosen):
@@ -195,7 +205,7 @@ def write_page(
             f"<tr><td>{html.escape(target)}</td><td>{html.escape(_feature(feature_names, target, c.feature))}</td>"
             f"<td>{c.mask:.3f}</td><td>{c.average:.3f}</td><td>{'kept' if c.mask > c.average else 'attenuated'}</td>"
             f"<td>{html.escape(c.source)}</td></tr>"
-            for target, listed in changes[sample].items()
+            for target, listed in (changes[sample].items() if len(changes) > 1 else ())
             for c in listed
         )
         sections.append(
@@ -235,7 +245,7 @@ def _draw(axes: Any, values: Tensor, neutral: float, limit: float) -> Any:
 def _limit(values: Sequence[Tensor], neutral: float) -> float:
     """Returns the largest distance from neutral; one scale for all, or noise in one panel looks like structure in another."""
     distances = torch.cat([(v.double() - neutral).abs().flatten() for v in values])
-    return max(float(distances.nan_to_num(0.0).max()), 1e-6)
+    return max(float(distances.nan_to_num(0.0, posinf=0.0).max()), 1e-6)
 
 
 def _of_sample(values: Tensor, sample: int, steps: int | None) -> Tensor:
@@ -270,7 +280,12 @@ def _names_of(names: Names | None, target: str, count: int) -> list[str]:
     given = None if names is None else names.get(target)
     if given is not None and len(given) != count:
         raise ValueError(f"feature_names[{target!r}] has {len(given)} names, but there are {count} features")
-    return [str(feature) for feature in range(count)] if given is None else list(given)
+    return [str(feature) for feature in range(count)] if given is None else [_plain(name) for name in given]
+
+
+def _plain(name: str) -> str:
+    """Returns a name that matplotlib does not take for a formula."""
+    return name.replace("$", r"\$")
 
 
 def _feature(names: Names | None, target: str, feature: int) -> str:

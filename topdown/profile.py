@@ -125,10 +125,11 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
         top: Number of features that are kept most, and of those that are attenuated most. (Default: 5)
 
     Returns:
-        Changes per sample and target, those that are kept most first.
+        Changes per sample and target, those that are kept most first. A sample that lacks a modality is not counted, and has no
+        changes for it; a batch of one sample differs in nothing from its average.
 
     Raises:
-        ValueError: if lengths name what is no target.
+        ValueError: if lengths name what is neither target nor source, or `top` is less than 1.
 
     Example:
         >>> masks = {"audio": torch.tensor([[[0.2, 0.5]], [[0.8, 0.5]]])}
@@ -136,30 +137,38 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
         >>> explain(trace, top=1)[1]["audio"][0]
         Change(feature=0, mask=0.8000..., average=0.5000..., source='text')
     """
-    found: list[dict[str, list[Change]]] = []
+    if top < 1:
+        raise ValueError(f"top={top} must be at least 1")
     for name in lengths if isinstance(lengths, Mapping) else ():
         if name not in trace.masks and name not in trace.encodings:
             raise ValueError(f"lengths name {name!r}, but the targets are {[*trace.masks]}")
+    found: list[dict[str, list[Change]]] = [{} for _ in next(iter(trace.masks.values()), ())]
     for target, mask in trace.masks.items():
         valid = lengths_of(lengths, target)
+        there = {j: _present(lengths_of(lengths, j), mask) for j in trace.feedback[target]}
         by_source = {j: _over_time(f.detach().double().cpu(), valid) for j, f in trace.feedback[target].items()}
-        pooled = _over_time(as_sequence(mask, target, trace.sites), valid)
-        average, averages = pooled.mean(0), {j: f.mean(0) for j, f in by_source.items()}
-        for sample, row in enumerate(pooled):
+        averages = {j: f[there[j]].mean(0) for j, f in by_source.items()}
+        pooled, present = _over_time(as_sequence(mask, target, trace.sites), valid), _present(valid, mask)
+        average = pooled[present].mean(0)
+        for sample in present.nonzero().flatten().tolist():
+            row = pooled[sample]
             order = (row - average).argsort(descending=True, stable=True).tolist()
             chosen = order if len(order) <= 2 * top else order[:top] + order[-top:]
-            if sample == len(found):
-                found.append({})
+            changes = {j: f[sample] - averages[j] for j, f in by_source.items() if there[j][sample]}
             found[sample][target] = [
-                Change(d, float(row[d]), float(average[d]), _most(by_source, averages, sample, d, float(row[d] - average[d])))
-                for d in chosen
+                Change(d, float(row[d]), float(average[d]), _most(changes, d, float(row[d] - average[d]))) for d in chosen
             ]
     return found
 
 
-def _most(by_source: Mapping[str, Tensor], averages: Mapping[str, Tensor], sample: int, feature: int, change: float) -> str:
+def _present(lengths: Tensor | None, mask: Tensor) -> Tensor:
+    return torch.ones(len(mask), dtype=torch.bool, device="cpu") if lengths is None else lengths.cpu() > 0
+
+
+def _most(changes: Mapping[str, Tensor], feature: int, change: float) -> str:
+    """Returns the source that differs most in the direction of a change; nothing where a sample has no source."""
     sign = 1.0 if change >= 0 else -1.0
-    return max(by_source, key=lambda j: sign * float(by_source[j][sample, feature] - averages[j][feature]))
+    return max(changes, key=lambda j: sign * float(changes[j][feature]), default="")
 
 
 def _over_time(mask: Tensor, lengths: Tensor | None) -> Tensor:

@@ -54,10 +54,12 @@ class Site:
             raise TypeError(f"a site needs the path of a submodule, such as 'encoder.layer.0', got {self.path!r}")
         if self.at not in ("output", "input"):
             raise ValueError(f"at={self.at!r} must be 'output' or 'input'")
+        if isinstance(self.index, bool) or not isinstance(self.index, (int, str, type(None))):
+            raise TypeError(f"index={self.index!r} must be the number or the name of an item, or None")
         if isinstance(self.time_dim, list):  # as JSON has it
             object.__setattr__(self, "time_dim", tuple(self.time_dim))
         named = (self.batch_dim, self.feature_dim, *self._times())
-        if not all(isinstance(dim, int) for dim in named):
+        if not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in named):
             raise TypeError(f"{self.layout()} must be numbers of dimensions")
         if len(set(named)) < len(named):
             raise ValueError(f"{self.layout()} must be different dimensions")
@@ -186,16 +188,19 @@ def run_with(
             note(name, tensor)
         if name not in masks:
             return None
-        if learns and masks[name].requires_grad:
-            _check_learns(name, sites[name])
+        if learns:
+            _check_learns(name, sites[name], masks[name])
+        if masks[name].shape != tensor.shape:
+            found = f"{tuple(tensor.shape)}, but had {tuple(masks[name].shape)} in the first pass"
+            raise ValueError(f"{name!r}, the {sites[name]}, has shape {found}: choose a site whose size masks do not change")
         return _put(held, index, tensor * masks[name].to(tensor.dtype))
 
     def hook_of(name: str) -> Callable[..., Any]:
         def after(module: nn.Module, args: Any, output: Any) -> Any:
             return visit(name, output, sites[name].index) if threading.get_ident() == thread else None
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if threading.get_ident() != thread:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            if threading.get_ident() != thread or kwargs is None:  # torch tells another thread too late that it takes them
                 return None
             index = _argument(module, args, kwargs, sites[name])
             by_name = isinstance(index, str)
@@ -218,7 +223,8 @@ def run_with(
             handle.remove()
     for name, site in sites.items():
         if name not in reached and name not in optional:
-            raise ValueError(f"{name!r}, the {site}, was not reached in this call: name a module that is called")
+            remedy = "name a module that is called in encode(), as module(...), and in the same thread"
+            raise ValueError(f"{name!r}, the {site}, was not reached in this call: {remedy}")
     return result
 
 
@@ -234,8 +240,8 @@ def _check_compiled(name: str, site: Site, model: nn.Module) -> None:
             raise ValueError(f"{name!r}, the {site}, lies within {path!r}, which is compiled by itself: {remedy}")
 
 
-def _check_learns(name: str, site: Site) -> None:
-    """Checks that the gradient of a mask is not lost."""
+def _check_learns(name: str, site: Site, mask: Tensor) -> None:
+    """Checks that neither a mask nor its gradient is lost."""
     frame, within = inspect.currentframe(), False
     while frame is not None and not within and frame.f_code is not run_with.__code__:
         within = frame.f_code.co_filename == torch.utils.checkpoint.__file__
@@ -243,35 +249,51 @@ def _check_learns(name: str, site: Site) -> None:
     if within:
         why = "lies within activation checkpointing, which would run it again without its mask"
         raise ValueError(f"{name!r}, the {site}, {why}: choose the output of what comes before, or do not checkpoint this part")
-    if not torch.is_grad_enabled():
+    if mask.requires_grad and not torch.is_grad_enabled():
         why = "runs without gradients (torch.no_grad), so its feedback would never learn"
         raise ValueError(f"{name!r}, the {site}, {why}: freeze the model with requires_grad_(False) instead")
 
 
 def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], site: Site) -> int | str:
     """Returns the position or the name of an argument, as it was given."""
-    if site.index is None:
-        return 0 if args else next(iter(kwargs), 0)
-    if isinstance(site.index, str) and site.index not in kwargs:
-        names = list(inspect.signature(module.forward).parameters)
-        if site.index in names:
-            return names.index(site.index)
-    return site.index
+    names = list(inspect.signature(module.forward).parameters)
+    if isinstance(site.index, str):
+        by_position = site.index not in kwargs and site.index in names
+        return names.index(site.index) if by_position else site.index
+    position = site.index or 0
+    if position < len(args):
+        return position
+    named = (
+        names[position] if site.index is not None and position < len(names) else next((n for n in names if n in kwargs), None)
+    )
+    return named if named in kwargs and named is not None else position
+
+
+def _key(held: Any, index: int | str | None) -> Any:
+    """Returns the key of an item of a mapping, or the index of one of a tuple or list: by name, by number, or the first."""
+    if isinstance(held, Mapping):
+        return index if isinstance(index, str) or index in held else list(held)[index or 0]
+    if isinstance(index, str) and isinstance(held, tuple) and hasattr(held, "_fields"):
+        return held._fields.index(index)
+    return 0 if index is None else index
 
 
 def _pick(held: Any, index: int | str | None, site: Site) -> Tensor:
     """Returns the tensor that something holds."""
     found = held
-    if not isinstance(held, Tensor):
+    if not isinstance(held, Tensor) or index is not None:
         try:
-            if index is None:
-                found = next(iter(held.values() if isinstance(held, Mapping) else held))
+            if isinstance(held, (tuple, list, Mapping)):
+                found = held[_key(held, index)]
             else:
-                found = getattr(held, index) if isinstance(index, str) and not isinstance(held, Mapping) else held[index]
-        except (LookupError, StopIteration, AttributeError, TypeError):
+                found = getattr(held, index if isinstance(index, str) else "")
+        except (LookupError, AttributeError, TypeError, ValueError):
             count = f"{len(held)} items" if isinstance(held, (tuple, list)) else f"type {type(held).__name__}"
             has = f"keys {list(held)}" if isinstance(held, Mapping) else count
             raise TypeError(f"the {site} is not there; it has {has}, one of which index= can name") from None
+    if isinstance(found, Tensor) and found.is_nested:
+        remedy = "make nn.TransformerEncoder with enable_nested_tensor=False"
+        raise TypeError(f"the {site} is a nested tensor, as torch's fast path in evaluation makes them: {remedy}")
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() < 2:
         got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise TypeError(f"the {site} is {got}: a site is a floating-point tensor with a batch and features")
@@ -283,13 +305,16 @@ def _put(held: Any, index: int | str | None, tensor: Tensor) -> Any:
     if isinstance(held, Tensor):
         return tensor
     if isinstance(held, tuple):
-        position = held._fields.index(index) if isinstance(index, str) else (index or 0)  # type: ignore[attr-defined]
         items = [*held]
-        items[position] = tensor
-        return type(held)(*items) if hasattr(held, "_fields") else tuple(items)
+        items[_key(held, index)] = tensor
+        named = hasattr(held, "_fields")
+        return type(held)(*items) if named else tuple(items) if type(held) is tuple else type(held)(items)
+    if isinstance(held, (list, Mapping)):
+        changed = copy.copy(held)
+        changed[_key(held, index)] = tensor  # type: ignore[index]
+        return changed
+    if dataclasses.is_dataclass(held) and not isinstance(held, type):
+        return dataclasses.replace(held, **{str(index): tensor})
     changed = copy.copy(held)
-    if isinstance(held, Mapping) or isinstance(index, int) or index is None:
-        changed[next(iter(held)) if index is None and isinstance(held, Mapping) else (index or 0)] = tensor
-    else:
-        setattr(changed, index, tensor)
+    setattr(changed, str(index), tensor)
     return changed
