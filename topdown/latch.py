@@ -87,8 +87,9 @@ class TopDownLatch(nn.Module):
             position within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default:
             "error"; the paper's modalities are word-aligned)
         start: "random": masks begin wherever the networks begin, near 1/2 (the paper); "identity": the latch begins as the
-            backbone, bit for bit (in training with dropout the two draw other random numbers). Each mask is then relative to that of a network that says nothing, in (0, 2) for "mean", and
-            :mod:`topdown.gates` open in training. (Default: "random", the paper)
+            backbone, bit for bit (in training with dropout the two draw other random numbers). Each mask is then relative to
+            that of a network that says nothing, in (0, 2) for "mean", and :mod:`topdown.gates` open in training. (Default:
+            "random", the paper)
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
