@@ -28,7 +28,8 @@ def main(epochs: int = 15) -> None:
     noisy = (torch.arange(8) // 4) == flags.unsqueeze(1)
 
     def logits(signal: Tensor, flag: Tensor) -> Tensor:
-        return latch(signal=signal, flag=flag)
+        output: Tensor = latch(signal=signal, flag=flag)
+        return output
 
     given = (inputs["signal"], inputs["flag"])
     attributions, _ = IntegratedGradients(logits).attribute(given, target=labels, n_steps=20)

@@ -7,6 +7,8 @@ The model is small and random, so that nothing is downloaded; put `from_pretrain
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -26,7 +28,7 @@ def main(steps: int = 30) -> None:
     attention_mask = (torch.arange(12) < torch.randint(4, 13, (64, 1))).long()
     labels = torch.randint(0, 2, (64,))
     ids[:, 1], ids[:, 2] = 1 + labels, 2 - labels
-    batch = {"input_ids": ids, "attention_mask": attention_mask, "labels": labels}
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": attention_mask, "labels": labels}
     lengths = {"text": attention_mask.sum(1)}
 
     with torch.no_grad():

@@ -7,6 +7,8 @@ The model is small and random, so that nothing is downloaded; put `CLIPModel.fro
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import CLIPConfig, CLIPModel
 
@@ -30,7 +32,11 @@ def main(steps: int = 20) -> None:
         align="pool",  # words and patches share no time: a source masks all steps of its target alike
         start="identity",
     )
-    batch = {"input_ids": torch.randint(2, 49, (8, 7)), "pixel_values": torch.randn(8, 3, 32, 32), "return_loss": True}
+    batch: dict[str, Any] = {
+        "input_ids": torch.randint(2, 49, (8, 7)),
+        "pixel_values": torch.randn(8, 3, 32, 32),
+        "return_loss": True,
+    }
     latch(**batch)  # builds the feedback
     latch.backbone.requires_grad_(False)
     optimizer = torch.optim.Adam([p for p in latch.parameters() if p.requires_grad], lr=0.01)

@@ -7,6 +7,8 @@ The network is a small ResNet of transformers, with random weights. (No torchvis
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
@@ -33,7 +35,7 @@ class Inspection(nn.Module):
 
 def main(steps: int = 10) -> None:
     """Trains on made data with both kinds of masks."""
-    batch = {"picture": torch.randn(8, 3, 32, 32), "numbers": torch.randn(8, 6)}
+    batch: dict[str, Any] = {"picture": torch.randn(8, 3, 32, 32), "numbers": torch.randn(8, 6)}
     labels = torch.tensor([0, 1] * 4)
     for name, time_dim in (("channel", None), ("position and channel", (2, 3))):
         torch.manual_seed(0)

@@ -9,6 +9,8 @@ does. Both were written from the papers' descriptions, small, to be wrapped and 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -93,7 +95,7 @@ def encode(model: Multitask, inputs: dict[str, Tensor], lengths: dict[str, Tenso
 def main() -> None:
     """Wraps both."""
     torch.manual_seed(0)
-    inputs = {name: torch.randn(4, 12, features) for name, features in SIZES.items()}
+    inputs: dict[str, Any] = {name: torch.randn(4, 12, features) for name, features in SIZES.items()}
     lengths = dict.fromkeys(SIZES, torch.tensor([12, 9, 5, 12]))
 
     multitask = Multitask()

@@ -35,7 +35,8 @@ class Sensors(nn.Module):
 
     def fuse(self, encodings: dict[str, Tensor]) -> Tensor:
         """Returns logits of shape (B, 2)."""
-        return self.head(torch.cat([r.mean(1) for r in encodings.values()], dim=-1))
+        logits: Tensor = self.head(torch.cat([r.mean(1) for r in encodings.values()], dim=-1))
+        return logits
 
 
 def samples(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:

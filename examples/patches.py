@@ -7,6 +7,8 @@ The models are small and random, so that nothing is downloaded; put `from_pretra
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
@@ -42,7 +44,7 @@ def main(steps: int = 10) -> None:
         sites={"image": "vision.embeddings.patch_embeddings"},
         align="pool",
     )
-    batch = {"pixels": torch.randn(6, 3, 32, 32), "question": torch.randint(1, 50, (6, 5))}
+    batch: dict[str, Any] = {"pixels": torch.randn(6, 3, 32, 32), "question": torch.randint(1, 50, (6, 5))}
     latch(**batch)  # builds the feedback
     optimizer = torch.optim.Adam(latch.parameters(), lr=1e-3)
     for step in range(steps):
