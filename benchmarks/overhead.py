@@ -49,7 +49,14 @@ def make_batches(backbone: str, count: int) -> list[Batch]:
         return [data.batch(i) for i in bucketed_batches(data.batch_lengths(), 32, seed=0, epoch=0)]
     generator = torch.Generator().manual_seed(0)
     inputs = {name: torch.randn(16, 50, size, generator=generator) for name, size in SIZES.items()}
-    return [Batch(inputs, torch.full((16,), 50), torch.randn(16, generator=generator))]
+    return [
+        Batch(
+            inputs=inputs,
+            lengths=torch.full((16,), 50),
+            labels=torch.randn(16, generator=generator),
+            ids=[str(i) for i in range(16)],
+        )
+    ]
 
 
 def trainer(model: nn.Module, batches: list[Batch]) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,14 +51,16 @@ class BucketedSampler(Sampler[list[int]]):
     Args:
         lengths: Lengths of all samples, of shape (N,): see :meth:`SequenceDataset.batch_lengths`.
         batch_size: Samples of a batch, of all processes together.
+        shuffle: Whether batches are those of :func:`bucketed_batches`, in another order each epoch, or in the order of the
+            data. (Default: True)
         seed: Random seed of the order. (Default: 0)
         epoch: First epoch; each one that is asked for is another, in another order. (Default: 0)
         pool: Batches of a pool. (Default: 20)
-        rank: Number of this process. (Default: that of `torch.distributed`, or 0)
-        world_size: Number of processes. (Default: that of `torch.distributed`, or 1)
+        rank: Number of this process. (Default: that of `torch.distributed` when an epoch begins, or 0)
+        world_size: Number of processes. (Default: that of `torch.distributed` when an epoch begins, or 1)
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range; when an epoch begins, too, if there are fewer samples than processes.
 
     Example:
         >>> lengths = torch.tensor([3, 9, 3, 9, 5])
@@ -67,35 +69,54 @@ class BucketedSampler(Sampler[list[int]]):
         [0, 1, 2, 3, 4]
     """
 
+    # Not called `batch_size`: who shards batch samplers, as accelerate does, takes that for the size of every batch.
     def __init__(
         self,
         lengths: Tensor,
         batch_size: int,
         *,
+        shuffle: bool = True,
         seed: int = 0,
         epoch: int = 0,
         pool: int = 20,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        running = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.world_size = world_size or (torch.distributed.get_world_size() if running else 1)
-        self.rank = (torch.distributed.get_rank() if running else 0) if rank is None else rank
         if batch_size < 1 or pool < 1:
             raise ValueError(f"batch_size and pool must be at least 1, got {batch_size} and {pool}")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank {self.rank} is not among the {self.world_size} processes, 0 to {self.world_size - 1}")
-        if batch_size < self.world_size or len(lengths) < self.world_size:
+        self.lengths, self.samples, self.shuffle = lengths, batch_size, shuffle
+        self.seed, self.epoch, self.pool = seed, epoch, pool
+        self.given = rank, world_size
+        if world_size is not None:
+            self.place()
+
+    def place(self) -> tuple[int, int]:
+        """Returns the number of this process, and how many there are.
+
+        Raises:
+            ValueError: if they do not fit one another, the batches or the samples.
+        """
+        running = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank, world_size = self.given
+        world_size = world_size or (torch.distributed.get_world_size() if running else 1)
+        rank = (torch.distributed.get_rank() if running else 0) if rank is None else rank
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not among the {world_size} processes, 0 to {world_size - 1}")
+        if self.samples < world_size or len(self.lengths) < world_size:
             raise ValueError(
-                f"a batch of {batch_size} of {len(lengths)} samples does not give each of {self.world_size} processes one: "
+                f"a batch of {self.samples} of {len(self.lengths)} samples does not give each of {world_size} processes one: "
                 "use fewer processes or larger batches"
             )
-        self.lengths, self.batch_size, self.seed, self.epoch, self.pool = lengths, batch_size, seed, epoch, pool
+        return rank, world_size
 
     def batches(self) -> list[Tensor]:
         """Returns the batches of all processes together."""
-        batches = bucketed_batches(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch, pool=self.pool)
-        small = next((i for i, batch in enumerate(batches) if len(batch) < self.world_size), None)
+        _, world_size = self.place()
+        if self.shuffle:
+            batches = bucketed_batches(self.lengths, self.samples, seed=self.seed, epoch=self.epoch, pool=self.pool)
+        else:
+            batches = list(torch.arange(len(self.lengths), device="cpu").split(self.samples))
+        small = next((i for i, batch in enumerate(batches) if len(batch) < world_size), None)
         if small is not None:  # only the last batch of the last pool can be
             rest = batches.pop(small)
             batches[small - 1] = torch.cat([batches[small - 1], rest])
@@ -106,31 +127,85 @@ class BucketedSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
+        rank, world_size = self.place()
         batches = self.batches()
         self.epoch += 1  # not before the first batch is asked for: a loader makes iterators that it does not use
         for batch in batches:
-            yield batch[self.rank :: self.world_size].tolist()
+            yield batch[rank::world_size].tolist()
 
     def __len__(self) -> int:
         return len(self.batches())
+
+
+class _WholeBatches(BucketedSampler):
+    """The batches of a loader: shares of them for the loader itself, whole ones for whoever else shares them out.
+
+    That one, accelerate for one, gives each process every n-th batch, so that there must be as many for each.
+    """
+
+    shares = False  # set by the loader before it begins an epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.shares:
+            self.shares = False
+            return super().__iter__()
+        return self._whole()
+
+    def _whole(self) -> Iterator[list[int]]:
+        batches = self.even_batches()
+        self.epoch += 1
+        for batch in batches:
+            yield batch.tolist()
+
+    def even_batches(self) -> list[Tensor]:
+        """Returns as many batches for each process as for any other; to that end, the largest are cut in two."""
+        _, world_size = self.place()
+        batches = self.batches()
+        while len(batches) % world_size:
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            batch = batches[largest]
+            batches[largest : largest + 1] = [batch[: (len(batch) + 1) // 2], batch[(len(batch) + 1) // 2 :]]
+        return batches
+
+    def __len__(self) -> int:
+        return len(self.even_batches())
+
+
+class BatchLoader(DataLoader[Batch]):
+    """A loader that gives each process of `torch.distributed` its share of every batch: see :func:`data_loader`."""
+
+    def __len__(self) -> int:
+        """Returns the number of steps of an epoch, the same in all processes."""
+        return len(cast(BucketedSampler, self.batch_sampler).batches())
+
+    def __iter__(self) -> Any:
+        """Begins an epoch."""
+        cast(_WholeBatches, self.batch_sampler).shares = True
+        return super().__iter__()
 
 
 def data_loader(
     data: SequenceDataset,
     batch_size: int = 32,
     *,
+    shuffle: bool = True,
     seed: int = 0,
     pool: int = 20,
     workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[Batch]:
+) -> BatchLoader:
     """Makes a loader of batches of similar length, each padded to its own longest; in another order each time.
+
+    Every sample comes once an epoch, in as many processes as there are when the epoch begins: under `torch.distributed` each
+    takes its share of every batch, and after `accelerator.prepare(loader)` every n-th batch is its. With Lightning, pass
+    `use_distributed_sampler=False`, since the loader shares its batches out itself.
 
     `loader.batch_sampler.set_epoch(n)` says which order is the next, as after an interruption.
 
     Args:
         data: Samples.
         batch_size: Samples of a batch, of all processes together if training is distributed. (Default: 32)
+        shuffle: Whether the order is random, by similar length; otherwise it is that of the data. (Default: True)
         seed: Random seed of the order. (Default: 0)
         pool: Batches of a pool: see :func:`bucketed_batches`. (Default: 20)
         workers: Processes that make batches beside the training; 0 makes them in the training itself, which is as fast unless
@@ -140,15 +215,20 @@ def data_loader(
     Returns:
         Loader of :class:`Batch`.
 
+    Raises:
+        ValueError: if `batch_size` or `pool` is less than 1; when an epoch begins, if there are fewer samples than processes.
+
     Example:
         >>> data = SequenceDataset.from_arrays({"audio": [torch.ones(n, 2) for n in (4, 1, 4, 1)]}, [0.0, 1.0, 2.0, 3.0])
         >>> sorted(batch.inputs["audio"].shape for batch in data_loader(data, 2))
         [torch.Size([2, 1, 2]), torch.Size([2, 4, 2])]
+        >>> [batch.ids for batch in data_loader(data, 3, shuffle=False)]
+        [['0', '1', '2'], ['3']]
     """
-    sampler = BucketedSampler(data.batch_lengths(), batch_size, seed=seed, pool=pool)
+    sampler = _WholeBatches(data.batch_lengths(), batch_size, shuffle=shuffle, seed=seed, pool=pool)
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "persistent_workers": workers > 0}
     options["generator"] = torch.Generator("cpu").manual_seed(
         seed
     )  # or the loader draws from the random numbers of the training
     numbers: Any = range(len(data))  # workers get numbers, and make whole batches of them
-    return DataLoader(numbers, batch_sampler=sampler, collate_fn=data.batch, **options)
+    return BatchLoader(numbers, batch_sampler=sampler, collate_fn=data.batch, **options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
 
 from topdown.datasets.arrays import from_arrays
 from topdown.datasets.errors import DataError
@@ -24,30 +26,59 @@ class Sample(NamedTuple):
     id: str
 
 
-class Batch(NamedTuple):
-    """A padded batch.
+class Batch(dict[str, Any]):
+    """A padded batch: a mapping of `inputs`, `lengths`, `labels` and `ids`, each of which is an attribute, too.
 
-    Args:
+    Being a dict, it is moved, shared out and put together again by whatever framework does that to batches.
+
+    Attributes:
         inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality.
-        lengths: Lengths of shape (B,) when all sequences of the data set are aligned, else a mapping from modality to such.
+        lengths: Lengths of shape (B,) when all sequences of the data set are aligned, else a mapping from modality to such;
+            None when there are vectors alone.
         labels: Labels of shape (B,).
+        ids: Names of the samples.
+
+    Example:
+        >>> batch = Batch(inputs={"audio": torch.ones(1, 3, 2)}, lengths=torch.tensor([3]), labels=torch.tensor([1]), ids=["a"])
+        >>> list(batch), batch.ids is batch["ids"]
+        (['inputs', 'lengths', 'labels', 'ids'], True)
     """
 
-    inputs: dict[str, Tensor]
-    lengths: Lengths
-    labels: Tensor
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Inputs by modality."""
+        inputs: dict[str, Tensor] = self["inputs"]
+        return inputs
 
-    def to(self, device: str | torch.device) -> Batch:
+    @property
+    def lengths(self) -> Lengths:
+        """Lengths of all modalities, or of each."""
+        lengths: Lengths = self["lengths"]
+        return lengths
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels."""
+        labels: Tensor = self["labels"]
+        return labels
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the samples."""
+        ids: list[str] = self["ids"]
+        return ids
+
+    def to(self, device: str | torch.device, non_blocking: bool = True) -> Batch:
         """Moves inputs and labels to a device; lengths stay on the CPU, where packing needs them."""
-        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        return Batch(inputs, self.lengths, self.labels.to(device, non_blocking=True))
+        inputs = {name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()}
+        return Batch({**self, "inputs": inputs, "labels": self.labels.to(device, non_blocking=non_blocking)})
 
 
-class SequenceDataset:
+class SequenceDataset(Dataset[Sample]):
     """Holds N samples of several modalities, each with its own number of steps, and a label per sample.
 
     Usually made by :func:`load_splits` or :meth:`from_arrays`. :func:`topdown.datasets.data_loader` makes batches of similar
-    length; with a sampler of your own, use `DataLoader(range(len(data)), sampler=..., collate_fn=data.batch)`.
+    length; a loader of your own is `DataLoader(data, batch_size, collate_fn=data.collate)`.
 
     Args:
         sequences: Sequences of each modality.
@@ -180,7 +211,13 @@ class SequenceDataset:
         """Shows the number of samples, and their sizes."""
         return f"SequenceDataset({len(self)} samples, sizes={self.sizes}, aligned={self.aligned})"
 
-    def __getitem__(self, index: int) -> Sample:
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> SequenceDataset: ...
+    def __getitem__(self, index: int | slice) -> Sample | SequenceDataset:
+        if isinstance(index, slice):
+            return self.subset(range(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
@@ -209,7 +246,32 @@ class SequenceDataset:
         lengths: Lengths = {name: valid for name, (_, valid) in padded.items()}
         if self.aligned:
             lengths = next(iter(padded.values()))[1] if padded else None
-        return Batch(inputs, lengths, self.labels[indices])
+        return Batch(inputs=inputs, lengths=lengths, labels=self.labels[indices], ids=[self.ids[i] for i in indices.tolist()])
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Pads samples to the longest of them: the `collate_fn` of a loader, also of subsets and concatenations of data sets.
+
+        Args:
+            samples: Samples of this data set, or of others with the same modalities.
+
+        Raises:
+            DataError: if modalities differ.
+
+        Example:
+            >>> data = SequenceDataset.from_arrays({"audio": [np.ones((3, 2)), np.ones((1, 2))]}, [0.5, -1.0])
+            >>> data.collate([data[1], data[0]]).lengths
+            tensor([1, 3])
+        """
+        names = list(samples[0].inputs)
+        if stray := next((sample for sample in samples if set(sample.inputs) != set(names)), None):
+            raise DataError(f"sample {stray.id!r} has {list(stray.inputs)}, but {samples[0].id!r} has {names}")
+        parts = {name: [sample.inputs[name] for sample in samples] for name in names}
+        steps = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if xs[0].dim() == 2}
+        inputs = {k: pad_sequence(xs, batch_first=True) if k in steps else torch.stack(xs) for k, xs in parts.items()}
+        first = next(iter(steps.values()), None)
+        aligned = self.aligned and all(torch.equal(first, other) for other in steps.values() if first is not None)
+        labels = torch.stack([sample.label for sample in samples])
+        return Batch(inputs=inputs, lengths=first if aligned else steps, labels=labels, ids=[sample.id for sample in samples])
 
     def subset(self, indices: Sequence[int] | Tensor) -> SequenceDataset:
         """Returns some of the samples, in this order, for a quick run or for folds of one's own; no sequence is copied.
