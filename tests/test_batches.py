@@ -9,8 +9,11 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, random_split
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from topdown.datasets import DataError, SequenceDataset, data_loader
+from topdown.adapters import LSTMBackbone
+from topdown.datasets import DataError, SequenceDataset, data_loader, load_splits
 from topdown.datasets.data import Batch
+from topdown.datasets.prepare import prepare
+from topdown.experiments import fit, predict
 
 
 def make(count, seed=0, aligned=False):
@@ -141,3 +144,33 @@ def test_too_few_samples_are_named_when_an_epoch_begins(monkeypatch):
     in_a_group(monkeypatch, 0, 4)
     with pytest.raises(ValueError, match="a batch of 2 of 3 samples does not give each of 4 processes one"):
         next(iter(loader))
+
+
+def test_new_data_has_no_labels(tmp_path):
+    inputs = {"a": [np.ones((3, 2)), np.zeros((1, 2))], "v": np.ones((2, 3))}
+    data = SequenceDataset.from_arrays(inputs, ids=["x", "y"])
+    assert data.labels is None
+    assert (len(data), data.report["labels"]) == (2, None)
+    assert data.batch([1, 0]).labels is None
+    assert data.batch([1, 0]).to("meta").labels is None
+    assert data[0].label is None
+    assert data.collate([data[0], data[1]]).labels is None
+    assert [batch.ids for batch in data_loader(data, 2, shuffle=False)] == [["x", "y"]]
+    assert data.subset([1]).labels is None
+    np.savez(tmp_path / "new.npz", **{"new.a": np.ones((4, 5, 2)), "new.ids": np.array(["p", "q", "r", "s"])})
+    loaded = load_splits(tmp_path / "new.npz")["new"]
+    assert loaded.labels is None
+    assert loaded.ids == ["p", "q", "r", "s"]
+    prepare(tmp_path / "new.npz", tmp_path / "store")
+    stored = load_splits(tmp_path / "store")["new"]
+    assert stored.labels is None
+    assert torch.equal(stored.batch([2, 0]).inputs["a"], loaded.batch([2, 0]).inputs["a"])
+    model = LSTMBackbone(loaded.sizes, hidden_size=4)
+    assert predict(model, loaded).shape == (4, 1)
+    with pytest.raises(DataError, match="the training data has no labels"):
+        fit(model, loaded, loaded)
+    with pytest.raises(DataError, match="'v' has 3 samples but 'a' has 2"):
+        SequenceDataset.from_arrays({**inputs, "v": np.ones((3, 3))})
+    labelled = SequenceDataset.from_arrays(inputs, [0.0, 1.0])
+    with pytest.raises(DataError, match="1 of 2 samples have no label, but the others have"):
+        data.collate([data[0], labelled[1]])

@@ -205,7 +205,9 @@ def test_a_loss_that_is_not_finite_is_named():
     model = Mean()
     with torch.no_grad():
         model.layer.weight.fill_(float("nan"))
-    with pytest.raises(DataError, match="the loss of epoch 1 is not finite"):
+    with pytest.raises(
+        DataError, match=r"the loss is nan .* in epoch 1, batch 1, with samples \d+, .*; look for extreme values"
+    ):
         fit(model, data(20), data(10, 1), epochs=1)
 
 
@@ -216,7 +218,7 @@ def small(labels, sizes=(("a", 2),), steps=3):
 @pytest.mark.parametrize(
     ("labels", "loss", "output_size", "message"),
     [
-        ([0.0, 1.0], "mse", 1, r"loss='mse' is not known: use one of \['mae', 'cross_entropy'\]"),
+        ([0.0, 1.0], "mse", 1, r"loss='mse' is not known: use one of \['mae', 'cross_entropy', 'bce'\], or a function"),
         ([0, 1], "mae", 1, "labels are torch.int64, which is not for loss='mae': give them as floating"),
         ([0.0, 1.0], "cross_entropy", 2, "labels are torch.float32, which is not for loss='cross_entropy': give classes"),
         ([-1, 1], "cross_entropy", 2, "a class is -1: number classes from 0"),
@@ -256,3 +258,170 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_with(tmp_path):
     fit(model, small([0.0, 1.0]), small([0.0, 1.0]), epochs=1, checkpoint=str(tmp_path / "c.pt"))
     with pytest.raises(DataError, match=r"c.pt: of a training with .*; delete it to train anew"):
         fit(model, small([1.0, 0.0]), small([0.0, 1.0]), epochs=2, checkpoint=tmp_path / "c.pt")
+
+
+class Structured(Mean):
+    """Returns its prediction within something."""
+
+    def __init__(self, wrap, outputs=1):
+        super().__init__(outputs=outputs)
+        self.wrap = wrap
+
+    def forward(self, inputs, lengths=None):
+        return self.wrap(super().forward(inputs, lengths))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: {"logits": x, "states": [x]},
+        lambda x: {"logits": x, "more": x + 1},
+        lambda x: {"prediction": x, "name": "a"},
+        lambda x: (x, x + 1),
+        lambda x: [x],
+    ],
+)
+def test_models_may_return_mappings_and_tuples(wrap):
+    torch.manual_seed(0)
+    plain, wrapped = Mean(), Structured(wrap)
+    wrapped.load_state_dict(plain.state_dict())
+    results = [fit(model, data(20), data(10, 1), epochs=2) for model in (plain, wrapped)]
+    assert results[0].best_loss == results[1].best_loss
+    assert torch.equal(predict(plain, data(10, 1)), predict(wrapped, data(10, 1)))
+
+
+def test_what_is_no_prediction_is_named():
+    with pytest.raises(DataError, match=r"a mapping with \['a', 'b'\], of which nobody can tell the prediction"):
+        fit(Structured(lambda x: {"a": x, "b": x}), data(20), data(10, 1), epochs=1)
+
+
+def test_a_loss_of_ones_own_gets_what_the_model_returns():
+    """The same numbers as the built-in loss, from a mapping that no built-in loss could take."""
+
+    def own(output, labels):
+        return (output["a"].squeeze(1) - labels).abs().mean()
+
+    torch.manual_seed(0)
+    plain, wrapped = Mean(), Structured(lambda x: {"a": x, "b": x})
+    wrapped.load_state_dict(plain.state_dict())
+    expected = fit(plain, data(20), data(10, 1), epochs=3, batch_size=4)
+    ours = fit(wrapped, data(20), data(10, 1), epochs=3, batch_size=4, loss=own)
+    for record, other in zip(ours.history, expected.history, strict=True):
+        assert record["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
+        assert record["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [int, float])
+def test_several_labels_of_each_sample(dtype):
+    """As IEMOCAP's four emotions, each there or not."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(60, 5, 3))
+    labels = (x.mean(1) > 0).astype(dtype)
+    samples = SequenceDataset.from_arrays({"a": x}, labels)
+    model = Mean(outputs=3)
+    model.layer = torch.nn.Linear(3, 3)
+    result = fit(model, samples, samples, loss="bce", learning_rate=0.1, epochs=60)
+    assert result.best_loss < 0.5 * result.history[0]["valid_loss"]
+    logits, wanted = predict(model, samples), torch.tensor(labels, dtype=torch.float32)
+    expected = -(wanted * logits.sigmoid().log() + (1 - wanted) * (1 - logits.sigmoid()).log()).mean()
+    assert result.best_loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_classes_may_stand_in_a_column():
+    """As MultiBench's files have them."""
+    column = SequenceDataset.from_arrays({"a": np.ones((4, 3, 2))}, np.array([[0], [1], [2], [1]]))
+    flat = SequenceDataset.from_arrays({"a": np.ones((4, 3, 2))}, np.array([0, 1, 2, 1]))
+    losses = []
+    for samples in (column, flat):
+        torch.manual_seed(0)
+        model = Mean(outputs=3)
+        model.layer = torch.nn.Linear(2, 3)
+        losses.append(fit(model, samples, samples, loss="cross_entropy", epochs=1).best_loss)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss", "message"),
+    [
+        ([[0, 1], [1, 0]], "cross_entropy", "several labels of 0 or 1 each are for loss='bce'"),
+        ([0.0, 2.0], "bce", r"labels lie in 0..2, but loss='bce' takes labels of 0 or 1"),
+    ],
+)
+def test_labels_of_another_loss_are_named(labels, loss, message):
+    samples = SequenceDataset.from_arrays({"a": np.ones((2, 3, 2))}, labels)
+    model = Mean(outputs=2)
+    model.layer = torch.nn.Linear(2, 2)
+    with pytest.raises(DataError, match=message):
+        fit(model, samples, samples, loss=loss, epochs=1)
+
+
+@pytest.mark.compiler
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@pytest.mark.parametrize("first", [True, False])
+def test_a_training_goes_on_with_or_without_compilation(tmp_path, first):
+    def compiled(model):
+        return torch.compile(model, backend="eager")
+
+    states = []
+    for stops in (True, False):
+        torch.manual_seed(0)
+        path = tmp_path / f"{stops}.pt"
+        model = Mean()
+        if stops:
+            fit(compiled(model) if first else model, data(20), data(10, 1), epochs=2, checkpoint=path)
+            model = Mean()
+            model = model if first else compiled(model)
+        fit(model, data(20), data(10, 1), epochs=4, checkpoint=path)
+        states.append({name.replace("_orig_mod.", ""): value for name, value in model.state_dict().items()})
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=0)
+
+
+def test_optimizer_and_scheduler_may_be_others():
+    """By hand: one full batch a step, plain gradient descent with a rate that falls by half each epoch."""
+    torch.manual_seed(0)
+    model, by_hand = Mean(), Mean()
+    by_hand.load_state_dict(model.state_dict())
+    model.dropout.p = by_hand.dropout.p = 0.0
+    train = data(16)
+    rates = []
+    fit(
+        model,
+        train,
+        train,
+        epochs=3,
+        batch_size=16,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
+        on_epoch=lambda record: rates.append(record["learning_rate"]),
+    )
+    assert rates == [0.5, 0.25, 0.125]
+    batch, states = train.batch(range(16)), []
+    for rate in rates:
+        by_hand.zero_grad()
+        loss = (by_hand(batch.inputs, batch.lengths).squeeze(1) - batch.labels).abs().mean()
+        loss.backward()
+        with torch.no_grad():
+            for p in by_hand.parameters():
+                p -= rate * p.grad
+        states.append(((by_hand(batch.inputs, batch.lengths).squeeze(1) - batch.labels).abs().mean().item(), copy_of(by_hand)))
+    best = min(states, key=lambda state: state[0])[1]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, best[name])
+
+
+def copy_of(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    """The square root at 0: a loss of 0 whose gradient is infinite times zero."""
+    samples = SequenceDataset.from_arrays({"a": np.zeros((6, 3, 2))}, np.zeros(6), ids=list("abcdef"))
+    model = Mean()
+    model.layer = torch.nn.Linear(2, 1)
+    torch.nn.init.zeros_(model.layer.bias)
+    with pytest.raises(
+        DataError, match=r"the loss is 0 and the norm of its gradient nan in epoch 1, batch 1, with samples [a-f], [a-f]"
+    ):
+        fit(model, samples, samples, loss=lambda output, labels: (output.squeeze(1) - labels).square().mean().sqrt(), epochs=1)

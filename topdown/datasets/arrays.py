@@ -41,7 +41,7 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
                 streams[name] = _padded(name, array, valid)
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
-    return RawSplit(own_labels(labels), identifiers(_plain(ids), "ids"), streams, vectors, {})
+    return RawSplit(None if labels is None else own_labels(labels), identifiers(_plain(ids), "ids"), streams, vectors, {})
 
 
 def own_labels(labels: Any) -> Array:

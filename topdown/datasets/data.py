@@ -19,10 +19,10 @@ from topdown.sequence import Lengths
 
 
 class Sample(NamedTuple):
-    """One sample: inputs of shape (T_k, D_k), or (D_k,), per modality, its label, and its id."""
+    """One sample: inputs of shape (T_k, D_k), or (D_k,), per modality, its label or None, and its id."""
 
     inputs: dict[str, Tensor]
-    label: Tensor
+    label: Tensor | None
     id: str
 
 
@@ -35,7 +35,7 @@ class Batch(dict[str, Any]):
         inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality.
         lengths: Lengths of shape (B,) when all sequences of the data set are aligned, else a mapping from modality to such;
             None when there are vectors alone.
-        labels: Labels of shape (B,).
+        labels: Labels of shape (B,); None for data without labels.
         ids: Names of the samples.
 
     Example:
@@ -57,10 +57,9 @@ class Batch(dict[str, Any]):
         return lengths
 
     @property
-    def labels(self) -> Tensor:
-        """Labels."""
-        labels: Tensor = self["labels"]
-        return labels
+    def labels(self) -> Any:  # a tensor, or None
+        """Labels, if there are any."""
+        return self["labels"]
 
     @property
     def ids(self) -> list[str]:
@@ -71,11 +70,12 @@ class Batch(dict[str, Any]):
     def to(self, device: str | torch.device, non_blocking: bool = True) -> Batch:
         """Moves inputs and labels to a device; lengths stay on the CPU, where packing needs them."""
         inputs = {name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()}
-        return Batch({**self, "inputs": inputs, "labels": self.labels.to(device, non_blocking=non_blocking)})
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=non_blocking)
+        return Batch({**self, "inputs": inputs, "labels": labels})
 
 
 class SequenceDataset(Dataset[Sample]):
-    """Holds N samples of several modalities, each with its own number of steps, and a label per sample.
+    """Holds N samples of several modalities, each with its own number of steps, and a label per sample, if there are labels.
 
     Usually made by :func:`load_splits` or :meth:`from_arrays`. :func:`topdown.datasets.data_loader` makes batches of similar
     length; a loader of your own is `DataLoader(data, batch_size, collate_fn=data.collate)`.
@@ -83,7 +83,7 @@ class SequenceDataset(Dataset[Sample]):
     Args:
         sequences: Sequences of each modality.
         vectors: Modalities that have no time, of shape (N, D_k) each.
-        labels: Labels of shape (N,), or (N, K): floating-point for regression, integer for classes.
+        labels: Labels of shape (N,), or (N, K): floating-point for regression, integer for classes; None for new data.
         ids: Name of each sample. (Default: its number)
         report: Findings about the source of the data, for people and for results.json. (Default: sizes and lengths)
 
@@ -95,20 +95,20 @@ class SequenceDataset(Dataset[Sample]):
         self,
         sequences: Mapping[str, Ragged],
         vectors: Mapping[str, Tensor],
-        labels: Tensor,
+        labels: Tensor | None = None,
         ids: Sequence[str] | None = None,
         report: Mapping[str, Any] | None = None,
     ) -> None:
         counts = {name: len(ragged.lengths) for name, ragged in sequences.items()}
         counts |= {name: len(vector) for name, vector in vectors.items()}
-        _check_counts(counts | ({"ids": len(ids)} if ids is not None else {}), len(labels))
+        count = _check_counts(counts | ({"ids": len(ids)} if ids is not None else {}), labels)
         for name, ragged in sequences.items():
             if len(empty := (ragged.lengths < 1).nonzero()):
                 raise DataError(f"sample {int(empty[0])} of {name!r} has no steps: leave out such samples ({len(empty)} here)")
         self.sequences = dict(sequences)
         self.vectors = dict(vectors)
-        self.labels = labels
-        self.ids = [str(i) for i in range(len(labels))] if ids is None else list(ids)
+        self.labels: Any = labels  # a tensor, or None
+        self.ids = [str(i) for i in range(count)] if ids is None else list(ids)
         lengths = [ragged.lengths for ragged in sequences.values()]
         self.aligned = all(torch.equal(lengths[0], other) for other in lengths[1:])
         self.report = dict(report if report is not None else self._describe())
@@ -117,7 +117,7 @@ class SequenceDataset(Dataset[Sample]):
     def from_arrays(
         cls,
         inputs: Mapping[str, Any],
-        labels: Any,
+        labels: Any = None,
         lengths: Any = None,
         ids: Sequence[Any] | None = None,
     ) -> SequenceDataset:
@@ -127,6 +127,7 @@ class SequenceDataset(Dataset[Sample]):
             inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
                 Arrays, or tensors on the CPU.
             labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, integer for classes.
+                (Default: None, for new data)
             lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such. (Default:
                 all steps)
             ids: Name of each sample. (Default: its number)
@@ -166,10 +167,10 @@ class SequenceDataset(Dataset[Sample]):
         counts = {name: len(stream.lengths) for name, stream in raw.streams.items()}
         counts |= {name: len(vector) for name, vector in raw.vectors.items()}
         try:
-            _check_counts(counts | ({"ids": len(raw.ids)} if raw.ids is not None else {}), len(raw.labels))
+            count = _check_counts(counts | ({"ids": len(raw.ids)} if raw.ids is not None else {}), raw.labels)
         except DataError as error:
             raise DataError(f"{where}: {error}" if where != "inputs" else str(error)) from None
-        if len(raw.labels) == 0:
+        if count == 0:
             raise DataError(f"{where}: has no samples")
         if nothing := [name for name, stream in raw.streams.items() if stream.size < 1]:
             raise DataError(f"{where}: {nothing[0]!r} has no features; leave it out")
@@ -182,8 +183,10 @@ class SequenceDataset(Dataset[Sample]):
             sequences[name], modalities[name] = keep(name, raw.streams.pop(name), sink, f"{where}: {name!r}")
         for name, array in raw.vectors.items():
             vectors[name], modalities[name] = clean_vectors(array)
-        kind = np.float32 if raw.labels.dtype.kind == "f" else np.int64
-        data = cls(sequences, vectors, torch.from_numpy(raw.labels.astype(kind)), raw.ids)
+        labels = None
+        if raw.labels is not None:
+            labels = torch.from_numpy(raw.labels.astype(np.float32 if raw.labels.dtype.kind == "f" else np.int64))
+        data = cls(sequences, vectors, labels, raw.ids)
         data.report = {**data.report, **raw.found, "modalities": modalities}
         return data
 
@@ -205,7 +208,7 @@ class SequenceDataset(Dataset[Sample]):
         return torch.stack(list(self.lengths.values())).amax(0)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.ids)
 
     def __repr__(self) -> str:
         """Shows the number of samples, and their sizes."""
@@ -222,7 +225,8 @@ class SequenceDataset(Dataset[Sample]):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         inputs = {name: ragged.rows(index) for name, ragged in self.sequences.items()}
-        return Sample(inputs | {k: v[index] for k, v in self.vectors.items()}, self.labels[index], self.ids[index])
+        label = None if self.labels is None else self.labels[index]
+        return Sample(inputs | {k: v[index] for k, v in self.vectors.items()}, label, self.ids[index])
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
@@ -246,7 +250,8 @@ class SequenceDataset(Dataset[Sample]):
         lengths: Lengths = {name: valid for name, (_, valid) in padded.items()}
         if self.aligned:
             lengths = next(iter(padded.values()))[1] if padded else None
-        return Batch(inputs=inputs, lengths=lengths, labels=self.labels[indices], ids=[self.ids[i] for i in indices.tolist()])
+        labels = None if self.labels is None else self.labels[indices]
+        return Batch(inputs=inputs, lengths=lengths, labels=labels, ids=[self.ids[i] for i in indices.tolist()])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Pads samples to the longest of them: the `collate_fn` of a loader, also of subsets and concatenations of data sets.
@@ -270,7 +275,10 @@ class SequenceDataset(Dataset[Sample]):
         inputs = {k: pad_sequence(xs, batch_first=True) if k in steps else torch.stack(xs) for k, xs in parts.items()}
         first = next(iter(steps.values()), None)
         aligned = self.aligned and all(torch.equal(first, other) for other in steps.values() if first is not None)
-        labels = torch.stack([sample.label for sample in samples])
+        found = [sample.label for sample in samples if sample.label is not None]
+        if 0 < len(found) < len(samples):
+            raise DataError(f"{len(samples) - len(found)} of {len(samples)} samples have no label, but the others have")
+        labels = torch.stack(found) if found else None
         return Batch(inputs=inputs, lengths=first if aligned else steps, labels=labels, ids=[sample.id for sample in samples])
 
     def subset(self, indices: Sequence[int] | Tensor) -> SequenceDataset:
@@ -290,7 +298,8 @@ class SequenceDataset(Dataset[Sample]):
         indices = self._indices(indices)
         sequences = {name: ragged.subset(indices) for name, ragged in self.sequences.items()}
         vectors = {name: vector[indices] for name, vector in self.vectors.items()}
-        data = SequenceDataset(sequences, vectors, self.labels[indices], [self.ids[i] for i in indices.tolist()])
+        labels = None if self.labels is None else self.labels[indices]
+        data = SequenceDataset(sequences, vectors, labels, [self.ids[i] for i in indices.tolist()])
         # Findings about the file stay as they were; only those about the samples themselves are new.
         whole = self.report["modalities"]
         modalities = {name: {**whole[name], **found} for name, found in data.report["modalities"].items()}
@@ -327,18 +336,24 @@ class SequenceDataset(Dataset[Sample]):
         return {
             "samples": len(self),
             "aligned": self.aligned,
-            "labels": {
-                "shape": list(self.labels.shape),
-                "minimum": float(self.labels.min()),
-                "maximum": float(self.labels.max()),
-                "zeros": float((self.labels == 0).float().mean()),
-            },
+            "labels": None if self.labels is None else _described(self.labels),
             "ids": {"given": self.ids != numbers, "duplicates": len(twice), "examples": list(dict.fromkeys(twice))[:3]},
             "modalities": modalities,
         }
 
 
-def _check_counts(counts: Mapping[str, int], labels: int) -> None:
+def _described(labels: Tensor) -> dict[str, Any]:
+    zeros = float((labels == 0).float().mean())
+    return {"shape": list(labels.shape), "minimum": float(labels.min()), "maximum": float(labels.max()), "zeros": zeros}
+
+
+def _check_counts(counts: Mapping[str, int], labels: Any) -> int:
+    """Checks that there are as many of everything, and returns how many."""
+    first = next(iter(counts), None)
+    expected = 0 if first is None else counts[first]
+    expected = expected if labels is None else len(labels)
     for name, count in counts.items():
-        if count != labels:
-            raise DataError(f"{name!r} has {count} samples but there are {labels} labels")
+        if count != expected:
+            there = f"{first!r} has {expected}" if labels is None else f"there are {expected} labels"
+            raise DataError(f"{name!r} has {count} samples but {there}")
+    return expected

@@ -29,7 +29,11 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
             )
             notes += [f"{split} {name}: {note}" for note in _notes(found)]
         labels = data.report["labels"]
-        notes.append(f"labels of {split}: {labels['minimum']:.2f} to {labels['maximum']:.2f}, {labels['zeros']:.1%} exactly 0")
+        if labels is None:
+            notes.append(f"labels of {split}: none")
+        else:
+            span = f"{labels['minimum']:.2f} to {labels['maximum']:.2f}"
+            notes.append(f"labels of {split}: {span}, {labels['zeros']:.1%} exactly 0")
         notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
     report = next(iter(splits.values())).report
     return "\n".join([*_about(report), markdown(rows), *notes, *_notes_of_all(report)])

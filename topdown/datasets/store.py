@@ -73,7 +73,8 @@ class StoreWriter:
         """Writes labels, lengths and ids, and puts the store in its place."""
         described = {}
         for split, data in splits.items():
-            self._save(_file_name(split, "", "labels.npy"), data.labels.numpy())
+            if data.labels is not None:
+                self._save(_file_name(split, "", "labels.npy"), data.labels.numpy())
             for name, ragged in data.sequences.items():
                 self._save(_file_name(split, name, "lengths.npy"), ragged.lengths.numpy())
             for name, vector in data.vectors.items():
@@ -214,11 +215,12 @@ def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Se
             sequences[name] = Ragged.packed(values, lengths)
         else:
             vectors[name] = torch.from_numpy(_load(path, _file_name(split, name, "vectors.npy"), files))
-    labels = torch.from_numpy(_load(path, _file_name(split, "", "labels.npy"), files))
+    name = _file_name(split, "", "labels.npy")
+    labels = None if described["report"].get("labels", name) is None else torch.from_numpy(_load(path, name, files))
     ids = json.loads(_bytes(path, _file_name(split, "", "ids.json"), files))
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise DataError(f"{path}: {split}: its ids are damaged; prepare the store again")
-    if labels.dtype not in (torch.float32, torch.int64) or labels.dim() not in (1, 2):
+    if labels is not None and (labels.dtype not in (torch.float32, torch.int64) or labels.dim() not in (1, 2)):
         raise DataError(f"{path}: {split}: its labels are damaged; prepare the store again")
     report = {
         **described["report"],

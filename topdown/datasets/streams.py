@@ -41,14 +41,14 @@ class RawSplit(NamedTuple):
     """One split as it is in the file.
 
     Args:
-        labels: Labels of shape (N,), or (N, K) for K labels per sample.
+        labels: Labels of shape (N,), or (N, K) for K labels per sample; None where there are none.
         ids: A name for each sample, or None.
         streams: Modalities that have time, in order. They are taken out as they are used, so that memory goes free.
         vectors: Modalities that have no time, of shape (N, D) each.
         found: Entries of the report about this split.
     """
 
-    labels: Array
+    labels: Array | None
     ids: list[str] | None
     streams: dict[str, Stream]
     vectors: Mapping[str, Array]

@@ -56,9 +56,11 @@ def process_group(device: str) -> Iterator[str]:
         dist.destroy_process_group()
 
 
-def parallel(model: nn.Module) -> nn.Module:
+def parallel(model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
     """Returns what to call in training: the model, or one that averages gradients over all processes."""
-    return DistributedDataParallel(model, gradient_as_bucket_view=True) if is_running() else model
+    if not is_running():
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=find_unused_parameters)
 
 
 def total(value: Tensor) -> Tensor:

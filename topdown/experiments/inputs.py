@@ -109,6 +109,8 @@ def _subset(data: SequenceDataset, count: int | None) -> SequenceDataset:
 
 def _check_labels(data: SequenceDataset, where: str) -> None:
     labels = data.labels
+    if labels is None:
+        raise DataError(f"{where.removesuffix(' has labels')} has no labels: this experiment predicts them")
     if labels.dim() != 1 or not labels.is_floating_point():
         found = f"of {labels.dtype} of shape {tuple(labels.shape)}"
         raise DataError(f"{where} {found}; this experiment predicts one sentiment, a floating-point number for each sample")

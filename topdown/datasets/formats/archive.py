@@ -51,9 +51,9 @@ def read(source: Source) -> Found:
 
 
 def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where: str) -> RawSplit:
-    if "labels" not in members:
-        raise DataError(f"{where}: has no 'labels'; it has {some(members)}")
-    labels, ids = members.pop("labels"), members.pop("ids", None)
+    labels, ids = members.pop("labels", None), members.pop("ids", None)
+    if not members:
+        raise DataError(f"{where}: has no modality")
     lengths = {name.removesuffix(".lengths"): members.pop(name) for name in list(members) if name.endswith(".lengths")}
     missing = [name for name in (*(modalities or ()), *lengths) if name not in members]
     if missing:
