@@ -1,0 +1,83 @@
+"""The programs of docs/frameworks.md run as they stand, each where its framework is installed."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text(encoding="utf-8")
+PROGRAMS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL))
+
+
+@pytest.fixture
+def run(tmp_path):
+    for name, program in PROGRAMS.items():
+        (tmp_path / name).write_text(program, encoding="utf-8")
+
+    def call(name, *args, needs=(), processes=None):
+        for module in needs:
+            pytest.importorskip(module, reason="its framework is not installed")
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        command = [sys.executable, *launch, name, *args]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    return call
+
+
+def seen(output):
+    """Samples of each process, from what it printed."""
+    found = re.findall(r"process (\d) saw (\d+) samples, (\d+) of them different: (\[.*?\])", output)
+    assert all(count == different for _, count, different, _ in found)
+    return {process: ast.literal_eval(ids) for process, _, _, ids in found}
+
+
+EVERYONE = sorted(str(i) for i in range(163))
+
+
+def test_a_loop_of_ones_own(run):
+    lines = run("plain.py").splitlines()
+    assert len(lines) == 2
+    assert list(ast.literal_eval(lines[0])) == ["163", "164", "165"]  # in the order of the data
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_lightning(run, processes):
+    shares = seen(run("with_lightning.py", str(processes), needs=["lightning"]))
+    assert len(shares) == processes
+    assert sorted(i for share in shares.values() for i in share) == EVERYONE
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_accelerate(run, processes):
+    shares = seen(run("with_accelerate.py", needs=["accelerate"], processes=processes))
+    assert len(shares) == processes
+    assert sorted(i for share in shares.values() for i in share) == EVERYONE
+
+
+def test_trainer(run, tmp_path):
+    output = run("with_trainer.py", str(tmp_path / "out"), needs=["accelerate", "transformers"])
+    assert "trained 2 epochs, best accuracy 0." in output
+    assert "predicted (40, 2)" in output
+
+
+def test_skorch(run):
+    output = run("with_skorch.py", needs=["skorch", "sklearn"])
+    assert re.search(r"best of two learning rates: 0.0\d+, accuracy 0\.\d\d", output)
+
+
+def test_the_page_has_a_program_for_each():
+    assert set(PROGRAMS) == {
+        "frameworks_data.py",
+        "plain.py",
+        "with_lightning.py",
+        "with_accelerate.py",
+        "with_trainer.py",
+        "with_skorch.py",
+    }
