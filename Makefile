@@ -13,8 +13,8 @@ demo: .venv/ready
 # Several processes of one thread each: threads of torch that wait for each other slow one another down.
 test: export OMP_NUM_THREADS = 1
 test: .venv/ready
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m compiler
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m "not compiler" --cov
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m uncovered
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m "not uncovered" --cov
 
 check: lint types test wheel
 	rm -rf build/tiny build/tiny-mult

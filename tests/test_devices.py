@@ -39,7 +39,7 @@ def moved(inputs, device):
     return {name: x.to(device) for name, x in inputs.items()}
 
 
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @every_latch
 def test_a_training_step_asks_the_device_for_nothing(backbone, feedback):
     latch = make(backbone, feedback, mask_dropout=0.1).to("meta")

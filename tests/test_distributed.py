@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from topdown.datasets import BucketedSampler
 from topdown.experiments.distributed import is_running, process_group, rank, total, world_size
 
+pytestmark = pytest.mark.uncovered
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "mosei_lstm.py"
 TOLERANCE = 2e-5  # of float32 losses of about 1, after 24 steps whose sums are in another order

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.uncovered
+
 ROOT = Path(__file__).parents[1]
 WATCH = ROOT.parent / "shared" / "data" / "watch.npz"
 

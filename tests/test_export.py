@@ -18,7 +18,7 @@ MODELS = [("lstm", "lstm"), ("mult", "linear")]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of compilers and exporters, about themselves
-    pytest.mark.compiler,
+    pytest.mark.uncovered,
 ]
 
 

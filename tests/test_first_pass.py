@@ -246,7 +246,7 @@ def test_threads_do_not_see_the_first_pass_of_each_other(training):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @every_norm
 def test_a_compiled_latch_moves_what_an_eager_one_moves(norm):
     torch._dynamo.reset()
@@ -476,7 +476,7 @@ def test_a_backbone_may_change_its_lengths(by_name):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.compiler
+@pytest.mark.uncovered
 def test_a_compiled_layer_is_compiled_once_for_each_pass():
     counter = CompileCounter()
     model = Normed(lambda size: torch.compile(nn.BatchNorm1d(size), backend=counter))

@@ -5,6 +5,8 @@ from pathlib import Path
 import fuzz
 import pytest
 
+pytestmark = pytest.mark.uncovered
+
 pytest.importorskip("h5py")
 
 

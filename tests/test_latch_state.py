@@ -192,7 +192,7 @@ def test_float64_and_bfloat16(kind, build, inputs):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @pytest.mark.parametrize("kind", ["linear", nn.Linear], ids=["linear", "nn.Linear"])
 def test_compiles_in_one_graph_and_can_be_disabled(kind, inputs):
     torch._dynamo.reset()
@@ -207,7 +207,7 @@ def test_compiles_in_one_graph_and_can_be_disabled(kind, inputs):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @every_kind
 def test_compiled_latches_train(kind, inputs):
     torch._dynamo.reset()

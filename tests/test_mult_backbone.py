@@ -314,7 +314,7 @@ def test_wrong_inputs_are_named(change, lengths, message):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.compiler
+@pytest.mark.uncovered
 def test_compiles_in_one_graph_for_aligned_input():
     torch._dynamo.reset()
     latch = TopDownLatch(make({"text": 6, "audio": 4}, num_layers=1), "linear").double().eval()

@@ -755,7 +755,7 @@ def test_a_site_without_gradient_is_named():
         latch(**INPUTS)
 
 
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 def test_a_compiled_latch_equals_an_eager_one():
     latch = latch_around(Model(), {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))})
@@ -772,7 +772,7 @@ def test_a_compiled_latch_equals_an_eager_one():
         torch.testing.assert_close(gradient, p.grad)
 
 
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_site_within_a_compiled_layer_is_named(in_place):
     model = Model()
@@ -790,7 +790,7 @@ def test_a_site_within_a_compiled_layer_is_named(in_place):
         torch.testing.assert_close(latch(**INPUTS)["logits"], expected)
 
 
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @pytest.mark.filterwarnings("ignore")
 def test_sites_are_not_exported():
     latch = latch_around(Model(), {"text": "words"}).eval()

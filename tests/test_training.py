@@ -355,7 +355,7 @@ def test_labels_of_another_loss_are_named(labels, loss, message):
         fit(model, samples, samples, loss=loss, epochs=1)
 
 
-@pytest.mark.compiler
+@pytest.mark.uncovered
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 @pytest.mark.parametrize("first", [True, False])
 def test_a_training_goes_on_with_or_without_compilation(tmp_path, first):
