@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from toys import Constant
+from toys import Constant, single_process_group
 
 from topdown import Site, TopDownLatch
 from topdown.adapters import CallableBackbone, HookedBackbone
@@ -796,3 +796,17 @@ def test_sites_are_not_exported():
     latch = latch_around(Model(), {"text": "words"}).eval()
     with pytest.raises(RuntimeError, match=r"sites \(text\) cannot be exported"):
         torch.export.export(latch, (), INPUTS, strict=False)
+
+
+def test_within_ddp():
+    latch = latch_around(Model(), {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))})
+    latch(**INPUTS)["logits"].square().sum().backward()
+    expected = {name: p.grad.clone() for name, p in latch.named_parameters()}
+    latch.zero_grad()
+    with single_process_group():
+        wrapped = nn.parallel.DistributedDataParallel(latch)
+        for _ in range(2):
+            latch.zero_grad()
+            wrapped(**INPUTS)["logits"].square().sum().backward()
+    for name, p in latch.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name])
