@@ -174,3 +174,22 @@ def test_new_data_has_no_labels(tmp_path):
     labelled = SequenceDataset.from_arrays(inputs, [0.0, 1.0])
     with pytest.raises(DataError, match="1 of 2 samples have no label, but the others have"):
         data.collate([data[0], labelled[1]])
+
+
+@pytest.mark.parametrize(("count", "world_size"), [(30, 1), (100, 3), (33, 2), (9, 4)])
+def test_the_batches_of_a_loader_are_whole_for_whoever_else_asks(monkeypatch, count, world_size):
+    """As many as every process can take the same number of, each epoch in another order, also between epochs of the loader."""
+    in_a_group(monkeypatch, 0, world_size)
+    loader = data_loader(make(count), 8)
+    orders = []
+    for _ in range(3):
+        batches = list(loader.batch_sampler)
+        assert len(batches) == len(loader.batch_sampler)
+        assert len(batches) % world_size == 0
+        assert sorted(i for batch in batches for i in batch) == list(range(count))
+        orders.append(batches)
+        assert sum(len(batch.ids) for batch in loader) == sum(
+            len(batch[::world_size]) for batch in loader.batch_sampler.batches()
+        )
+    assert orders[0] != orders[1] != orders[2]
+    assert list(loader.batch_sampler) != list(loader.batch_sampler)  # an epoch of its own each
