@@ -599,3 +599,18 @@ def test_numbers_of_words_may_be_floats_and_stand_beside_their_masks(dtype, stac
     valid = valid_steps(LENGTHS, 6)
     changed = {**inputs, "text": torch.where(valid.unsqueeze(1) if stacked else valid, text, 7)}
     assert torch.equal(latch.masks(inputs, lengths)["audio"][valid], latch.masks(changed, lengths)["audio"][valid])
+
+
+def test_lengths_may_name_a_source_that_is_not_there():
+    class Strict(Toy):
+        def encode(self, inputs):
+            return super().encode(inputs)
+
+        def fuse(self, encodings):
+            return super().fuse(encodings)
+
+    latch = TopDownLatch(Strict({"text": 5, "audio": 4, "visual": 3}), "linear", sources={"text": ["audio", "visual"]})
+    inputs = batch({"text": 5, "audio": 4}, dtype=torch.float32)
+    lengths = {"text": LENGTHS, "audio": LENGTHS, "visual": LENGTHS}
+    alone = {"text": LENGTHS, "audio": LENGTHS}
+    assert torch.equal(latch.masks(inputs, lengths)["text"], latch.masks(inputs, alone)["text"])

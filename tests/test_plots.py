@@ -51,7 +51,14 @@ def test_profile_shows_the_values_around_neutral_and_names_the_strongest_feature
 
 def test_classes_without_samples_and_masks_that_are_constant_are_drawn():
     shown = mask_profile([({"audio": torch.full((2, 3, 4), 0.5)}, torch.tensor([0, 0]), None)], classes=[0, 1])
-    plot_profile(shown).savefig("/dev/null", format="png")
+    figure = plot_profile(shown)
+    figure.savefig("/dev/null", format="png")
+    image = figure.axes[0].images[0]
+    assert np.ma.getmaskarray(image.get_array()).tolist() == [
+        [False] * 4,
+        [True] * 4,
+    ]  # nothing is drawn where nothing is known
+    assert image.norm(0.5) == pytest.approx(0.5)
 
 
 def test_the_strongest_features_do_not_lie_on_one_another():

@@ -100,7 +100,7 @@ def call(function: Callable[..., Any], value: object, lengths: Lengths, takes: T
 
 
 def fresh(value: Any) -> Any:
-    """Returns a value whose tensors, lists, tuples and dicts are copies: to work in place on them changes nothing elsewhere.
+    """Returns a value that may be worked on in place: its tensors, containers, and objects that can be copied, are copies.
 
     Example:
         >>> ids = torch.tensor([1, 2])

@@ -71,8 +71,9 @@ class TopDownLatch(nn.Module):
         backbone: Module with `encode(inputs[, lengths])` and `fuse(encodings[, lengths])`: see :class:`topdown.Backbone`.
         feedback: Networks that turn encodings, 0 at padded steps, into logits of masks. "lstm": one LSTM per pair of
             target and source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared":
-            one LSTM per source and a linear map per pair; a factory (source_size, target_size) -> module for pairs, such as
-            `torch.nn.Linear`, whose modules take (encoding) or (encoding, lengths); or a ready module called as
+            one LSTM per source and a linear map per pair; "static": a learned vector per pair, which looks at nothing; a
+            factory (source_size, target_size) -> module for pairs, such as `torch.nn.Linear`, whose modules take (encoding) or
+            (encoding, lengths); or a ready module called as
             feedback(encodings[, lengths]) -> {target: {source: logits}}, with lengths as a mapping from those encodings that
             have any. (Default: "lstm")
         combine: Rule by which masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
@@ -195,7 +196,7 @@ class TopDownLatch(nn.Module):
         return self._predict(self._look(inputs, lengths), lengths)
 
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> dict[str, Tensor]:
-        """Returns the masks {target: (B, T_k, D_k)} that :meth:`forward` would apply; none while disabled.
+        """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
         They have a gradient, for regularizers; call within `torch.no_grad()` where that is not wanted.
 
@@ -361,7 +362,9 @@ class TopDownLatch(nn.Module):
         used = None if self.sources is None else {name for names in self.sources.values() for name in names}
         encodings = checks.check_encodings(encoded, inputs, known, used, self.source_sizes)
         takes = {*self._takes_lengths.values()} != {"no"} and getattr(self.backbone, "uses_lengths", True)
-        known.check_names([*(inputs if takes else ()), *encoded, *self.sites, *(self.target_sizes or inputs)])
+        known.check_names(
+            [*(inputs if takes else ()), *encoded, *self.sites, *(self.target_sizes or inputs), *(self.source_sizes or ())]
+        )
         clean = {k: zero_padding(*r) if r.values.dim() == 3 else zero_missing(*r) for k, r in encodings.items()}
         return {k: Padded(r if self.encoder_grad else r.detach(), encodings[k].lengths) for k, r in clean.items()}
 

@@ -30,7 +30,7 @@ class LatchTrace(NamedTuple):
 
     Args:
         output: Result of `fuse` after the second pass.
-        masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k).
+        masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k); at a site, of the shape of what is there.
         feedback: {target: {source: f_j}}: the masks before they were combined, in the time of the target.
         encodings: Encodings r_j that the masks were made from, 0 at padded steps: those of the first pass (of the last pass but
             one when `passes` is above 1).
@@ -104,7 +104,6 @@ def masks_by_source(
         grids: Steps of each dimension of time of encodings and of targets that have several.
 
     Raises:
-        TypeError: if logits are no tensors.
         ValueError: if shapes or times do not fit.
     """
     feedback: dict[str, dict[str, Tensor]] = {k: {} for k in logits if k in targets}
