@@ -67,6 +67,8 @@ def test_samples_of_other_modalities_are_not_collated():
     data, other = make(3), SequenceDataset.from_arrays({"a": [np.ones((2, 2))]}, [0.0], ids=["x"])
     with pytest.raises(DataError, match=r"sample 'x' has \['a'\], but 'id0' has \['a', 'b', 'v'\]"):
         data.collate([data[0], other[0]])
+    with pytest.raises(DataError, match="there is no sample: a batch takes at least one"):
+        data.collate([])
 
 
 def test_a_batch_is_a_mapping_that_is_rebuilt_from_one():

@@ -29,6 +29,10 @@ class Backbone(Protocol):
 
     When the module also has the attributes `input_sizes` and `encoding_sizes` (mappings from modality to size), a latch reads
     them and builds its feedback at once; otherwise it reads the sizes from an example or from the first call.
+
+    A backbone that wraps another model has that as its `user_model`, to which the paths of sites are relative, and
+    `uses_lengths=False` where that model takes none. What `encode` returns may have an attribute `grids`, the (H, W) of
+    encodings whose steps are the positions of a map.
     """
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Mapping[str, Any]:

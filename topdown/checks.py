@@ -94,9 +94,8 @@ def check_sites(sites: Any, model: nn.Module, what: str = "sites") -> dict[str, 
                 f"{what}[{name!r}]: {site.path!r} is compiled by TorchScript, which has no hooks: choose another place"
             )
         if site.path not in modules:
-            similar = difflib.get_close_matches(site.path, [*modules], n=5, cutoff=0.0)
-            more = f" and {len(modules) - 5} more" if len(modules) > 5 else ""
-            raise ValueError(f"{what}[{name!r}]: {type(model).__name__} has no {site.path!r}, but {similar}{more}")
+            there = nearest(site.path, modules, most=5)
+            raise ValueError(f"{what}[{name!r}]: {type(model).__name__} has no {site.path!r}, but {there}")
     return found
 
 
@@ -168,15 +167,23 @@ def check_backbone(backbone: Any) -> None:
         raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
 
 
-def nearest(name: object, names: Collection[str]) -> str:
+def nearest(name: object, names: Collection[str], most: int | None = None) -> str:
     """Lists names, those first that are most like one that is not among them.
 
+    Args:
+        name: Name that is not there.
+        names: Names that are.
+        most: Number of names to list. (Default: all)
+
     Example:
-        >>> nearest("txet", ["audio", "text"])
-        "['text', 'audio']"
+        >>> nearest("txet", ["audio", "text"]), nearest("txet", ["audio", "text", "visual"], most=1)
+        ("['text', 'audio']", "['text'] and 2 more")
     """
-    similar = difflib.get_close_matches(str(name), list(dict.fromkeys(names)), n=3, cutoff=0.0)
-    return str(list(dict.fromkeys([*similar, *names])))
+    listed = list(dict.fromkeys(names))
+    similar = difflib.get_close_matches(str(name), listed, n=most or 3, cutoff=0.0)
+    if most is not None and len(listed) > most:
+        return f"{similar} and {len(listed) - most} more"
+    return str(list(dict.fromkeys([*similar, *listed])))
 
 
 def who_masks_whom(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import warnings
 from collections.abc import Collection, Mapping
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from topdown.backbone import user_model
 from topdown.build import build
-from topdown.checks import OPTIONS
+from topdown.checks import OPTIONS, nearest
 from topdown.files import require, write_file, write_text
 from topdown.sites import Site
 
@@ -161,8 +160,8 @@ def _parts(backbone: nn.Module, also: Collection[str]) -> dict[str, Tensor]:
     for path in also:
         below = {name: value for name, value in model.state_dict().items() if name == path or name.startswith(f"{path}.")}
         if not below:
-            similar = difflib.get_close_matches(path, [name for name, _ in model.named_modules() if name], n=5, cutoff=0.0)
-            raise ValueError(f"{type(model).__name__} has no {path!r}, but {similar}")
+            there = nearest(path, [name for name, _ in model.named_modules() if name], most=5)
+            raise ValueError(f"{type(model).__name__} has no {path!r}, but {there}")
         if stray := [name for name, value in below.items() if not isinstance(value, Tensor)]:
             raise ValueError(f"{stray[0]!r} is no tensor, which safetensors cannot hold: save the backbone yourself")
         found |= {f"also.{name}": value for name, value in below.items()}

@@ -260,13 +260,15 @@ class SequenceDataset(Dataset[Sample]):
             samples: Samples of this data set, or of others with the same modalities.
 
         Raises:
-            DataError: if modalities differ.
+            DataError: if modalities differ, some samples alone have labels, or there is none.
 
         Example:
             >>> data = SequenceDataset.from_arrays({"audio": [np.ones((3, 2)), np.ones((1, 2))]}, [0.5, -1.0])
             >>> data.collate([data[1], data[0]]).lengths
             tensor([1, 3])
         """
+        if not samples:
+            raise DataError("there is no sample: a batch takes at least one")
         names = list(samples[0].inputs)
         if stray := next((sample for sample in samples if set(sample.inputs) != set(names)), None):
             raise DataError(f"sample {stray.id!r} has {list(stray.inputs)}, but {samples[0].id!r} has {names}")
