@@ -23,8 +23,8 @@ from torch import nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.datasets.batch import Batch
 from topdown.datasets.batching import bucketed_batches
-from topdown.datasets.data import Batch
 from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
 

@@ -11,7 +11,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset, data_loader, load_splits
-from topdown.datasets.data import Batch
+from topdown.datasets.batch import Batch
 from topdown.datasets.prepare import prepare
 from topdown.experiments import fit, predict
 

@@ -86,12 +86,13 @@ def test_without_zero_rows_there_is_no_padding(tmp_path):
     assert (found["padding"], found["lengths"]["minimum"], found["steps"]) == ("none", 8, 8)
 
 
-def test_a_modality_that_is_all_zeros_keeps_one_step_and_is_counted(tmp_path):
+def test_a_modality_that_is_all_zeros_is_missing_and_counted(tmp_path):
     layouts.mult_file(tmp_path / "x.pkl", lambda content: content["train"]["audio"].__setitem__(4, 0), unaligned=True)
     data = load_splits(tmp_path / "x.pkl")["train"]
-    assert data[4].inputs["audio"].tolist() == [[0, 0, 0, 0]]
+    assert data[4].inputs["audio"].shape == (0, 4)
+    assert data.batch([4, 0]).lengths["audio"].tolist()[0] == 0
     assert {k: n["samples_without_steps"] for k, n in data.report["modalities"].items()} == {"text": 0, "audio": 1, "visual": 0}
-    assert {k: n["all_zero_samples"] for k, n in data.report["modalities"].items()} == {"text": 0, "audio": 1, "visual": 0}
+    assert {k: n["all_zero_samples"] for k, n in data.report["modalities"].items()} == {"text": 0, "audio": 0, "visual": 0}
 
 
 @pytest.mark.parametrize("unaligned", [False, True])

@@ -24,24 +24,25 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
         raise DataError("there are no inputs: give at least one modality")
     if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in inputs]):
         raise DataError(f"lengths name {unknown}, but the inputs are {list(inputs)}")
-    streams, vectors = {}, {}
+    streams, vectors, present = {}, {}, {}
     for name, value in inputs.items():
         valid = lengths.get(name) if isinstance(lengths, Mapping) else lengths
         if isinstance(value, (list, tuple)):
             if valid is not None:
                 raise DataError(f"{name!r} is a list of arrays, whose lengths are their own: leave out lengths for it")
-            streams[name] = _listed(name, [_numbers(name, array) for array in value])
+            streams[name] = _listed(name, [None if array is None else _numbers(name, array) for array in value])
         else:
             array = _numbers(name, value)
             if array.ndim == 2:
                 if valid is not None and isinstance(lengths, Mapping):
-                    raise DataError(f"{name!r} has shape {array.shape}, without time: leave out lengths for it")
+                    present[name] = _present(name, array, valid)
                 vectors[name] = array
             elif array.ndim == 3:
                 streams[name] = _padded(name, array, valid)
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
-    return RawSplit(None if labels is None else own_labels(labels), identifiers(_plain(ids), "ids"), streams, vectors, {})
+    targets = None if labels is None else own_labels(labels)
+    return RawSplit(targets, identifiers(_plain(ids), "ids"), streams, vectors, {}, present)
 
 
 def own_labels(labels: Any) -> Array:
@@ -74,16 +75,17 @@ def _numbers(name: str, value: Any) -> Array:
     return array
 
 
-def _listed(name: str, arrays: list[Array]) -> Stream:
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) != 1 or any(array.ndim != 2 for array in arrays):
-        found = sorted({str(array.shape) for array in arrays})[:3]
+def _listed(name: str, values: list[Array | None]) -> Stream:
+    there = [array for array in values if array is not None]
+    shapes = {array.shape[1:] for array in there}
+    if len(shapes) != 1 or any(array.ndim != 2 for array in there):
+        found = sorted({str(array.shape) for array in there})[:3]
         raise DataError(
             f"{name!r} must be a list of arrays (T_i, D) with one D, got shapes such as {', '.join(found) or 'none'}"
         )
-    lengths = np.array([len(array) for array in arrays])
-    _check_steps(name, lengths)
-    return Stream(arrays[0].shape[1], lengths, arrays, {"dtype": str(arrays[0].dtype)})
+    size, dtype = there[0].shape[1], there[0].dtype
+    arrays = [np.zeros((0, size), dtype) if array is None else array for array in values]
+    return Stream(size, np.array([len(array) for array in arrays]), arrays, {"dtype": str(dtype)})
 
 
 def _padded(name: str, array: Array, valid: Any) -> Stream:
@@ -91,7 +93,7 @@ def _padded(name: str, array: Array, valid: Any) -> Stream:
     lengths = np.full(count, steps) if valid is None else np.asarray(_plain(valid))
     if lengths.shape != (count,) or lengths.dtype.kind not in "iu":
         raise DataError(f"lengths of {name!r} must be {count} integers, got {lengths.dtype} of shape {lengths.shape}")
-    if len(wrong := np.flatnonzero((lengths < 1) | (lengths > steps))):
+    if len(wrong := np.flatnonzero((lengths < 0) | (lengths > steps))):
         raise DataError(f"lengths[{wrong[0]}] of {name!r} is {lengths[wrong[0]]}, but it has {steps} steps")
     if len(shorter := np.flatnonzero(lengths < steps)) and all(_is_left_padded(array[i], int(lengths[i])) for i in shorter):
         raise DataError(
@@ -106,6 +108,9 @@ def _is_left_padded(sample: Array, length: int) -> bool:
     return bool((sample[: len(sample) - length] == 0).all() and (sample[length:] != 0).any())
 
 
-def _check_steps(name: str, lengths: Array) -> None:
-    if len(empty := np.flatnonzero(lengths < 1)):
-        raise DataError(f"sample {empty[0]} of {name!r} has no steps: leave out such samples ({len(empty)} here)")
+def _present(name: str, array: Array, valid: Any) -> Array:
+    there = np.asarray(_plain(valid))
+    if there.shape != (len(array),) or there.dtype.kind not in "iub" or ((there != 0) & (there != 1)).any():
+        remedy = f"give {len(array)} lengths, 1 where it is there, or 0"
+        raise DataError(f"{name!r} has shape {array.shape}, without time: {remedy}")
+    return there

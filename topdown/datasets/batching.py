@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from topdown.datasets.data import Batch, SequenceDataset
+from topdown.datasets.batch import Batch
+from topdown.datasets.data import SequenceDataset
 
 
 def bucketed_batches(lengths: Tensor, batch_size: int, *, seed: int, epoch: int, pool: int = 20) -> list[Tensor]:

@@ -3,79 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from types import MappingProxyType
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from topdown.datasets.arrays import from_arrays
+from topdown.datasets.batch import Batch, Sample, are_aligned, longest, pad
+from topdown.datasets.corruption import Corruption, Kind, check_severity, deviation, draw_missing, seeds_of
 from topdown.datasets.errors import DataError
 from topdown.datasets.ragged import Ragged
 from topdown.datasets.streams import RawSplit, Sink, clean_vectors, in_memory, keep, summary
 from topdown.sequence import Lengths
 
 
-class Sample(NamedTuple):
-    """One sample: inputs of shape (T_k, D_k), or (D_k,), per modality, its label or None, and its id."""
-
-    inputs: dict[str, Tensor]
-    label: Tensor | None
-    id: str
-
-
-class Batch(dict[str, Any]):
-    """A padded batch: a mapping of `inputs`, `lengths`, `labels` and `ids`, each of which is an attribute, too.
-
-    Being a dict, it is moved, shared out and put together again by whatever framework does that to batches.
-
-    Attributes:
-        inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality.
-        lengths: Lengths of shape (B,) when all sequences of the data set are aligned, else a mapping from modality to such;
-            None when there are vectors alone.
-        labels: Labels of shape (B,); None for data without labels.
-        ids: Names of the samples.
-
-    Example:
-        >>> batch = Batch(inputs={"audio": torch.ones(1, 3, 2)}, lengths=torch.tensor([3]), labels=torch.tensor([1]), ids=["a"])
-        >>> list(batch), batch.ids is batch["ids"]
-        (['inputs', 'lengths', 'labels', 'ids'], True)
-    """
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        """Inputs by modality."""
-        inputs: dict[str, Tensor] = self["inputs"]
-        return inputs
-
-    @property
-    def lengths(self) -> Lengths:
-        """Lengths of all modalities, or of each."""
-        lengths: Lengths = self["lengths"]
-        return lengths
-
-    @property
-    def labels(self) -> Any:  # a tensor, or None
-        """Labels, if there are any."""
-        return self["labels"]
-
-    @property
-    def ids(self) -> list[str]:
-        """Names of the samples."""
-        ids: list[str] = self["ids"]
-        return ids
-
-    def to(self, device: str | torch.device, non_blocking: bool = True) -> Batch:
-        """Moves inputs and labels to a device; lengths stay on the CPU, where packing needs them."""
-        inputs = {name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()}
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=non_blocking)
-        return Batch({**self, "inputs": inputs, "labels": labels})
-
-
 class SequenceDataset(Dataset[Sample]):
     """Holds N samples of several modalities, each with its own number of steps, and a label per sample, if there are labels.
+
+    A sample may lack a modality: a sequence of length 0, or a vector that is not `present`. It must have one, at least.
 
     Usually made by :func:`load_splits` or :meth:`from_arrays`. :func:`topdown.datasets.data_loader` makes batches of similar
     length; a loader of your own is `DataLoader(data, batch_size, collate_fn=data.collate)`.
@@ -86,9 +34,11 @@ class SequenceDataset(Dataset[Sample]):
         labels: Labels of shape (N,), or (N, K): floating-point for regression, integer for classes; None for new data.
         ids: Name of each sample. (Default: its number)
         report: Findings about the source of the data, for people and for results.json. (Default: sizes and lengths)
+        present: Samples that have a vector, of shape (N,), for vectors that some lack. (Default: all have all)
+        corruptions: Corruptions of values, one after the other: see :meth:`corrupt`. (Default: none)
 
     Raises:
-        DataError: if numbers of samples differ, or a sample has no step.
+        DataError: if numbers of samples differ, or a sample has no modality at all.
     """
 
     def __init__(
@@ -98,19 +48,25 @@ class SequenceDataset(Dataset[Sample]):
         labels: Tensor | None = None,
         ids: Sequence[str] | None = None,
         report: Mapping[str, Any] | None = None,
+        *,
+        present: Mapping[str, Tensor] = MappingProxyType({}),
+        corruptions: Sequence[Corruption] = (),
     ) -> None:
         counts = {name: len(ragged.lengths) for name, ragged in sequences.items()}
         counts |= {name: len(vector) for name, vector in vectors.items()}
         count = _check_counts(counts | ({"ids": len(ids)} if ids is not None else {}), labels)
-        for name, ragged in sequences.items():
-            if len(empty := (ragged.lengths < 1).nonzero()):
-                raise DataError(f"sample {int(empty[0])} of {name!r} has no steps: leave out such samples ({len(empty)} here)")
         self.sequences = dict(sequences)
         self.vectors = dict(vectors)
+        self.present = {name: there for name, there in present.items() if not there.all()}
         self.labels: Any = labels  # a tensor, or None
         self.ids = [str(i) for i in range(count)] if ids is None else list(ids)
-        lengths = [ragged.lengths for ragged in sequences.values()]
-        self.aligned = all(torch.equal(lengths[0], other) for other in lengths[1:])
+        self.corruptions = tuple(corruptions)
+        self.aligned = are_aligned([ragged.lengths for ragged in sequences.values()])
+        self.complete = all(bool((steps > 0).all()) for steps in self.lengths.values())
+        if not self.complete and vectors.keys() == self.present.keys():
+            empty = (torch.stack(list(self.lengths.values())).amax(0) == 0).nonzero()
+            if len(empty):
+                raise DataError(f"sample {int(empty[0])} has no modality at all: leave out such samples ({len(empty)} here)")
         self.report = dict(report if report is not None else self._describe())
 
     @classmethod
@@ -125,11 +81,11 @@ class SequenceDataset(Dataset[Sample]):
 
         Args:
             inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
-                Arrays, or tensors on the CPU.
+                Arrays, or tensors on the CPU. In a list, None is a sample that lacks the modality.
             labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, integer for classes.
                 (Default: None, for new data)
-            lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such. (Default:
-                all steps)
+            lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such, where 0
+                says that a sample lacks the modality; for vectors 1 or 0, there or not. (Default: all steps)
             ids: Name of each sample. (Default: its number)
 
         Returns:
@@ -149,7 +105,8 @@ class SequenceDataset(Dataset[Sample]):
         for name, found in data.report["modalities"].items():
             if stray := sum(found["replaced"].values()):
                 what = f"{stray} values that are not finite, the first in sample {found['first_replaced']}"
-                raise DataError(f"{name!r} has {what}: replace them first, as in np.nan_to_num")
+                remedy = "replace them first, as in np.nan_to_num, or give a length of 0 where a sample lacks the modality"
+                raise DataError(f"{name!r} has {what}: {remedy}")
         return data
 
     @classmethod
@@ -166,27 +123,29 @@ class SequenceDataset(Dataset[Sample]):
         """
         counts = {name: len(stream.lengths) for name, stream in raw.streams.items()}
         counts |= {name: len(vector) for name, vector in raw.vectors.items()}
+        prefix = "" if where == "inputs" else f"{where}: "
         try:
             count = _check_counts(counts | ({"ids": len(raw.ids)} if raw.ids is not None else {}), raw.labels)
         except DataError as error:
-            raise DataError(f"{where}: {error}" if where != "inputs" else str(error)) from None
+            raise DataError(f"{prefix}{error}") from None
         if count == 0:
             raise DataError(f"{where}: has no samples")
         if nothing := [name for name, stream in raw.streams.items() if stream.size < 1]:
             raise DataError(f"{where}: {nothing[0]!r} has no features; leave it out")
-        if raw.streams and not raw.vectors:
-            longest = np.maximum.reduce([stream.lengths for stream in raw.streams.values()])
-            if len(empty := np.flatnonzero(longest < 1)):
-                raise DataError(f"{where}: sample {empty[0]} has no steps, only zeros ({len(empty)} such samples); remove them")
+        if raw.streams and raw.vectors.keys() == raw.present.keys():
+            most = np.maximum.reduce([*(stream.lengths for stream in raw.streams.values()), *raw.present.values()])
+            if len(empty := np.flatnonzero(most < 1)):
+                raise DataError(f"{prefix}sample {empty[0]} has no steps, only zeros ({len(empty)} such samples); remove them")
         sequences, vectors, modalities = {}, {}, {}
         for name in list(raw.streams):
             sequences[name], modalities[name] = keep(name, raw.streams.pop(name), sink, f"{where}: {name!r}")
         for name, array in raw.vectors.items():
-            vectors[name], modalities[name] = clean_vectors(array)
+            vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name))
         labels = None
         if raw.labels is not None:
             labels = torch.from_numpy(raw.labels.astype(np.float32 if raw.labels.dtype.kind == "f" else np.int64))
-        data = cls(sequences, vectors, labels, raw.ids)
+        present = {name: torch.from_numpy(there.astype(bool)) for name, there in raw.present.items()}
+        data = cls(sequences, vectors, labels, raw.ids, present=present)
         data.report = {**data.report, **raw.found, "modalities": modalities}
         return data
 
@@ -198,14 +157,15 @@ class SequenceDataset(Dataset[Sample]):
 
     @property
     def lengths(self) -> dict[str, Tensor]:
-        """The steps of each sample, of shape (N,), for each modality that has time."""
-        return {name: ragged.lengths for name, ragged in self.sequences.items()}
+        """The steps of each sample, of shape (N,), for each modality that has time, or that some samples lack."""
+        lengths = {name: ragged.lengths for name, ragged in self.sequences.items()}
+        return lengths | {name: there.long() for name, there in self.present.items()}
 
     def batch_lengths(self) -> Tensor:
         """Returns the steps of the longest modality of each sample, of shape (N,), for batches of similar length."""
         if not self.sequences:
             return torch.ones(len(self), dtype=torch.int64, device="cpu")
-        return torch.stack(list(self.lengths.values())).amax(0)
+        return torch.stack([ragged.lengths for ragged in self.sequences.values()]).amax(0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -225,8 +185,13 @@ class SequenceDataset(Dataset[Sample]):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         inputs = {name: ragged.rows(index) for name, ragged in self.sequences.items()}
+        inputs |= {
+            k: v[index : index + bool(self.present[k][index] if k in self.present else True)] for k, v in self.vectors.items()
+        }
+        for corruption in self.corruptions:
+            inputs = corruption.apply(inputs, index)
         label = None if self.labels is None else self.labels[index]
-        return Sample(inputs | {k: v[index] for k, v in self.vectors.items()}, label, self.ids[index])
+        return Sample({k: x.flatten() if k in self.vectors else x for k, x in inputs.items()}, label, self.ids[index])
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
@@ -244,14 +209,17 @@ class SequenceDataset(Dataset[Sample]):
             IndexError: if there is no such sample, or none is asked for.
         """
         indices = self._indices(indices)
-        padded = {name: ragged.pad(indices) for name, ragged in self.sequences.items()}
-        inputs = {name: values for name, (values, _) in padded.items()}
-        inputs |= {name: vector[indices] for name, vector in self.vectors.items()}
-        lengths: Lengths = {name: valid for name, (_, valid) in padded.items()}
-        if self.aligned:
-            lengths = next(iter(padded.values()))[1] if padded else None
+        if self.corruptions:
+            return self.collate([self[i] for i in indices.tolist()])
+        lengths = {name: steps[indices] for name, steps in self.lengths.items()}
+        steps = longest({name: lengths[name] for name in self.sequences}, aligned=self.aligned)
+        inputs = {name: ragged.pad(indices, steps[name]) for name, ragged in self.sequences.items()}
+        for name, vector in self.vectors.items():
+            there = self.present[name][indices].unsqueeze(1) if name in self.present else None
+            inputs[name] = vector[indices] if there is None else vector[indices] * there
         labels = None if self.labels is None else self.labels[indices]
-        return Batch(inputs=inputs, lengths=lengths, labels=labels, ids=[self.ids[i] for i in indices.tolist()])
+        ids = [self.ids[i] for i in indices.tolist()]
+        return Batch(inputs=inputs, lengths=self._lengths_of_batch(lengths), labels=labels, ids=ids)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Pads samples to the longest of them: the `collate_fn` of a loader, also of subsets and concatenations of data sets.
@@ -273,15 +241,30 @@ class SequenceDataset(Dataset[Sample]):
         if stray := next((sample for sample in samples if set(sample.inputs) != set(names)), None):
             raise DataError(f"sample {stray.id!r} has {list(stray.inputs)}, but {samples[0].id!r} has {names}")
         parts = {name: [sample.inputs[name] for sample in samples] for name in names}
-        steps = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if xs[0].dim() == 2}
-        inputs = {k: pad_sequence(xs, batch_first=True) if k in steps else torch.stack(xs) for k, xs in parts.items()}
-        first = next(iter(steps.values()), None)
-        aligned = self.aligned and all(torch.equal(first, other) for other in steps.values() if first is not None)
+        lengths = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if xs[0].dim() == 2}
+        steps = longest(lengths, aligned=self.aligned and are_aligned(list(lengths.values())))
+        inputs = {k: pad(xs, steps[k]) for k, xs in parts.items() if k in lengths}
+        for name in parts.keys() - lengths.keys():  # vectors
+            lacking = torch.zeros(self.sizes.get(name, 0), device="cpu")
+            inputs[name] = torch.stack([x if len(x) else lacking for x in parts[name]])
+            there = torch.tensor([int(len(x) > 0) for x in parts[name]], device="cpu")
+            if name in self.present or not there.all():
+                lengths[name] = there
+        inputs = {name: inputs[name] for name in names}
         found = [sample.label for sample in samples if sample.label is not None]
         if 0 < len(found) < len(samples):
             raise DataError(f"{len(samples) - len(found)} of {len(samples)} samples have no label, but the others have")
         labels = torch.stack(found) if found else None
-        return Batch(inputs=inputs, lengths=first if aligned else steps, labels=labels, ids=[sample.id for sample in samples])
+        ids = [sample.id for sample in samples]
+        return Batch(inputs=inputs, lengths=self._lengths_of_batch(lengths), labels=labels, ids=ids)
+
+    def _lengths_of_batch(self, lengths: dict[str, Tensor]) -> Lengths:
+        """Returns one tensor where it serves all, and the same form for every batch."""
+        if not (self.aligned and self.complete):
+            return lengths
+        first = next(iter(lengths.values()), None)
+        same = first is None or all(torch.equal(first, other) for other in lengths.values())
+        return first if same else lengths
 
     def subset(self, indices: Sequence[int] | Tensor) -> SequenceDataset:
         """Returns some of the samples, in this order, for a quick run or for folds of one's own; no sequence is copied.
@@ -301,21 +284,109 @@ class SequenceDataset(Dataset[Sample]):
         sequences = {name: ragged.subset(indices) for name, ragged in self.sequences.items()}
         vectors = {name: vector[indices] for name, vector in self.vectors.items()}
         labels = None if self.labels is None else self.labels[indices]
-        data = SequenceDataset(sequences, vectors, labels, [self.ids[i] for i in indices.tolist()])
+        data = SequenceDataset(
+            sequences,
+            vectors,
+            labels,
+            [self.ids[i] for i in indices.tolist()],
+            present={name: there[indices] for name, there in self.present.items()},
+            corruptions=[corruption.subset(indices) for corruption in self.corruptions],
+        )
         # Findings about the file stay as they were; only those about the samples themselves are new.
         whole = self.report["modalities"]
         modalities = {name: {**whole[name], **found} for name, found in data.report["modalities"].items()}
         data.report = {**self.report, **data.report, "modalities": modalities, "subset_of": {"samples": len(self)}}
         return data
 
+    def corrupt(
+        self,
+        kind: Kind,
+        severity: float | Tensor,
+        *,
+        modalities: Sequence[str] | None = None,
+        seed: int = 0,
+        scale: Mapping[str, Tensor] | None = None,
+    ) -> SequenceDataset:
+        """Returns the samples made worse: to see what a model is worth then, or to train on; values change as they are read.
+
+        ============  ==========================================================================================
+        "noise"       Gaussian noise is added, of `severity` standard deviations of each feature
+        "features"    each feature of a sample is 0 in all its steps, with probability `severity`
+        "steps"       each step is 0 in all its features, with probability `severity`; lengths stay what they are
+        "missing"     each modality is missing, its length 0, with probability `severity`; one that is there stays
+        ============  ==========================================================================================
+
+        Every sample has random numbers of its own, the same whatever batch or subset it is in. For training on other ones in
+        each epoch, see `augment=` of :func:`topdown.experiments.fit`.
+
+        Args:
+            kind: Kind of corruption.
+            severity: Severity for all samples, or one for each, of shape (N,); 0 changes nothing.
+            modalities: Names of those that become worse. (Default: all)
+            seed: Random seed. (Default: 0)
+            scale: Standard deviation of each feature, for noise. (Default: :meth:`deviations` of these samples)
+
+        Raises:
+            DataError: if there is no such kind, severity or modality.
+
+        Example:
+            >>> data = SequenceDataset.from_arrays({"a": np.ones((2, 5, 3)), "b": np.ones((2, 4))}, [0.0, 1.0])
+            >>> data.corrupt("missing", 1.0, modalities=["b"]).batch([0, 1]).lengths
+            {'a': tensor([5, 5]), 'b': tensor([0, 0])}
+            >>> float(data.corrupt("steps", 1.0, modalities=["a"])[0].inputs["a"].sum())
+            0.0
+        """
+        values = check_severity(kind, severity, len(self))
+        names = tuple(self.sizes if modalities is None else modalities)
+        if isinstance(modalities, str):
+            raise DataError(f"modalities={modalities!r}: give a list of names")
+        if unknown := [name for name in names if name not in self.sizes]:
+            raise DataError(f"there is no modality {unknown[0]!r} among {list(self.sizes)}")
+        seeds = seeds_of(len(self), seed)
+        sequences, present, corruptions = self.sequences, self.present, self.corruptions
+        if kind == "missing":
+            everywhere = {name: torch.ones(len(self), dtype=torch.int64, device="cpu") for name in self.vectors}
+            kept = draw_missing({**everywhere, **self.lengths}, names, values, seeds)
+            sequences = {name: ragged._replace(lengths=kept[name]) for name, ragged in sequences.items()}
+            present = {name: kept[name] > 0 for name in self.vectors}
+        else:
+            scale = (self.deviations() if scale is None else scale) if kind == "noise" else {}
+            corruptions = (*corruptions, Corruption(kind, names, values, seeds, scale))
+        return SequenceDataset(
+            sequences, self.vectors, self.labels, self.ids, self.report, present=present, corruptions=corruptions
+        )
+
+    def deviations(self) -> dict[str, Tensor]:
+        """Returns the standard deviation of each feature over all steps of all samples, of shape (D_k,) per modality."""
+        parts = torch.arange(len(self), device="cpu").split(256)
+        found = {k: deviation((r.subset(part).all_rows() for part in parts), r.size) for k, r in self.sequences.items()}
+        for name, vector in self.vectors.items():
+            found[name] = deviation([vector[self.present[name]] if name in self.present else vector], vector.shape[1])
+        return found
+
+    def as_sequences(self) -> SequenceDataset:
+        """Returns the same samples, each vector as a sequence of one step: for models that take sequences alone."""
+        steps = {name: torch.ones(len(self), dtype=torch.int64, device="cpu") for name in self.vectors}
+        lengths = {**steps, **{name: there.long() for name, there in self.present.items()}}
+        first = torch.arange(len(self), device="cpu")
+        sequences = {name: Ragged(vector, first, lengths[name]) for name, vector in self.vectors.items()}
+        sequences = {name: {**self.sequences, **sequences}[name] for name in self.sizes}
+        return SequenceDataset(sequences, {}, self.labels, self.ids, self.report, corruptions=self.corruptions)
+
     def masked(self, masks: Mapping[str, Tensor]) -> SequenceDataset:
-        """Returns a copy whose inputs are multiplied by masks of shape (N, D_k), the same for all steps of a sample."""
+        """Returns a copy whose inputs are multiplied by masks of shape (N, D_k), the same for all steps of a sample.
+
+        Raises:
+            DataError: if the samples are corrupted; mask them first.
+        """
+        if self.corruptions:
+            raise DataError("these samples are corrupted: mask them first, then corrupt them")
         sequences = {}
         for name, ragged in self.sequences.items():
             mask = masks[name].repeat_interleave(ragged.lengths, 0)
             sequences[name] = Ragged.packed(ragged.all_rows() * mask, ragged.lengths)
         vectors = {name: vector * masks[name] for name, vector in self.vectors.items()}
-        return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report)
+        return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
 
     def _indices(self, indices: Sequence[int] | Tensor) -> Tensor:
         indices = torch.as_tensor(indices, device="cpu")

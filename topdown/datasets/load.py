@@ -33,10 +33,10 @@ def load_splits(
     - an `.npz` archive of arrays of your own: see :mod:`topdown.datasets.formats.archive`;
     - a store that `python -m topdown.datasets.prepare` made of any of these, which may be larger than memory.
 
-    Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a modality that has no steps in a
-    sample gets one of zeros, and both are counted. No sample is dropped but those that `folds` leave out, which are counted;
-    none is reordered but by `folds`. No file is trusted: pickles cannot run code, and a file cannot take memory for what it
-    does not hold.
+    Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a sample that has no steps of a
+    modality lacks it (length 0), and both are counted. No sample is dropped but those that `folds` leave out, which are
+    counted; none is reordered but by `folds`. No file is trusted: pickles cannot run code, and a file cannot take memory for
+    what it does not hold.
 
     Args:
         path: Path of the file or folder, which is read once.

@@ -98,13 +98,15 @@ class Ragged(NamedTuple):
         """Returns some of the sequences, of the same rows: nothing is copied."""
         return Ragged(self.values, self.starts[indices], self.lengths[indices])
 
-    def pad(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns some sequences as one batch (B, T, D), padded on the right with zeros, and their lengths (B,)."""
+    def pad(self, indices: Tensor, steps: int) -> Tensor:
+        """Returns some sequences as one batch (B, steps, D), padded on the right with zeros."""
         starts, lengths = self.starts[indices], self.lengths[indices]
-        time = torch.arange(int(lengths.max()), device="cpu")
-        rows = torch.minimum(starts.unsqueeze(1) + time, (starts + lengths - 1).unsqueeze(1))
-        padded = self._take(rows.flatten()).view(len(indices), len(time), -1)
-        return padded.masked_fill_((time >= lengths.unsqueeze(1)).unsqueeze(-1), 0.0), lengths
+        time = torch.arange(steps, device="cpu")
+        if not self.values.shape[0]:  # every sample lacks the modality
+            return torch.zeros(len(indices), steps, self.size, device="cpu")
+        rows = torch.minimum(starts.unsqueeze(1) + time, (starts + lengths - 1).clamp(min=0).unsqueeze(1))
+        padded = self._take(rows.flatten()).view(len(indices), steps, -1)
+        return padded.masked_fill_((time >= lengths.unsqueeze(1)).unsqueeze(-1), 0.0)
 
     def _take(self, rows: Tensor) -> Tensor:
         return self.values[rows] if isinstance(self.values, Tensor) else self.values.take(rows)

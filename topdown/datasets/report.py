@@ -41,14 +41,14 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
 
 NOTES = {
     "all_zero_samples": "{} samples are all zeros",
-    "samples_without_steps": "{} samples have no steps, and got one of zeros",
+    "samples_without_steps": "{} samples lack it",
     "samples_with_zeros_at_the_start": "{} samples begin with rows of zeros, kept",
     "samples_with_zeros_at_the_end": "{} samples end with rows of zeros, kept",
     "contradicted_hints": "{} lengths in the file contradict the rows",
     "unknown_words": "{} words have no vector, and got zeros",
     "words_without_frames": "{} words have no frame, and got zeros",
     "absent_videos": "{} videos are absent, and got zeros",
-    "absent_samples": "{} samples are absent, and got zeros",
+    "absent_samples": "{} samples are absent",
 }
 
 

@@ -79,6 +79,8 @@ class StoreWriter:
                 self._save(_file_name(split, name, "lengths.npy"), ragged.lengths.numpy())
             for name, vector in data.vectors.items():
                 self._save(_file_name(split, name, "vectors.npy"), vector.numpy())
+            for name, there in data.present.items():
+                self._save(_file_name(split, name, "present.npy"), there.numpy())
             with self._file(_file_name(split, "", "ids.json")) as file:
                 file.write(json.dumps(data.ids).encode())
             described[split] = {
@@ -202,19 +204,23 @@ def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Se
     unknown = [name for name in modalities or () if name not in there]
     if unknown:
         raise DataError(f"{path}: {split}: has no modality {unknown[0]!r}; it has {list(there)}")
-    sequences, vectors = {}, {}
+    sequences, vectors, present = {}, {}, {}
     for name in modalities or there:
         if name in described["sequences"]:
             lengths = torch.from_numpy(_load(path, _file_name(split, name, "lengths.npy"), files))
             values = _map(path, _file_name(split, name, "values.npy"), tuple(described["sequences"][name]))
             rows = values.shape[0]
-            if lengths.dtype != torch.int64 or lengths.dim() != 1 or not ((lengths >= 1) & (lengths <= rows)).all():
+            if lengths.dtype != torch.int64 or lengths.dim() != 1 or not ((lengths >= 0) & (lengths <= rows)).all():
                 raise DataError(f"{path}: {split}: the lengths of {name!r} are damaged; prepare the store again")
             if int(lengths.sum()) != rows:
                 raise DataError(f"{path}: {split}: the lengths of {name!r} do not fit its values; prepare the store again")
             sequences[name] = Ragged.packed(values, lengths)
         else:
             vectors[name] = torch.from_numpy(_load(path, _file_name(split, name, "vectors.npy"), files))
+            if (marks := _file_name(split, name, "present.npy")) in files:
+                present[name] = torch.from_numpy(_load(path, marks, files))
+                if present[name].dtype != torch.bool or present[name].shape != vectors[name].shape[:1]:
+                    raise DataError(f"{path}: {split}: it is damaged which samples have {name!r}; prepare the store again")
     name = _file_name(split, "", "labels.npy")
     labels = None if described["report"].get("labels", name) is None else torch.from_numpy(_load(path, name, files))
     ids = json.loads(_bytes(path, _file_name(split, "", "ids.json"), files))
@@ -226,7 +232,7 @@ def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Se
         **described["report"],
         "modalities": {name: described["report"]["modalities"][name] for name in modalities or there},
     }
-    return SequenceDataset(sequences, vectors, labels, ids, report)
+    return SequenceDataset(sequences, vectors, labels, ids, report, present=present)
 
 
 def _load(path: Path, name: str, files: dict[str, Any]) -> Array:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ class RawSplit(NamedTuple):
         streams: Modalities that have time, in order. They are taken out as they are used, so that memory goes free.
         vectors: Modalities that have no time, of shape (N, D) each.
         found: Entries of the report about this split.
+        present: Samples that have a vector, 1 or 0, of shape (N,), for vectors that some lack. (Default: all have all)
     """
 
     labels: Array | None
@@ -53,6 +55,7 @@ class RawSplit(NamedTuple):
     streams: dict[str, Stream]
     vectors: Mapping[str, Array]
     found: Mapping[str, Any]
+    present: Mapping[str, Array] = MappingProxyType({})
 
 
 def in_memory(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> Tensor:
@@ -67,7 +70,7 @@ def in_memory(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> Ten
 def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dict[str, Any]]:
     """Makes the samples of a modality clean, and keeps them.
 
-    Values that are not finite in float32 become 0. A sample that has no steps gets one of zeros. Both are counted.
+    Values that are not finite in float32 become 0. They are counted, and so are samples that have no steps.
 
     Args:
         name: Name of the modality.
@@ -81,11 +84,11 @@ def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dic
     Raises:
         DataError: if a feature is never finite.
     """
-    lengths = np.maximum(stream.lengths, 1).astype(np.int64)
+    lengths = np.asarray(stream.lengths).astype(np.int64)
     counts = dict.fromkeys((*KINDS, "all zeros"), 0)
     usable = np.zeros(stream.size, bool)
     values = sink(name, (int(lengths.sum()), stream.size), _clean(stream, counts, usable))
-    if len(never := np.flatnonzero(~usable)):
+    if lengths.any() and len(never := np.flatnonzero(~usable)):
         raise DataError(f"{where}: feature {never[0]} is never finite ({len(never)} such features); leave it out of the file")
     found = {
         "size": stream.size,
@@ -98,16 +101,19 @@ def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dic
     return Ragged.packed(values, torch.from_numpy(lengths)), found
 
 
-def clean_vectors(vectors: Array) -> tuple[Tensor, dict[str, Any]]:
-    """Does for vectors (N, D) what :func:`keep` does for sequences."""
+def clean_vectors(vectors: Array, present: Array | None = None) -> tuple[Tensor, dict[str, Any]]:
+    """Does for vectors (N, D) what :func:`keep` does for sequences; those that are not present become 0."""
     counts = dict.fromkeys(KINDS, 0)
+    there = np.ones(len(vectors), bool) if present is None else present.astype(bool)
+    vectors = np.where(there[:, None], vectors, 0)
     wrong = np.flatnonzero(~np.isfinite(vectors).all(1))
     clean = _finite(vectors, counts, np.zeros(vectors.shape[1], bool), int(wrong[0]) if len(wrong) else 0)
     found = {
         "size": vectors.shape[1],
         "dtype": str(vectors.dtype),
         **_replaced(counts),
-        "all_zero_samples": int((~clean.any(1)).sum()),
+        "all_zero_samples": int((~clean.any(1) & there).sum()),
+        **({} if there.all() else {"samples_without_steps": int((~there).sum())}),
     }
     return torch.from_numpy(clean), found
 
@@ -120,9 +126,10 @@ def summary(lengths: Array | Tensor) -> dict[str, float]:
 
 def _clean(stream: Stream, counts: dict[str, int], usable: Array) -> Iterator[Array]:
     for i, array in enumerate(stream.arrays):
-        array = _finite(array if len(array) else np.zeros((1, stream.size)), counts, usable, i)
-        counts["all zeros"] += not array.any()
-        yield array
+        if len(array):
+            array = _finite(array, counts, usable, i)
+            counts["all zeros"] += not array.any()
+            yield array
 
 
 def _replaced(counts: dict[str, int]) -> dict[str, Any]:

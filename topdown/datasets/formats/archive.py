@@ -63,6 +63,9 @@ def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where:
         array = inputs[name] = members[name]
         if array.ndim == 2 and name in lengths:
             valid = lengths.pop(name)
+            if valid.shape == (len(array),) and valid.dtype.kind in "iu" and valid.sum() < len(array) and valid.max() <= 1:
+                lengths[name] = valid  # vectors, which some samples lack
+                continue
             if valid.ndim != 1 or valid.dtype.kind not in "iu" or (valid < 0).any() or valid.sum() != len(array):
                 raise DataError(
                     f"{where}: {name + '.lengths'!r} must be integers that sum to the {len(array)} rows of {name!r}"

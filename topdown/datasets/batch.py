@@ -1,0 +1,97 @@
+"""One sample, and a padded batch of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from topdown.sequence import Lengths
+
+
+class Sample(NamedTuple):
+    """One sample: inputs of shape (T_k, D_k), or (D_k,), per modality, its label or None, and its id.
+
+    A sequence that the sample lacks has no steps, (0, D_k); a vector that it lacks is of shape (0,).
+    """
+
+    inputs: dict[str, Tensor]
+    label: Tensor | None
+    id: str
+
+
+class Batch(dict[str, Any]):
+    """A padded batch: a mapping of `inputs`, `lengths`, `labels` and `ids`, each of which is an attribute, too.
+
+    Being a dict, it is moved, shared out and put together again by whatever framework does that to batches.
+
+    Attributes:
+        inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality.
+        lengths: Lengths of shape (B,) when all sequences of the data set are aligned and every sample has every modality,
+            else a mapping from modality to such, where 0 says that a sample lacks it; None when there are vectors alone.
+        labels: Labels of shape (B,); None for data without labels.
+        ids: Names of the samples.
+
+    Example:
+        >>> batch = Batch(inputs={"audio": torch.ones(1, 3, 2)}, lengths=torch.tensor([3]), labels=torch.tensor([1]), ids=["a"])
+        >>> list(batch), batch.ids is batch["ids"]
+        (['inputs', 'lengths', 'labels', 'ids'], True)
+    """
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Inputs by modality."""
+        inputs: dict[str, Tensor] = self["inputs"]
+        return inputs
+
+    @property
+    def lengths(self) -> Lengths:
+        """Lengths of all modalities, or of each."""
+        lengths: Lengths = self["lengths"]
+        return lengths
+
+    @property
+    def labels(self) -> Any:  # a tensor, or None
+        """Labels, if there are any."""
+        return self["labels"]
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the samples."""
+        ids: list[str] = self["ids"]
+        return ids
+
+    def to(self, device: str | torch.device, non_blocking: bool = True) -> Batch:
+        """Moves inputs and labels to a device; lengths stay on the CPU, where packing needs them."""
+        inputs = {name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()}
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=non_blocking)
+        return Batch({**self, "inputs": inputs, "labels": labels})
+
+
+def pad(rows: Sequence[Tensor], steps: int) -> Tensor:
+    """Pads sequences (T, D) with zeros on the right, to (B, steps, D)."""
+    padded = rows[0].new_zeros(len(rows), steps, rows[0].shape[1])
+    for row, sequence in zip(padded, rows, strict=True):
+        row[: len(sequence)] = sequence
+    return padded
+
+
+def longest(lengths: Mapping[str, Tensor], *, aligned: bool) -> dict[str, int]:
+    """Returns the steps to which a batch pads each modality: at least one, and as many for all if they are aligned."""
+    steps = {name: max(1, int(valid.max())) for name, valid in lengths.items()}
+    return dict.fromkeys(steps, max(steps.values(), default=1)) if aligned else steps
+
+
+def are_aligned(lengths: Sequence[Tensor]) -> bool:
+    """Tells whether all modalities that a sample has are of the same number of steps, in each sample.
+
+    Example:
+        >>> are_aligned([torch.tensor([3, 2]), torch.tensor([3, 0])]), are_aligned([torch.tensor([3]), torch.tensor([2])])
+        (True, False)
+    """
+    if not lengths:
+        return True
+    steps = torch.stack(list(lengths))
+    return bool(((steps == steps.amax(0)) | (steps == 0)).all())

@@ -1,0 +1,120 @@
+r"""Data made worse on purpose, the same way each time: noise, features, steps or modalities that are gone.
+
+Each sample has random numbers of its own, which depend on its seed alone, not on its batch: so what a sample becomes is the
+same in training, in evaluation, in a subset, and in a store that is larger than memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from topdown.datasets.errors import DataError
+
+Kind = Literal["noise", "features", "steps", "missing"]
+
+
+class Corruption(NamedTuple):
+    """What is done to the values of some samples.
+
+    Args:
+        kind: Kind of it, but for "missing", which is done to lengths.
+        names: Modalities to which it is done.
+        severity: Severity of each sample, of shape (N,).
+        seeds: Random seed of each sample, of shape (N,).
+        scale: Standard deviation of each feature, of shape (D_k,) per modality, for noise.
+    """
+
+    kind: Kind
+    names: tuple[str, ...]
+    severity: Tensor
+    seeds: Tensor
+    scale: Mapping[str, Tensor]
+
+    def subset(self, indices: Tensor) -> Corruption:
+        """Returns what is done to some of the samples."""
+        return self._replace(severity=self.severity[indices], seeds=self.seeds[indices])
+
+    def apply(self, inputs: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+        """Returns the inputs (T_k, D_k) of sample number `index`, corrupted; nothing of what is given changes."""
+        severity = float(self.severity[index])
+        if severity == 0.0:
+            return dict(inputs)
+        generator = torch.Generator("cpu").manual_seed(int(self.seeds[index]))
+        done = dict(inputs)
+        for name in self.names:  # in this order, whatever the order of the inputs
+            x = inputs[name]
+            if self.kind == "noise":
+                done[name] = x + severity * self.scale[name] * torch.randn(x.shape, generator=generator, device="cpu")
+            else:
+                shape = (1, x.shape[1]) if self.kind == "features" else (len(x), 1)
+                done[name] = x * (torch.rand(shape, generator=generator, device="cpu") >= severity)
+        return done
+
+
+def seeds_of(count: int, seed: int) -> Tensor:
+    """Returns a random seed for each sample, of shape (N,)."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randint(0, 2**62, (count,), generator=generator, device="cpu")
+
+
+def check_severity(kind: Kind, severity: float | Tensor, count: int) -> Tensor:
+    """Returns the severity of each sample.
+
+    Raises:
+        DataError: if kind or severity is not possible.
+    """
+    if kind not in get_args(Kind):
+        raise DataError(f"there is no corruption {kind!r}: use one of {list(get_args(Kind))}")
+    values = torch.as_tensor(severity, dtype=torch.float64, device="cpu")
+    if values.dim() and values.shape != (count,):
+        raise DataError(f"severity has shape {tuple(values.shape)}: give one number, or one for each of {count} samples")
+    most = float("inf") if kind == "noise" else 1.0
+    if not bool(((values >= 0) & (values <= most) & values.isfinite()).all()):
+        span = "at least 0, in standard deviations" if kind == "noise" else "between 0 and 1"
+        raise DataError(f"severity of {kind!r} must be {span}, got {severity if not values.dim() else values.aminmax()}")
+    return values.expand(count)
+
+
+def draw_missing(lengths: Mapping[str, Tensor], names: tuple[str, ...], severity: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+    """Draws which samples lack which modalities; a sample keeps one of those it has, whichever is drawn, if all would go.
+
+    Args:
+        lengths: Lengths of every modality, of shape (N,) each.
+        names: Modalities that may go.
+        severity: Probability of each sample that a modality goes, of shape (N,).
+        seeds: Random seed of each sample, of shape (N,).
+
+    Returns:
+        Lengths of every modality, 0 where a sample lacks it.
+    """
+    kept = {name: valid.clone() for name, valid in lengths.items()}
+    for i in severity.nonzero().flatten().tolist():
+        generator = torch.Generator("cpu").manual_seed(int(seeds[i]))
+        draws = torch.rand(len(names) + 1, generator=generator, device="cpu", dtype=torch.float64)
+        gone = [name for name, draw in zip(names, draws.tolist(), strict=False) if draw < severity[i] and lengths[name][i] > 0]
+        if gone and all(name in gone or lengths[name][i] == 0 for name in lengths):
+            del gone[int(draws[-1] * len(gone))]
+        for name in gone:
+            kept[name][i] = 0
+    return kept
+
+
+def deviation(chunks: Iterable[Tensor], size: int) -> Tensor:
+    """Returns the standard deviation of each feature over all rows of chunks (R, D), of shape (D,); 0 without rows.
+
+    Example:
+        >>> deviation([torch.tensor([[1.0], [5.0]]), torch.tensor([[3.0], [7.0]])], 1) ** 2
+        tensor([5.])
+    """
+    count, start = 0, torch.zeros(size, dtype=torch.float64, device="cpu")
+    total, squares = torch.zeros_like(start), torch.zeros_like(start)
+    for chunk in chunks:
+        if count == 0 and len(chunk):
+            start = chunk[0].double()  # squares of what is far from zero would lose its deviations
+        apart = chunk.double() - start
+        count, total, squares = count + len(chunk), total + apart.sum(0), squares + apart.square().sum(0)
+    return (squares / max(1, count) - (total / max(1, count)).square()).clamp(min=0.0).sqrt().float()
