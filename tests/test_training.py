@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset
 from topdown.experiments import training
-from topdown.experiments.training import fit, load_checkpoint, predict, save_checkpoint
+from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
+from topdown.experiments.training import fit, predict
 
 
 class Mean(nn.Module):
@@ -425,3 +427,48 @@ def test_a_gradient_that_is_not_finite_is_named():
         DataError, match=r"the loss is 0 and the norm of its gradient nan in epoch 1, batch 1, with samples [a-f], [a-f]"
     ):
         fit(model, samples, samples, loss=lambda output, labels: (output.squeeze(1) - labels).square().mean().sqrt(), epochs=1)
+
+
+def largest(masks):
+    return masks.amax(0)
+
+
+def test_options_of_a_latch_stand_in_checkpoints(tmp_path):
+    samples = small([0.0, 1.0, 2.0, 1.0], [("a", 2), ("b", 3)])
+
+    def latch(**options):
+        return TopDownLatch(LSTMBackbone(samples.sizes, hidden_size=2), "linear", **options)
+
+    path = tmp_path / "c.pt"
+    fit(latch(scale=2.0, combine=largest), samples, samples, epochs=1, checkpoint=path)
+    found = load_checkpoint(path)["settings"]["latch"][""]
+    assert (found["scale"], found["feedback"], found["combine"], found["passes"]) == (2.0, "linear", "largest", 1)
+    with pytest.raises(DataError, match=r"c.pt: of a training with \{'latch': .*'scale': 2.0.*\}, not .*'scale': 1.0"):
+        fit(latch(combine=largest), samples, samples, epochs=2, checkpoint=path)
+    assert len(fit(latch(scale=2.0, combine=largest), samples, samples, epochs=2, checkpoint=path).history) == 2
+
+
+def test_training_data_may_be_other_in_each_epoch():
+    samples, epochs = data(20), []
+
+    def augment(train, epoch):
+        assert train is samples
+        epochs.append(epoch)
+        return train.corrupt("noise", 1.0, seed=epoch)
+
+    def final(**options):
+        torch.manual_seed(0)
+        model = Mean()
+        fit(model, samples, data(10, 1), epochs=2, seed=1, **options)
+        return model.layer.weight
+
+    plain, noisy = final(), final(augment=augment)
+    assert epochs == [1, 2]
+    assert not torch.equal(plain, noisy)
+    assert torch.equal(plain, final(augment=lambda train, epoch: train))
+
+
+def test_each_step_is_told():
+    steps = []
+    fit(Mean(), data(20), data(10, 1), epochs=2, batch_size=8, on_step=lambda *step: steps.append(step))
+    assert steps == [(epoch, step, 3) for epoch in (1, 2) for step in (1, 2, 3)]

@@ -19,6 +19,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
+from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
 from topdown.experiments.distributed import process_group, rank, wait, world_size
 from topdown.experiments.figures import Profiles, draw_masks, relevance_auc, sentiment_profile, write_mask_table
 from topdown.experiments.inputs import Inputs, check_backbone, load_inputs
@@ -27,7 +28,7 @@ from topdown.experiments.options import FREE_OPTIONS, KINDS, ORACLE, sentiment_p
 from topdown.experiments.reporting import show_epochs
 from topdown.experiments.results import check_no_runs, checkpoint_path, read_runs, versions
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
-from topdown.experiments.training import Fit, fit, load_checkpoint, predict, save_checkpoint
+from topdown.experiments.training import Fit, fit, predict
 from topdown.feedback import FEEDBACK
 from topdown.files import require, write_json, write_text
 from topdown.latch import TopDownLatch

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,89 +14,23 @@ from torch import Tensor, nn
 from topdown.datasets.batching import BatchLoader, BucketedSampler, data_loader
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.experiments.distributed import parallel, rank, total, wait, world_size
-from topdown.files import write_file
+from topdown.experiments.checkpoints import (
+    Progress,
+    copy_of,
+    fingerprint,
+    keep,
+    latch_options,
+    load_into,
+    named,
+    own_random_numbers,
+    resume,
+)
+from topdown.experiments.distributed import parallel, rank, total, world_size
+from topdown.experiments.losses import LOSSES, Loss, prediction_of
 
-Loss = Literal["mae", "cross_entropy", "bce"] | Callable[[Any, Tensor], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Augment = Callable[[SequenceDataset, int], SequenceDataset]
 MakeScheduler = Callable[[torch.optim.Optimizer], Any]
-
-
-def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
-    """Compares predictions (B, 1) with labels (B,), or (B, K) with (B, K).
-
-    Raises:
-        DataError: if there are not as many of one as of the other.
-    """
-    return nn.functional.l1_loss(_like_labels(output, labels), labels)
-
-
-def binary_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Compares logits (B, K) with K labels of 0 or 1 each, of shape (B, K); or (B, 1) with (B,).
-
-    Raises:
-        DataError: if there are not as many of one as of the other.
-    """
-    return nn.functional.binary_cross_entropy_with_logits(_like_labels(output, labels), labels.to(output.dtype))
-
-
-def _like_labels(output: Tensor, labels: Tensor) -> Tensor:
-    if output.numel() != labels.numel():
-        raise DataError(
-            f"the model returns {tuple(output.shape)} for labels of shape {tuple(labels.shape)}: make it with output_size="
-            f"{labels[0].numel()}, or use loss='cross_entropy' for classes, or a function (output, labels) -> scalar"
-        )
-    return output.view_as(labels)
-
-
-def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Compares logits (B, C) with classes (B,), or (B, 1).
-
-    Raises:
-        DataError: if logits are not of this shape, or a class has none.
-    """
-    classes = labels.squeeze(1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
-    if output.dim() != 2 or classes.dim() != 1:
-        raise DataError(
-            f"the model returns {tuple(output.shape)} for labels of shape {tuple(labels.shape)}: expected (B, C) and (B,); "
-            "several labels of 0 or 1 each are for loss='bce', and all else for a function (output, labels) -> scalar"
-        )
-    try:
-        return nn.functional.cross_entropy(output, classes)
-    except IndexError:
-        found = f"there is a class {int(classes.max())} but the model returns logits for {output.shape[1]} classes"
-        raise DataError(f"{found}: make it with output_size={int(classes.max()) + 1} or more") from None
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mae": mean_absolute_error,
-    "cross_entropy": cross_entropy,
-    "bce": binary_cross_entropy,
-}
-
-
-def prediction_of(output: Any) -> Tensor:
-    """Returns the prediction of a model that returns more: `logits` or the only tensor of a mapping, the first item of a tuple.
-
-    Raises:
-        DataError: if it is something else.
-
-    Example:
-        >>> prediction_of({"loss": None, "logits": torch.tensor([1.0])}), prediction_of((torch.tensor([2.0]), "more"))
-        (tensor([1.]), tensor([2.]))
-    """
-    found = output
-    if isinstance(output, Mapping):
-        tensors = [value for value in output.values() if isinstance(value, Tensor)]
-        found = output.get("logits", tensors[0] if len(tensors) == 1 else None)
-    elif isinstance(output, (tuple, list)) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
-        has = f"a mapping with {list(output)}" if isinstance(output, Mapping) else f"type {type(output).__name__}"
-        raise DataError(
-            f"the model returns {has}, of which nobody can tell the prediction: return a tensor, or call it 'logits'"
-        )
-    return found
 
 
 class Fit(NamedTuple):
@@ -113,21 +45,6 @@ class Fit(NamedTuple):
     best_epoch: int
     best_loss: float
     history: list[dict[str, float]]
-
-
-class _Progress(NamedTuple):
-    """State of a training between two epochs, but for what model, optimizer and scheduler hold."""
-
-    best_epoch: int
-    best_loss: float
-    best_weights: dict[str, Tensor]
-    history: list[dict[str, float]]
-
-    def after(self, record: dict[str, float], model: nn.Module) -> _Progress:
-        history = [*self.history, record]
-        if record["valid_loss"] < self.best_loss:
-            return _Progress(int(record["epoch"]), record["valid_loss"], _copy(model), history)
-        return self._replace(history=history)
 
 
 def fit(
@@ -149,8 +66,10 @@ def fit(
     device: str | torch.device | None = None,
     workers: int = 0,
     find_unused_parameters: bool = False,
+    augment: Augment | None = None,
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
 ) -> Fit:
     """Trains a model and leaves it with the weights of its best epoch.
 
@@ -187,9 +106,12 @@ def fit(
         workers: Processes that make batches: see :func:`topdown.datasets.data_loader`; they change no number. (Default: 0)
         find_unused_parameters: Whether some parameters take no part in some steps, of which many processes must know. (Default:
             False)
+        augment: Function (training data, epoch) -> training data with as many samples of the same lengths or less, called
+            once an epoch: `lambda data, epoch: data.corrupt("noise", 0.3, seed=epoch)`. (Default: none)
         checkpoint: File that is written after every epoch; if it is there already, training goes on from it, and ends with
             the same weights as if it had never stopped. It must have been written with the same settings. (Default: none)
         on_epoch: Function that is called with the record of each epoch.
+        on_step: Function that is called after each step with the epoch, the number of the step, and the steps of an epoch.
 
     Returns:
         Best epoch, and history.
@@ -201,78 +123,54 @@ def fit(
     _check(model, train, valid, loss)
     path = None if checkpoint is None else Path(checkpoint)
     settings = {
-        "data": [_fingerprint(train), _fingerprint(valid)],
+        "data": [fingerprint(train), fingerprint(valid)],
         "seed": seed,
-        "loss": _named(loss),
+        "loss": named(loss),
         "learning_rate": learning_rate,
-        **{name: _named(make) for name, make in (("optimizer", optimizer), ("scheduler", scheduler)) if make is not None},
+        **{name: named(make) for name, make in (("optimizer", optimizer), ("scheduler", scheduler)) if make is not None},
         "batch_size": batch_size,
         "decay_after": decay_after,
         "gradient_clip": gradient_clip,
         "decay": decay,
         "samples": [len(train), len(valid)],
+        **({"augment": named(augment)} if augment is not None else {}),
+        **({"latch": options} if (options := latch_options(model)) else {}),
     }
     place = device_of(model, device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    with own_random_numbers(place):
         torch.manual_seed(seed + 1_000_003)  # not the seed of the initial weights
         model.to(place)
-        compare = LOSSES[loss] if isinstance(loss, str) else loss
+        compare = _compare(loss)
         steps = optimizer(model.parameters()) if optimizer else torch.optim.Adam(model.parameters(), learning_rate, fused=True)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
         parts = {"model": model, "optimizer": steps, "scheduler": rate}
-        progress = _Progress(0, float("inf"), _copy(model), [])
+        progress = Progress(0, float("inf"), copy_of(model), [])
         if path is not None and path.exists():
-            progress = _resume(path, parts, settings, place)
+            progress = resume(path, parts, settings, place)
         replica = parallel(model, find_unused_parameters)
-        loader = data_loader(train, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
+        loader = None
         while len(progress.history) < epochs and len(progress.history) - progress.best_epoch < patience:
             start = time.perf_counter()
             epoch = len(progress.history) + 1
+            if loader is None or augment is not None:
+                seen = train if augment is None else augment(train, epoch)
+                loader = data_loader(seen, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
             if rank():  # another dropout in each process
                 torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
             record: dict[str, float] = {"epoch": epoch}
-            named = isinstance(loss, str)
-            record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train.ids, named=named)
-            record["valid_loss"] = _validate(model, valid, compare, batch_size, named=named)
+            record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train.ids, on_step)
+            record["valid_loss"] = _validate(model, valid, loss, batch_size)
             _check_finite(record)
             record |= {"learning_rate": steps.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             rate.step(*([record["valid_loss"]] if isinstance(rate, plateau) else []))
             progress = progress.after(record, model)
             if path is not None:
-                _keep(path, parts, settings, progress, place)
+                keep(path, parts, settings, progress, place)
             if on_epoch is not None:
                 on_epoch(record)
-        _load(model, progress.best_weights)
+        load_into(model, progress.best_weights)
         return Fit(progress.best_epoch, progress.best_loss, progress.history)
-
-
-def _keep(path: Path, parts: Mapping[str, Any], settings: object, progress: _Progress, device: torch.device) -> None:
-    """Writes everything that a training needs to go on."""
-    state = {name: _copy(part) if isinstance(part, nn.Module) else part.state_dict() for name, part in parts.items()}
-    state |= {"settings": settings, **progress._asdict(), "random": _random_state(device)}
-    if rank() == 0:
-        save_checkpoint(state, path)
-    wait()
-
-
-def _resume(path: Path, parts: Mapping[str, Any], settings: object, device: torch.device) -> _Progress:
-    """Takes up a training where it was left.
-
-    Raises:
-        DataError: if it was another training.
-    """
-    state = load_checkpoint(path, device)
-    if state.get("settings") != settings:
-        raise DataError(f"{path}: of a training with {state.get('settings')}, not {settings}; delete it to train anew")
-    try:
-        _load(parts["model"], state["model"])
-    except (KeyError, RuntimeError):
-        raise DataError(f"{path}: of another model; delete it to train anew") from None
-    parts["optimizer"].load_state_dict(state["optimizer"])
-    parts["scheduler"].load_state_dict(state["scheduler"])
-    _set_random_state(state["random"], device)
-    return _Progress(*(state[name] for name in _Progress._fields))
 
 
 def _check_finite(record: Mapping[str, float]) -> None:
@@ -330,24 +228,6 @@ def predict(
     return total(outputs.clone()).cpu()  # no inference tensor, so that anything may be done with it
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint that `torch.load(path, weights_only=True)` reads; the file is there whole or not at all."""
-    write_file(path, lambda file: torch.save(state, file))
-
-
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint without running code.
-
-    Raises:
-        DataError: if the file is damaged.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds on a damaged file
-        raise DataError(f"{path}: not a checkpoint ({type(error).__name__}); delete it to train anew") from None
-    return state
-
-
 def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -356,8 +236,7 @@ def _train_epoch(
     epoch: int,
     gradient_clip: float | None,
     ids: Sequence[str],
-    *,
-    named: bool,
+    on_step: Callable[[int, int, int], None] | None,
 ) -> float:
     """Returns the mean loss over all samples, of all processes."""
     model.train()
@@ -370,7 +249,7 @@ def _train_epoch(
         batch = batch.to(device)
         optimizer.zero_grad(set_to_none=True)
         output = model(batch.inputs, batch.lengths)
-        value = loss(prediction_of(output) if named else output, batch.labels)
+        value = loss(output, batch.labels)
         # Processes average their gradients: each counts by its share of the batch, so that every sample counts alike.
         (value * (len(batch.labels) * world_size() / len(whole))).backward()
         if gradient_clip is None:
@@ -385,15 +264,20 @@ def _train_epoch(
         optimizer.step()
         losses += value * len(batch.labels)
         count += len(whole)
+        if on_step is not None:
+            on_step(epoch, number, len(batches))
     return float(total(losses)) / count
 
 
-def _validate(
-    model: nn.Module, data: SequenceDataset, loss: Callable[[Any, Tensor], Tensor], batch_size: int, *, named: bool
-) -> float:
+def _compare(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
+    """Returns a function (output, labels) -> scalar."""
+    return loss if callable(loss) else lambda output, labels: LOSSES[loss](prediction_of(output), labels)
+
+
+def _validate(model: nn.Module, data: SequenceDataset, loss: Loss, batch_size: int) -> float:
     """Returns the mean loss over all samples, of all processes, in evaluation mode."""
-    if named:
-        return float(loss(predict(model, data, batch_size=batch_size), data.labels))
+    if not callable(loss):
+        return float(LOSSES[loss](predict(model, data, batch_size=batch_size), data.labels))
     model.eval()
     device = device_of(model)
     losses = torch.zeros((), device=device)
@@ -431,46 +315,3 @@ def _check(model: nn.Module, train: SequenceDataset, valid: SequenceDataset, los
             raise DataError(f"labels are {data.labels.dtype}, which is not for loss={loss!r}: {remedy}")
         if loss == "cross_entropy" and least < 0:
             raise DataError(f"a class is {int(least)}: number classes from 0")
-
-
-def _fingerprint(data: SequenceDataset) -> str:
-    """Tells data sets apart by their labels, ids, sizes and lengths."""
-    digest = hashlib.sha256(b"" if data.labels is None else data.labels.numpy().tobytes())
-    digest.update(json.dumps([data.ids, data.sizes]).encode())
-    for lengths in data.lengths.values():
-        digest.update(lengths.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    """Returns copies of all values, by names that do not tell what is compiled."""
-    return {_plain(name): value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Loads such values, whatever is compiled now.
-
-    Raises:
-        KeyError, RuntimeError: if they are of another model.
-    """
-    names = {_plain(name): name for name in model.state_dict()}
-    model.load_state_dict({names[name]: value for name, value in values.items()})
-
-
-def _plain(name: str) -> str:
-    return name.replace("_orig_mod.", "")
-
-
-def _named(function: object) -> object:
-    """Returns a name for a function, to tell settings apart."""
-    return function if isinstance(function, str) else getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _set_random_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[-1].cpu(), device)

@@ -1,0 +1,158 @@
+"""What a training needs to go on where it was left, and what tells it from another."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.experiments.distributed import rank, wait
+from topdown.files import write_file
+from topdown.latch import TopDownLatch
+
+
+class Progress(NamedTuple):
+    """State of a training between two epochs, but for what model, optimizer and scheduler hold."""
+
+    best_epoch: int
+    best_loss: float
+    best_weights: dict[str, Tensor]
+    history: list[dict[str, float]]
+
+    def after(self, record: dict[str, float], model: nn.Module) -> Progress:
+        """Returns the state after one more epoch."""
+        history = [*self.history, record]
+        if record["valid_loss"] < self.best_loss:
+            return Progress(int(record["epoch"]), record["valid_loss"], copy_of(model), history)
+        return self._replace(history=history)
+
+
+def keep(path: Path, parts: Mapping[str, Any], settings: object, progress: Progress, device: torch.device) -> None:
+    """Writes everything that a training needs to go on."""
+    state = {name: copy_of(part) if isinstance(part, nn.Module) else part.state_dict() for name, part in parts.items()}
+    state |= {"settings": settings, **progress._asdict(), "random": random_state(device)}
+    if rank() == 0:
+        save_checkpoint(state, path)
+    wait()
+
+
+def resume(path: Path, parts: Mapping[str, Any], settings: Mapping[str, object], device: torch.device) -> Progress:
+    """Takes up a training where it was left.
+
+    Raises:
+        DataError: if it was another training.
+    """
+    state = load_checkpoint(path, device)
+    if (before := state.get("settings")) != settings:
+        differ = [name for name in settings if not isinstance(before, dict) or before.get(name) != settings[name]]
+        found = {name: before.get(name) for name in differ} if isinstance(before, dict) else before
+        wanted = {name: settings[name] for name in differ}
+        raise DataError(f"{path}: of a training with {found}, not {wanted}; delete it to train anew")
+    try:
+        load_into(parts["model"], state["model"])
+    except (KeyError, RuntimeError):
+        raise DataError(f"{path}: of another model; delete it to train anew") from None
+    parts["optimizer"].load_state_dict(state["optimizer"])
+    parts["scheduler"].load_state_dict(state["scheduler"])
+    _set_random_state(state["random"], device)
+    return Progress(*(state[name] for name in Progress._fields))
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint that `torch.load(path, weights_only=True)` reads; the file is there whole or not at all."""
+    write_file(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint without running code.
+
+    Raises:
+        DataError: if there is none, or it is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name a checkpoint") from None
+    except Exception as error:  # torch.load raises many kinds on a damaged file
+        raise DataError(f"{path}: not a checkpoint ({type(error).__name__}); delete it to train anew") from None
+    return state
+
+
+def fingerprint(data: SequenceDataset) -> str:
+    """Tells data sets apart by their labels, ids, sizes and lengths."""
+    digest = hashlib.sha256(b"" if data.labels is None else data.labels.numpy().tobytes())
+    digest.update(json.dumps([data.ids, data.sizes]).encode())
+    for lengths in data.lengths.values():
+        digest.update(lengths.numpy().tobytes())
+    for corruption in data.corruptions:
+        digest.update(json.dumps([corruption.kind, corruption.names]).encode())
+        digest.update(corruption.severity.numpy().tobytes() + corruption.seeds.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def latch_options(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Returns the options of every latch in a model, by its path; functions and modules by their names."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, TopDownLatch):
+            options = module.options()
+            options["sites"] = {name: dataclasses.asdict(site) for name, site in options["sites"].items()}
+            found[_plain(f"{path}.").rstrip(".")] = {
+                name: named(value) if callable(value) else value for name, value in options.items()
+            }
+    return found
+
+
+def copy_of(model: nn.Module) -> dict[str, Tensor]:
+    """Returns copies of all values, by names that do not tell what is compiled."""
+    return {_plain(name): value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def load_into(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Loads such values, whatever is compiled now.
+
+    Raises:
+        KeyError, RuntimeError: if they are of another model.
+    """
+    names = {_plain(name): name for name in model.state_dict()}
+    model.load_state_dict({names[name]: value for name, value in values.items()})
+
+
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")
+
+
+def named(function: object) -> object:
+    """Returns a name for a function, to tell settings apart."""
+    return function if isinstance(function, str) else getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
+    """Leaves the random numbers of the caller as they were, on the CPU and on a device."""
+    there = [device] if _has_random_numbers(device) else []
+    return torch.random.fork_rng(devices=there, device_type=device.type if there else "cuda")
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Returns the state of the random numbers on the CPU, and on a device if that has its own."""
+    own = [torch.get_device_module(device).get_rng_state(device)] if _has_random_numbers(device) else []
+    return [torch.get_rng_state(), *own]
+
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0].cpu())
+    if _has_random_numbers(device):
+        torch.get_device_module(device).set_rng_state(states[-1].cpu(), device)
+
+
+def _has_random_numbers(device: torch.device) -> bool:
+    return device.type not in ("cpu", "meta")
