@@ -30,6 +30,7 @@ def load_splits(
     - MulT's pickles, aligned or not (`mosei_senti_data.pkl`, `mosi_data_noalign.pkl`, IEMOCAP), and MultiBench's raw ones;
     - MMSA's pickles, aligned or not, and those of MMSA-FET; MAG-BERT's; the cache of MMLatch's public code (`mosei_avt.p`);
     - MultiBench's `mosi.hdf5` and `mosei.hdf5`, and a folder of `.csd` files of the CMU Multimodal SDK; both need `folds`;
+    - a folder of tables of your own, .csv: see :mod:`topdown.datasets.formats.tables`;
     - an `.npz` archive of arrays of your own: see :mod:`topdown.datasets.formats.archive`;
     - a store that `python -m topdown.datasets.prepare` made of any of these, which may be larger than memory.
 

@@ -6,13 +6,16 @@ from types import ModuleType
 from typing import Any
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats import archive, csd, mag_bert, mmlatch_cache, mmsa, mult, multibench
+from topdown.datasets.formats import archive, csd, mag_bert, mmlatch_cache, mmsa, mult, multibench, tables
 from topdown.datasets.formats.fields import SPLITS, some
 from topdown.datasets.formats.source import Found, Source
 
 # Asked in turn; each has recognizes(source) and read(source). A new layout is a module, and its place here.
-LAYOUTS: tuple[ModuleType, ...] = (csd, multibench, archive, mmlatch_cache, mag_bert, mmsa, mult)
-KINDS = "a pickle of MulT, MMSA, MAG-BERT or MMLatch's cache, MultiBench's HDF5, a folder of .csd files, .npz, or a store"
+LAYOUTS: tuple[ModuleType, ...] = (csd, tables, multibench, archive, mmlatch_cache, mag_bert, mmsa, mult)
+KINDS = (
+    "a pickle of MulT, MMSA, MAG-BERT or MMLatch's cache, MultiBench's HDF5, a folder of .csd files or of .csv tables, .npz, "
+    "or a store"
+)
 TORCH = 0x1950A86A20F9469CFC6C  # the first of the pickles that old versions of torch.save write
 OTHERS = {
     b"version ": "a pointer of Git LFS and not the file itself: run `git lfs pull`",

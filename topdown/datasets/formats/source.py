@@ -97,7 +97,7 @@ class Source:
         """Describes what was found in this pickle, which has been hashed as it was read."""
         return Found(layout, splits, self.pickle.sha256, size=self.pickle.size, limit=limit)
 
-    def folder_found(self, layout: str, splits: dict[str, RawSplit], used: Sequence[Path], limit: Limit) -> Found:
+    def folder_found(self, layout: str, splits: dict[str, RawSplit], used: Sequence[Path], limit: Limit | None) -> Found:
         """Describes what was found in some files of this folder."""
         files = file_hashes(used)
         together = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
