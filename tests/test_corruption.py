@@ -36,8 +36,8 @@ def test_noise_has_the_standard_deviation_that_was_asked_for():
         added = rows(noisy, name) - rows(data, name)
         assert float(added.std()) == pytest.approx(0.5 * std, rel=0.1)
         assert abs(float(added.mean())) < 0.1 * std
-        torch.testing.assert_close(data.deviations()[name], rows(data, name).std(0, correction=0), rtol=1e-4, atol=1e-5)
-    doubled = data.corrupt("noise", 0.5, scale={name: 2 * scale for name, scale in data.deviations().items()})
+        torch.testing.assert_close(data.moments()[name].deviation, rows(data, name).std(0, correction=0), rtol=1e-4, atol=1e-5)
+    doubled = data.corrupt("noise", 0.5, scale={name: 2 * found.deviation for name, found in data.moments().items()})
     torch.testing.assert_close(
         rows(doubled, "a") - rows(data, "a"), 2 * (rows(noisy, "a") - rows(data, "a")), rtol=0, atol=1e-5
     )
@@ -135,6 +135,25 @@ def test_a_store_is_corrupted_as_it_is_read(tmp_path):
 def test_what_cannot_be_done_is_named(arguments, options, message):
     with pytest.raises(DataError, match=message):
         make(4).corrupt(*arguments, **options)
+
+
+def test_data_is_standardized_by_the_moments_of_others(tmp_path):
+    train, test = make(40), make(10, seed=1)
+    by = train.moments()
+    for name in "abv":
+        torch.testing.assert_close(by[name].mean, rows(train, name).mean(0), rtol=1e-4, atol=1e-5)
+        done = rows(train.standardized(by), name)
+        torch.testing.assert_close(done.mean(0), torch.zeros(done.shape[1]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(done.std(0, correction=0), torch.ones(done.shape[1]), rtol=0, atol=1e-4)
+        expected = (rows(test, name) - rows(train, name).mean(0)) / rows(train, name).std(0, correction=0)
+        torch.testing.assert_close(rows(test.standardized(by), name), expected, rtol=1e-4, atol=1e-4)
+    constant = SequenceDataset.from_arrays({"a": np.full((3, 2, 1), 7.0)})
+    assert not constant.standardized(constant.moments()).batch([0, 1, 2]).inputs["a"].any()
+    np.savez(tmp_path / "x.npz", **{"train.a": rows(train, "a").numpy(), "train.a.lengths": train.lengths["a"].numpy()})
+    stored = prepare(tmp_path / "x.npz", tmp_path / "x.store")["train"]
+    twice = stored.standardized(by).standardized(by)  # as values are read
+    expected = train.standardized(by).standardized(by)
+    torch.testing.assert_close(rows(twice, "a"), rows(expected, "a"), rtol=1e-4, atol=1e-5)
 
 
 def test_corrupted_samples_are_not_masked():

@@ -103,12 +103,19 @@ def draw_missing(lengths: Mapping[str, Tensor], names: tuple[str, ...], severity
     return kept
 
 
-def deviation(chunks: Iterable[Tensor], size: int) -> Tensor:
-    """Returns the standard deviation of each feature over all rows of chunks (R, D), of shape (D,); 0 without rows.
+class Moments(NamedTuple):
+    """Mean and standard deviation of each feature, of shape (D,) each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def moments(chunks: Iterable[Tensor], size: int) -> Moments:
+    """Returns mean and standard deviation of each feature over all rows of chunks (R, D); 0 without rows.
 
     Example:
-        >>> deviation([torch.tensor([[1.0], [5.0]]), torch.tensor([[3.0], [7.0]])], 1) ** 2
-        tensor([5.])
+        >>> moments([torch.tensor([[1.0], [5.0]]), torch.tensor([[3.0], [7.0]])], 1)
+        Moments(mean=tensor([4.]), deviation=tensor([2.2361]))
     """
     count, start = 0, torch.zeros(size, dtype=torch.float64, device="cpu")
     total, squares = torch.zeros_like(start), torch.zeros_like(start)
@@ -117,4 +124,6 @@ def deviation(chunks: Iterable[Tensor], size: int) -> Tensor:
             start = chunk[0].double()  # squares of what is far from zero would lose its deviations
         apart = chunk.double() - start
         count, total, squares = count + len(chunk), total + apart.sum(0), squares + apart.square().sum(0)
-    return (squares / max(1, count) - (total / max(1, count)).square()).clamp(min=0.0).sqrt().float()
+    mean = total / max(1, count)
+    variance = (squares / max(1, count) - mean.square()).clamp(min=0.0)
+    return Moments((start + mean).float(), variance.sqrt().float())

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from topdown.datasets.arrays import from_arrays
 from topdown.datasets.batch import Batch, Sample, are_aligned, longest, pad
-from topdown.datasets.corruption import Corruption, Kind, check_severity, deviation, draw_missing, seeds_of
+from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
 from topdown.datasets.ragged import Ragged
 from topdown.datasets.streams import RawSplit, Sink, clean_vectors, in_memory, keep, summary
@@ -324,7 +324,7 @@ class SequenceDataset(Dataset[Sample]):
             severity: Severity for all samples, or one for each, of shape (N,); 0 changes nothing.
             modalities: Names of those that become worse. (Default: all)
             seed: Random seed. (Default: 0)
-            scale: Standard deviation of each feature, for noise. (Default: :meth:`deviations` of these samples)
+            scale: Standard deviation of each feature, for noise. (Default: that of :meth:`moments` of these samples)
 
         Raises:
             DataError: if there is no such kind, severity or modality.
@@ -350,19 +350,45 @@ class SequenceDataset(Dataset[Sample]):
             sequences = {name: ragged._replace(lengths=kept[name]) for name, ragged in sequences.items()}
             present = {name: kept[name] > 0 for name in self.vectors}
         else:
-            scale = (self.deviations() if scale is None else scale) if kind == "noise" else {}
-            corruptions = (*corruptions, Corruption(kind, names, values, seeds, scale))
+            if kind == "noise" and scale is None:
+                scale = {name: found.deviation for name, found in self.moments().items()}
+            corruptions = (*corruptions, Corruption(kind, names, values, seeds, scale or {}))
         return SequenceDataset(
             sequences, self.vectors, self.labels, self.ids, self.report, present=present, corruptions=corruptions
         )
 
-    def deviations(self) -> dict[str, Tensor]:
-        """Returns the standard deviation of each feature over all steps of all samples, of shape (D_k,) per modality."""
+    def moments(self) -> dict[str, Moments]:
+        """Returns mean and standard deviation of each feature over all steps of all samples, before any corruption."""
         parts = torch.arange(len(self), device="cpu").split(256)
-        found = {k: deviation((r.subset(part).all_rows() for part in parts), r.size) for k, r in self.sequences.items()}
+        found = {k: moments((r.subset(part).all_rows() for part in parts), r.size) for k, r in self.sequences.items()}
         for name, vector in self.vectors.items():
-            found[name] = deviation([vector[self.present[name]] if name in self.present else vector], vector.shape[1])
+            found[name] = moments([vector[self.present[name]] if name in self.present else vector], vector.shape[1])
         return found
+
+    def standardized(self, by: Mapping[str, Moments]) -> SequenceDataset:
+        """Returns the samples with mean 0 and standard deviation 1 of each feature, by the moments of the training data.
+
+        A feature that never changes there becomes 0 where it has that value. Values of a store change as they are read.
+
+        Args:
+            by: Moments of each modality: `train.moments()`.
+
+        Raises:
+            DataError: if the samples are corrupted.
+
+        Example:
+            >>> data = SequenceDataset.from_arrays({"a": np.array([[[1.0], [5.0]], [[3.0], [7.0]]])}, [0.0, 1.0])
+            >>> data.standardized(data.moments())[0].inputs["a"].flatten()
+            tensor([-1.3416,  0.4472])
+        """
+        self._check_clean("standardize them")
+        sequences = {name: ragged.scaled(*_shift_and_scale(by[name])) for name, ragged in self.sequences.items()}
+        vectors = {}
+        for name, vector in self.vectors.items():
+            shift, scale = _shift_and_scale(by[name])
+            there = self.present[name].unsqueeze(1) if name in self.present else True
+            vectors[name] = (vector - shift) / scale * there
+        return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
 
     def as_sequences(self) -> SequenceDataset:
         """Returns the same samples, each vector as a sequence of one step: for models that take sequences alone."""
@@ -379,14 +405,17 @@ class SequenceDataset(Dataset[Sample]):
         Raises:
             DataError: if the samples are corrupted; mask them first.
         """
-        if self.corruptions:
-            raise DataError("these samples are corrupted: mask them first, then corrupt them")
+        self._check_clean("mask them")
         sequences = {}
         for name, ragged in self.sequences.items():
             mask = masks[name].repeat_interleave(ragged.lengths, 0)
             sequences[name] = Ragged.packed(ragged.all_rows() * mask, ragged.lengths)
         vectors = {name: vector * masks[name] for name, vector in self.vectors.items()}
         return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
+
+    def _check_clean(self, what: str) -> None:
+        if self.corruptions:
+            raise DataError(f"these samples are corrupted: {what} first, then corrupt them")
 
     def _indices(self, indices: Sequence[int] | Tensor) -> Tensor:
         indices = torch.as_tensor(indices, device="cpu")
@@ -413,6 +442,10 @@ class SequenceDataset(Dataset[Sample]):
             "ids": {"given": self.ids != numbers, "duplicates": len(twice), "examples": list(dict.fromkeys(twice))[:3]},
             "modalities": modalities,
         }
+
+
+def _shift_and_scale(by: Moments) -> tuple[Tensor, Tensor]:
+    return by.mean, torch.where(by.deviation > 0, by.deviation, 1.0)
 
 
 def _described(labels: Tensor) -> dict[str, Any]:

@@ -23,12 +23,16 @@ class MappedArray(NamedTuple):
         shape: Rows and columns.
         start: Bytes before the first value.
         changed: When the file was changed last, and its size; neither may differ when values are asked for.
+        shift: What is taken from each column, of shape (D,), as values are read. (Default: nothing)
+        scale: What each column is divided by then. (Default: 1)
     """
 
     path: Path
     shape: tuple[int, int]
     start: int
     changed: tuple[int, int]
+    shift: Tensor | None = None
+    scale: Tensor | None = None
 
     @classmethod
     def of(cls, path: Path, shape: tuple[int, int], start: int) -> MappedArray:
@@ -48,7 +52,8 @@ class MappedArray(NamedTuple):
         if not same:
             raise DataError(f"{self.path}: has changed since the store was opened; open it again")
         mapped = np.memmap(self.path, "<f4", "r", self.start, self.shape)
-        return torch.from_numpy(np.asarray(mapped).take(rows.numpy(), axis=0).astype(np.float32, copy=False))
+        values = torch.from_numpy(np.asarray(mapped).take(rows.numpy(), axis=0).astype(np.float32, copy=False))
+        return values if self.shift is None or self.scale is None else (values - self.shift) / self.scale
 
 
 def _changed(path: Path) -> tuple[int, int]:
@@ -93,6 +98,15 @@ class Ragged(NamedTuple):
             self.lengths
         )
         return self._take(self.starts.repeat_interleave(self.lengths) + within)
+
+    def scaled(self, shift: Tensor, scale: Tensor) -> Ragged:
+        """Returns sequences less a shift, over a scale, of shape (D,) each; in memory a copy, in a file as they are read."""
+        if isinstance(self.values, Tensor):
+            return self._replace(values=(self.values - shift) / scale)
+        values = self.values
+        if values.shift is not None and values.scale is not None:
+            shift, scale = values.shift + shift * values.scale, values.scale * scale
+        return self._replace(values=values._replace(shift=shift, scale=scale))
 
     def subset(self, indices: Tensor) -> Ragged:
         """Returns some of the sequences, of the same rows: nothing is copied."""
