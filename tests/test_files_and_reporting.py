@@ -9,7 +9,7 @@ from topdown.datasets import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.report import data_table
 from topdown.experiments import synthetic_splits
-from topdown.experiments.reporting import show_epochs
+from topdown.experiments.reporting import show_training, tensorboard, write_history
 from topdown.files import require, write_json, write_text
 
 RECORD = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25, "learning_rate": 5e-4, "seconds": 1.0}
@@ -99,21 +99,25 @@ def test_the_data_table_shows_whatever_is_odd():
 
 
 def test_epochs_are_plain_lines_where_there_is_no_terminal(capsys):
-    with show_epochs("lstm seed 0", 9) as show:
-        show(RECORD)
+    with show_training("lstm seed 0", 9) as show:
+        show.on_epoch(RECORD)
+        assert show.on_step is None
     expected = "lstm seed 0  epoch 1/9  train 0.5000  validation 0.2500  learning rate 5.00e-04  1.0 s\n"
     assert capsys.readouterr().out == expected
 
 
-def test_epochs_are_a_bar_on_a_terminal(monkeypatch, capsys):
+def test_steps_are_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    with show_epochs("lstm seed 0", 9) as show:
-        show(RECORD)
+    with show_training("lstm seed 0", 9) as show:
+        for step in (1, 2, 3, 4):
+            show.on_step(2, step, 4)  # of a training that goes on
+        show.on_epoch({**RECORD, "epoch": 2})
     captured = capsys.readouterr()
     assert captured.out == ""
     shown = captured.err
     assert "lstm seed 0" in shown
-    assert "1/9" in shown
+    assert "epoch 2/9" in shown
+    assert "8/36" in shown
     assert "train=0.5000, validation=0.2500" in shown
 
 
@@ -123,3 +127,32 @@ def test_errors_are_one_line_of_readable_length():
     assert long.startswith("begin x")
     assert long.endswith("x end")
     assert len(long) == 900
+
+
+def test_histories_are_a_table(tmp_path):
+    histories = [({"kind": "none"}, [RECORD]), ({"kind": "lstm"}, [RECORD, {**RECORD, "epoch": 2, "other": 3}])]
+    write_history(tmp_path / "history.csv", histories)
+    assert (tmp_path / "history.csv").read_text().splitlines() == [
+        "kind,epoch,train_loss,valid_loss,learning_rate,seconds,other",
+        "none,1,0.5,0.25,0.0005,1.0,",
+        "lstm,1,0.5,0.25,0.0005,1.0,",
+        "lstm,2,0.5,0.25,0.0005,1.0,3",
+    ]
+
+
+def test_losses_are_written_for_tensorboard(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with tensorboard(tmp_path, "lstm") as write:
+        write(RECORD)
+        write({**RECORD, "epoch": 2, "valid_loss": 0.125})
+    found = events.EventAccumulator(str(tmp_path / "lstm"))
+    found.Reload()
+    assert [(e.step, e.value) for e in found.Scalars("valid_loss")] == [(1, 0.25), (2, 0.125)]
+
+
+def test_tensorboard_is_asked_for_by_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install 'topdown-latch\[tensorboard\]'"), tensorboard(tmp_path):
+        pass
+    with tensorboard(None) as write:
+        write(RECORD)

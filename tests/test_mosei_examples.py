@@ -15,8 +15,11 @@ from layouts import SPLITS, all_data, csd, folds, mult, mult_file, save
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.datasets import SequenceDataset
 from topdown.datasets.prepare import prepare
 from topdown.experiments import sentiment
+from topdown.experiments.inputs import Inputs
+from topdown.experiments.tables import COLUMNS, PUBLISHED_MULT, full_report
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]
@@ -62,6 +65,7 @@ def finished(tmp_path_factory):
 def test_everything_is_written(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoints",
+        "history.csv",
         "masks.csv",
         "masks.png",
         "results.json",
@@ -191,6 +195,47 @@ def test_kinds_and_seeds_may_be_added_and_none_is_lost(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 of 2 runs are there already" in said
     assert "epoch" not in said
+
+
+def test_epochs_may_grow(tmp_path, capsys):
+    def run(epochs):
+        options = ["--samples", "40", "--seeds", "1", "--feedback", "none", "--patience", "3", "--epochs", str(epochs)]
+        main([*options, "--learning-rate", "0.01", "--out", str(tmp_path), "--resume"])
+        return {r["kind"]: r["epochs"] for r in results(tmp_path)["runs"]}
+
+    assert run(2) == {"none": 2, "oracle": 2}
+    grown = run(60)
+    assert 2 < grown["none"] < 60  # until patience ended it
+    assert "none seed 0: ended after 2 epochs, so it is trained again with 60" in capsys.readouterr().out
+    assert run(80) == grown
+    assert "2 of 2 runs are there already" in capsys.readouterr().out
+
+
+def test_histories_are_a_table(finished):
+    with (finished / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    runs = results(finished)["runs"]
+    assert len(rows) == sum(run["epochs"] for run in runs)
+    of_one = [row for row in rows if (row["kind"], row["seed"]) == ("lstm", "1")]
+    (history,) = (run["history"] for run in runs if (run["kind"], run["seed"]) == ("lstm", 1))
+    assert [{k: float(row[k]) for k in record} for row, record in zip(of_one, history, strict=True)] == history
+
+
+def test_it_is_said_that_nothing_will_be_kept(capsys):
+    main(["--samples", "24", "--seeds", "1", "--feedback", "none", "--epochs", "1"])
+    assert "Nothing will be kept, since there is no --out" in capsys.readouterr().out
+
+
+def test_help_has_no_artefacts(capsys):
+    for command in (main, mult_main):
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        said = capsys.readouterr().out
+        assert "example: python examples/mosei_" in said
+        assert "None" not in said
+        assert "10000000" not in said
+        assert "--batch-size N" in said
+        assert "default: True" not in said
 
 
 def test_a_missing_checkpoint_is_trained_again_and_leftovers_go(tmp_path, capsys):
@@ -356,7 +401,7 @@ def test_an_out_that_cannot_be_written_is_one_line_before_training(capsys, tmp_p
 
 def test_earlier_results_are_not_overwritten(capsys, finished, tmp_path):
     assert "go on with --resume, or choose another --out" in failure(capsys, [*TINY, "--out", finished])
-    assert "was made with epochs 2, not 7" in failure(capsys, [*TINY, "--epochs", "7", "--out", finished, "--resume"])
+    assert "was made with epochs 2, not 1" in failure(capsys, [*TINY, "--epochs", "1", "--out", finished, "--resume"])
     for content in ("[]", '{"configuration": [], "runs": []}', '{"configuration": {}, "runs": [{"kind": "lstm"}]}'):
         (tmp_path / "results.json").write_text(content)
         assert "choose another --out" in failure(capsys, [*TINY, "--out", tmp_path, "--resume"])
@@ -393,7 +438,7 @@ def test_mult_on_synthetic_data(tmp_path, monkeypatch, unaligned):
     content = results(tmp_path)
     assert content["data"]["train"]["aligned"] is not unaligned
     assert [run["kind"] for run in content["runs"]] == ["none", "lstm", "oracle"]
-    assert "*published, CMU-MOSEI:* MulT, reproduced + MMLatch" in (tmp_path / "table.md").read_text()
+    assert "published" not in (tmp_path / "table.md").read_text().lower()  # on other data than the paper's
     rows = list(csv.DictReader((tmp_path / "masks.csv").read_text().splitlines()))
     assert {row["modality"] for row in rows} == {"text", "audio", "visual"}
     backbone, latch = seen[0][0], seen[1][0]
@@ -420,6 +465,18 @@ def test_mult_on_a_file(tmp_path, capsys, unaligned):
     wrong = "--aligned" if unaligned else "--unaligned"
     message = f"train is {'unaligned, not aligned' if unaligned else 'aligned, not unaligned'}; leave out {wrong}"
     assert message in failure(capsys, [*arguments, wrong], mult_main)
+
+
+@pytest.mark.parametrize(("samples", "shown"), [(20_001, True), (2_000, False)])
+def test_published_rows_stand_beside_mosei_alone(samples, shown):
+    data = SequenceDataset.from_arrays({"audio": np.zeros((samples, 1, 74)), "visual": np.zeros((samples, 1, 35))})
+    splits = dict.fromkeys(("train", "valid"), data.subset(range(samples // 2)))
+    assert Inputs(splits, {}, "x.pkl", "").is_mosei == shown
+    assert not Inputs(splits, {"train": {}}, "SYNTHETIC DATA", "").is_mosei
+    run = {"kind": "none", "seed": 0, "validation_loss": 1.0, "metrics": dict.fromkeys(COLUMNS, 0.5)}
+    report = full_report([run], {"none": "MulT"}, source="here", published=PUBLISHED_MULT if shown else {})
+    assert ("*published, CMU-MOSEI:* MulT, reproduced + MMLatch" in report) == shown
+    assert ("Published rows are the paper's" in report) == shown
 
 
 def test_mult_has_the_size_of_the_paper_for_data(monkeypatch):

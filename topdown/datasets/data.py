@@ -390,6 +390,29 @@ class SequenceDataset(Dataset[Sample]):
             vectors[name] = (vector - shift) / scale * there
         return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
 
+    def choose(self, names: Sequence[str]) -> SequenceDataset:
+        """Returns the same samples with some of their modalities, in this order.
+
+        Raises:
+            DataError: if there is no such modality, or a sample has none of them.
+        """
+        if unknown := [name for name in names if name not in self.sizes]:
+            raise DataError(f"there is no modality {unknown[0]!r} among {list(self.sizes)}")
+        return SequenceDataset(
+            {name: self.sequences[name] for name in names if name in self.sequences},
+            {name: self.vectors[name] for name in names if name in self.vectors},
+            self.labels,
+            self.ids,
+            present={name: there for name, there in self.present.items() if name in names},
+            corruptions=[c._replace(names=tuple(n for n in c.names if n in names)) for c in self.corruptions],
+        )._reported(self.report)
+
+    def relabeled(self, labels: Tensor | None) -> SequenceDataset:
+        """Returns the same samples with other labels, of shape (N,) or (N, K), or without."""
+        return SequenceDataset(
+            self.sequences, self.vectors, labels, self.ids, present=self.present, corruptions=self.corruptions
+        )._reported(self.report)
+
     def as_sequences(self) -> SequenceDataset:
         """Returns the same samples, each vector as a sequence of one step: for models that take sequences alone."""
         steps = {name: torch.ones(len(self), dtype=torch.int64, device="cpu") for name in self.vectors}
@@ -412,6 +435,13 @@ class SequenceDataset(Dataset[Sample]):
             sequences[name] = Ragged.packed(ragged.all_rows() * mask, ragged.lengths)
         vectors = {name: vector * masks[name] for name, vector in self.vectors.items()}
         return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
+
+    def _reported(self, report: Mapping[str, Any]) -> SequenceDataset:
+        """Takes over what is known of the source; what is said of labels is new, and other modalities are left out."""
+        modalities = {name: report["modalities"].get(name, own) for name, own in self.report["modalities"].items()}
+        changed = {name: self.report[name] for name in ("aligned", "labels")}
+        self.report = {**report, **changed, "modalities": modalities}
+        return self
 
     def _check_clean(self, what: str) -> None:
         if self.corruptions:

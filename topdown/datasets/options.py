@@ -22,7 +22,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--modalities",
         nargs="+",
         metavar="NAME",
-        help="which to use; text, audio and visual by default",
+        help="which to use; text, audio and visual of MOSEI, or all that a file names, by default",
     )
     add("--folds", type=Path, metavar="FILE", help="videos of each split, for .csd and HDF5: JSON, or the SDK's standard folds")
     add(

@@ -6,6 +6,7 @@ Needs the extra `experiments` (`pip install 'topdown-latch[experiments]'`) for f
 
 from topdown.experiments.metrics import classification_metrics as classification_metrics
 from topdown.experiments.metrics import sentiment_metrics as sentiment_metrics
+from topdown.experiments.models import load_model as load_model
 from topdown.experiments.synthetic import synthetic_splits as synthetic_splits
 from topdown.experiments.training import fit as fit
 from topdown.experiments.training import predict as predict

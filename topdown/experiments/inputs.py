@@ -16,6 +16,8 @@ from topdown.datasets.load import load_splits
 from topdown.datasets.options import data_options
 from topdown.experiments.synthetic import NOTE, synthetic_splits
 
+LEAST_OF_MOSEI = 20_000  # samples; its files have about 22,800, those of CMU-MOSI about 2,200
+
 
 class Inputs(NamedTuple):
     """Splits of an experiment, and their source.
@@ -33,6 +35,13 @@ class Inputs(NamedTuple):
     source: str
     note: str
     sha256: str = ""
+
+    @property
+    def is_mosei(self) -> bool:
+        """Whether this is all of CMU-MOSEI, with whose published figures others may be compared."""
+        sizes = self.splits["train"].sizes
+        counts = (data.report.get("subset_of", {}).get("samples", len(data)) for data in self.splits.values())
+        return not self.relevance and (sizes.get("audio"), sizes.get("visual")) == (74, 35) and sum(counts) > LEAST_OF_MOSEI
 
     def masked(self) -> dict[str, SequenceDataset]:
         """Returns synthetic data without the features that are known to be irrelevant."""

@@ -91,6 +91,65 @@ def classification_metrics(predictions: Any, labels: Any) -> dict[str, float]:
     return {"acc": float((p == y).mean()), "f1": weighted_f1(p, y), "n": len(y)}
 
 
+def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
+    """Computes `mae`, `rmse`, `corr` (Pearson's; 0 when either is constant), `r2` (0 for the mean of the labels) and `n`.
+
+    Args:
+        predictions: Predictions of shape (N,), or (N, K) for K numbers per sample, over which metrics are averaged.
+        labels: Labels of the same shape.
+
+    Returns:
+        Metrics by name; `r2` is nan when all labels are the same.
+
+    Raises:
+        ValueError: if there is no sample, the shapes differ, or a prediction is not finite.
+
+    Example:
+        >>> {name: round(value, 3) for name, value in regression_metrics([1.0, 2.0, 4.0], [1.0, 3.0, 5.0]).items()}
+        {'mae': 0.667, 'rmse': 0.816, 'corr': 0.982, 'r2': 0.75, 'n': 3}
+    """
+    p, y = (_array(values).astype(np.float64) for values in (predictions, labels))
+    if p.shape != y.shape or len(y) == 0 or p.ndim not in (1, 2):
+        raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
+    if not np.isfinite(p).all():
+        raise ValueError("a prediction is not finite")
+    p, y = p.reshape(len(p), -1), y.reshape(len(y), -1)
+    spread = ((y - y.mean(0)) ** 2).mean()
+    squares = ((p - y) ** 2).mean()
+    return {
+        "mae": float(np.abs(p - y).mean()),
+        "rmse": float(np.sqrt(squares)),
+        "corr": float(np.mean([_correlation(p[:, i], y[:, i]) for i in range(p.shape[1])])),
+        "r2": float(1 - squares / spread) if spread else float("nan"),
+        "n": len(y),
+    }
+
+
+def multilabel_metrics(logits: Any, labels: Any) -> dict[str, float]:
+    """Computes `acc`, `f1` and `n` for K labels of 0 or 1 per sample.
+
+    `acc` is the share of labels that are right; `f1` that of the ones, averaged over labels, 0 for a label that is never one
+    and never predicted.
+
+    Args:
+        logits: Logits of shape (N, K), or (N,); a label is predicted where they are above 0.
+        labels: Labels of the same shape.
+
+    Raises:
+        ValueError: if there is no sample, or the shapes differ.
+
+    Example:
+        >>> multilabel_metrics([[1.0, -1.0], [2.0, 3.0]], [[1, 0], [0, 1]])["acc"]
+        0.75
+    """
+    p, y = _array(logits) > 0, _array(labels) > 0.5
+    if p.shape != y.shape or len(y) == 0:
+        raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
+    p, y = p.reshape(len(p), -1), y.reshape(len(y), -1)
+    hits, said, there = (p & y).sum(0), p.sum(0), y.sum(0)
+    return {"acc": float((p == y).mean()), "f1": float((2 * hits / np.maximum(said + there, 1)).mean()), "n": len(y)}
+
+
 def weighted_f1(predictions: Array, labels: Array) -> float:
     """Computes F1 of each class, weighted by its share of the labels; nan for no samples.
 

@@ -1,35 +1,105 @@
-"""Progress of a run, epoch by epoch."""
+"""Progress of a training, and its history: on a terminal, in a table, and for TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from topdown.files import require
+from topdown.files import require, write_text
+
+Record = Mapping[str, float]
+
+
+class Progress(NamedTuple):
+    """What to hand to :func:`topdown.experiments.fit`.
+
+    Args:
+        on_epoch: Function to call with the record of each epoch.
+        on_step: Function to call after each step; None where nothing shows steps.
+    """
+
+    on_epoch: Callable[[dict[str, float]], None]
+    on_step: Callable[[int, int, int], None] | None
 
 
 @contextlib.contextmanager
-def show_epochs(label: str, epochs: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Shows epochs as a progress bar when the output is a terminal, and as plain lines elsewhere.
+def show_training(label: str, epochs: int) -> Iterator[Progress]:
+    """Shows steps and the time that is left as a bar when the output is a terminal, and epochs as plain lines elsewhere.
+
+    The time that is left is that of all `epochs`; training may stop earlier.
 
     Yields:
-        A function to call with the record of each epoch.
+        Functions to call.
 
     Raises:
         ImportError: on a terminal, if tqdm is missing.
     """
     if not sys.stdout.isatty():
-        yield lambda record: print(
-            f"{label}  epoch {record['epoch']:.0f}/{epochs}  train {record['train_loss']:.4f}  "
-            f"validation {record['valid_loss']:.4f}  learning rate {record['learning_rate']:.2e}  {record['seconds']:.1f} s",
-            flush=True,
+        yield Progress(
+            lambda record: print(
+                f"{label}  epoch {record['epoch']:.0f}/{epochs}  train {record['train_loss']:.4f}  validation "
+                f"{record['valid_loss']:.4f}  learning rate {record['learning_rate']:.2e}  {record['seconds']:.1f} s",
+                flush=True,
+            ),
+            None,
         )
         return
-    with require("tqdm", "experiments").tqdm(total=epochs, desc=label, unit="epoch", file=sys.stderr) as bar:
+    with require("tqdm", "experiments").tqdm(desc=label, unit="step", file=sys.stderr) as bar:
 
-        def show(record: Mapping[str, float]) -> None:
-            bar.n = int(record["epoch"])
+        def on_step(epoch: int, step: int, steps: int) -> None:
+            if bar.total is None:
+                bar.reset(total=epochs * steps)
+                bar.initial = bar.n = (epoch - 1) * steps  # of a training that goes on
+            bar.set_description(f"{label}, epoch {epoch}/{epochs}", refresh=False)
+            bar.update()
+
+        def on_epoch(record: Record) -> None:
             bar.set_postfix(train=f"{record['train_loss']:.4f}", validation=f"{record['valid_loss']:.4f}")
 
-        yield show
+        yield Progress(on_epoch, on_step)
+
+
+def write_history(path: Path, histories: Sequence[tuple[Mapping[str, Any], Sequence[Record]]]) -> None:
+    """Writes history.csv: a row for each epoch of each training, with what tells one training from another first.
+
+    Args:
+        path: Path of the table.
+        histories: Pairs of names and values that are the same for a whole training, and the records of its epochs.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    rows = [{**about, **record} for about, history in histories for record in history]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table.writerow(columns)
+    table.writerows([row.get(name, "") for name in columns] for row in rows)
+    write_text(path, text.getvalue())
+
+
+@contextlib.contextmanager
+def tensorboard(folder: str | Path | None, about: str = "") -> Iterator[Callable[[Record], None]]:
+    """Writes losses and learning rates for TensorBoard with torch's own writer; nothing without a folder.
+
+    Yields:
+        A function to call with the record of each epoch.
+
+    Raises:
+        ImportError: if tensorboard is missing.
+    """
+    if folder is None:
+        yield lambda record: None
+        return
+    require("tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(Path(folder) / about)) as writer:
+
+        def write(record: Record) -> None:
+            for name in ("train_loss", "valid_loss", "learning_rate"):
+                writer.add_scalar(name, record[name], int(record["epoch"]))
+
+        yield write

@@ -39,10 +39,11 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
 
     Args:
         out: Path of the directory; it need not be there.
-        configuration: Options that must not have changed.
+        configuration: Options that must not have changed, but for the number of epochs, which may have grown: runs that ended
+            because there were no more are trained again.
 
     Returns:
-        Runs whose checkpoint is there, too.
+        Runs that are over, and whose checkpoint is there, too.
 
     Raises:
         DataError: if there are runs that are of other options or data, or cannot be read.
@@ -59,7 +60,8 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
     if damaged:
         raise DataError(f"{path}: not the results of this experiment, or of another version; choose another --out")
     for option, value in configuration.items():
-        if before.get(option) != value:
+        grown = option == "epochs" and isinstance(before.get(option), int) and before[option] < value
+        if before.get(option) != value and not grown:
             raise DataError(
                 f"{path}: was made with {option} {before.get(option)}, not {value}; "
                 "repeat the options of the earlier run, or choose another --out"
@@ -68,6 +70,10 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
     for run in runs:
         if not checkpoint_path(out, run["kind"], run["seed"]).exists():
             print(f"{run['kind']} seed {run['seed']}: its checkpoint is missing, so it is trained again")
+            continue
+        most = configuration["epochs"]
+        if run["epochs"] < most and run["epochs"] == run.get("most_epochs"):
+            print(f"{run['kind']} seed {run['seed']}: ended after {run['epochs']} epochs, so it is trained again with {most}")
             continue
         checkpoint_path(out, run["kind"], run["seed"], unfinished=True).unlink(missing_ok=True)
         kept.append(run)

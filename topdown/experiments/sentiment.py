@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +18,13 @@ from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
 from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
-from topdown.experiments.distributed import process_group, rank, wait, world_size
+from topdown.experiments.command import run_command
+from topdown.experiments.distributed import rank, wait, world_size
 from topdown.experiments.figures import Profiles, draw_masks, relevance_auc, sentiment_profile, write_mask_table
 from topdown.experiments.inputs import Inputs, check_backbone, load_inputs
 from topdown.experiments.metrics import sentiment_metrics
-from topdown.experiments.options import FREE_OPTIONS, KINDS, ORACLE, sentiment_parser
-from topdown.experiments.reporting import show_epochs
+from topdown.experiments.options import FREE_OPTIONS, KINDS, NOTHING_KEPT, ORACLE, sentiment_parser
+from topdown.experiments.reporting import show_training, tensorboard, write_history
 from topdown.experiments.results import check_no_runs, checkpoint_path, read_runs, versions
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
 from topdown.experiments.training import Fit, fit, predict
@@ -76,26 +75,7 @@ def run_sentiment(argv: Sequence[str] | None, experiment: Experiment) -> None:
         experiment.add_options(parser)
     options = parser.parse_args(argv)
     _check_options(options, parser)
-    for stream in (sys.stdout, sys.stderr):  # a terminal without "±" or a name that is no text must not end a run
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    try:
-        with contextlib.ExitStack() as stack:
-            options.device = stack.enter_context(process_group(options.device))
-            if rank():  # the first process speaks for all
-                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-            _run(options, experiment)
-    except (DataError, ImportError) as error:
-        parser.error(str(error))
-    except BrokenPipeError:  # as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
-        print(f"{parser.prog}: stopped, since nothing reads its output any more{_how_to_go_on(options)}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except OSError as error:
-        parser.error(f"{error.filename or options.out}: {error.strerror}; free some space or choose another --out")
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted{_how_to_go_on(options)}", file=sys.stderr)
-        raise SystemExit(130) from None
+    run_command(parser, options, lambda: _run(options, experiment))
 
 
 def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -109,15 +89,10 @@ def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser)
             parser.error(f"--{flag} is for --data: leave it out, or name a file")
 
 
-def _how_to_go_on(options: argparse.Namespace) -> str:
-    return f"; go on with --resume --out {options.out}" if options.out else ""
-
-
 def _run(options: argparse.Namespace, experiment: Experiment) -> None:
     out: Path | None = options.out
-    _check_device(options.device)
-    _check_libraries(out)
     if out is not None:
+        require("matplotlib.figure", "experiments")  # before hours of training, not after
         check_writable(out)
         check_no_runs(out, resume=options.resume)
     inputs = load_inputs(options)
@@ -129,6 +104,8 @@ def _run(options: argparse.Namespace, experiment: Experiment) -> None:
     def write(runs: Sequence[Run], *, complete: bool) -> None:
         if out is not None and rank() == 0:
             write_json(out / "results.json", _results(runs, options, configuration, inputs, complete=complete))
+            histories = [({"kind": run["kind"], "seed": run["seed"]}, run["history"]) for run in runs]
+            write_history(out / "history.csv", histories)
 
     if out is not None and rank() == 0:
         make_directory(out)
@@ -136,6 +113,8 @@ def _run(options: argparse.Namespace, experiment: Experiment) -> None:
     write(runs, complete=False)
     wait()
     print(data_table(inputs.splits), flush=True)
+    if out is None:
+        print(NOTHING_KEPT, flush=True)
     asked = [(seed, kind) for seed in range(options.seeds) for kind in _kinds(options)]
     missing = [pair for pair in asked if pair not in {(run["seed"], run["kind"]) for run in runs}]
     if runs:
@@ -148,28 +127,15 @@ def _run(options: argparse.Namespace, experiment: Experiment) -> None:
     runs = sorted(runs, key=lambda run: ((*KINDS, ORACLE).index(run["kind"]), run["seed"]))
     write(runs, complete=True)
     names = _names(experiment.baseline)
-    table = full_report(runs, names, source=f"{inputs.note} {inputs.counts()}.", published=experiment.published)
+    published = experiment.published if inputs.is_mosei else {}
+    table = full_report(
+        runs, names, source=f"{inputs.note} {inputs.counts()}.", published=experiment.published if inputs.is_mosei else {}
+    )
     print(f"\n{table}", flush=True)
     if out is not None and rank() == 0:
         write_text(out / "table.md", table + "\n")
         drawn = _write_masks(out, runs, _profiles(out, runs, options, experiment, inputs), inputs.source)
-        print(f"Written to {out}: {', '.join(['results.json', 'table.md', *drawn, 'checkpoints'])}")
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = "no such device" if "Expected one of" in str(error) else str(error).partition("\n")[0]
-        raise DataError(f"--device {device}: not available here ({reason}); use cpu") from None
-
-
-def _check_libraries(out: Path | None) -> None:
-    """Asks for optional libraries before hours of training, not after."""
-    if sys.stdout.isatty():
-        require("tqdm", "experiments")
-    if out is not None:
-        require("matplotlib.figure", "experiments")
+        print(f"Written to {out}: {', '.join(['results.json', 'history.csv', 'table.md', *drawn, 'checkpoints'])}")
 
 
 def _kinds(options: argparse.Namespace) -> list[str]:
@@ -210,7 +176,13 @@ def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
     if unfinished is not None and not options.resume and rank() == 0:
         unfinished.unlink(missing_ok=True)
     wait()
-    with show_epochs(f"{kind} seed {seed}", options.epochs) as show:
+    label = f"{kind} seed {seed}"
+    with show_training(label, options.epochs) as show, tensorboard(options.tensorboard, label.replace(" ", "-")) as write:
+
+        def on_epoch(record: dict[str, float]) -> None:
+            show.on_epoch(record)
+            write(record)
+
         fitted = fit(
             model,
             splits["train"],
@@ -223,7 +195,8 @@ def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
             device=options.device,
             workers=options.workers,
             checkpoint=unfinished,
-            on_epoch=show,
+            on_epoch=on_epoch,
+            on_step=show.on_step,
             **experiment.protocol,
         )
     metrics = {}
@@ -231,6 +204,7 @@ def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
         outputs = predict(model, splits[split], batch_size=options.batch_size, device=options.device)
         metrics[split] = sentiment_metrics(outputs, splits[split].labels)
     run = {"kind": kind, "seed": seed, **_described(fitted), "metrics": metrics["test"], "validation": metrics["valid"]}
+    run["most_epochs"] = options.epochs
     run["parameters"] = sum(p.numel() for p in model.parameters())
     if inputs.relevance and isinstance(model, TopDownLatch):
         run["relevance_auc"] = relevance_auc(model, splits["test"], inputs.relevance["test"], device=options.device)

@@ -15,6 +15,9 @@ COLUMNS = {"acc7": "Acc@7", "acc2_non0": "Acc@2", "f1_non0": "F1@2", "mae": "MAE
 PERCENT = ("acc", "f1")
 
 # MMLatch (Paraskevopoulos et al., 2022), Tables 1 and 2: word-aligned CMU-MOSEI, mean and standard deviation of five runs.
+NOTE_ON_PUBLISHED = (
+    "Published rows are the paper's, on CMU-MOSEI, not measured here; its code weights F1 by predictions, not by labels."
+)
 Published = Mapping[str, Sequence[str]]
 
 PUBLISHED_LSTM: Published = {
@@ -103,13 +106,13 @@ def full_report(runs: Sequence[Run], names: Mapping[str, str], *, source: str, p
         runs: Runs as for :func:`summarize`; those on synthetic data may have `relevance_auc`.
         names: Name of each kind.
         source: Sentence about the data and the measurement.
-        published: Rows of the paper to set beside them.
+        published: Rows of the paper to set beside them; none where the data is not the paper's.
     """
     summary = summarize(runs)
     lines = [
         source,
         "Mean ± sample standard deviation over seeds. Acc and F1 in percent; Acc@2 and F1@2 are acc2_non0 and f1_non0 below.",
-        "Published rows are the paper's, on CMU-MOSEI, not measured here; its code weights F1 by predictions, not by labels.",
+        *([NOTE_ON_PUBLISHED] if published else []),
         "",
         results_table(runs, summary, names, published),
         "",

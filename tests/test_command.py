@@ -1,0 +1,364 @@
+"""The command line as a user meets it: own tables to a trained model, metrics, predictions and a picture of masks."""
+
+import csv
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from topdown.datasets import SequenceDataset, load_splits
+from topdown.datasets.prepare import prepare
+from topdown.experiments import fit, load_model, predict
+from topdown.experiments.__main__ import main
+from topdown.experiments.checkpoints import load_checkpoint
+from topdown.experiments.metrics import multilabel_metrics, regression_metrics
+from topdown.experiments.tasks import Task, task_of
+
+SPLITS = ["train"] * 20 + ["valid"] * 8 + ["test"] * 6
+
+
+def tables(folder, label=lambda y: f"{y:.3f}", aligned=True, labels=True):
+    """Two sensors; some samples lack one of them."""
+    rng = np.random.default_rng(0)
+    rows = {"heart": ["id,rate,change"], "motion": ["id,x,y,z"], "labels": ["id,split,label"]}
+    for i, split in enumerate(SPLITS):
+        y, steps = rng.normal(), rng.integers(2, 6)
+        for t in range(steps + (0 if aligned else 2)):
+            if i % 9 != 4:
+                rows["heart"].append(f"s{i},{70 + 5 * y + rng.normal():.4f},{rng.normal():.4f}")
+            if t < steps:
+                rows["motion"].append(f"s{i}," + ",".join(f"{v:.4f}" for v in 100 * rng.normal(size=3) + y))
+        rows["labels"].append(f"s{i},{split},{label(y)}")
+    folder.mkdir(exist_ok=True)
+    for name, lines in rows.items():
+        if labels or name != "labels":
+            (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def run(*arguments):
+    main([str(argument) for argument in arguments])
+
+
+def failure(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def read_table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+SMALL = ["--size", "4", "--epochs", "2", "--learning-rate", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command")
+    tables(folder / "data")
+    run("train", folder / "data", "--feedback", "shared", "--out", folder / "out", *SMALL)
+    return folder
+
+
+def test_the_way_of_a_new_user(trained, capsys):
+    tables(trained / "new", labels=False)
+    run(
+        "predict",
+        trained / "out/model.pt",
+        trained / "new",
+        "--out",
+        trained / "p.csv",
+        "--masks",
+        "--page",
+        trained / "m.html",
+    )
+    said = capsys.readouterr().out
+    assert f"34 predictions written to {trained / 'p.csv'}" in said
+    rows = read_table(trained / "p.csv")
+    masks = ["mask heart rate", "mask heart change", "mask motion x", "mask motion y", "mask motion z"]
+    assert list(rows[0]) == ["id", "prediction", *masks]
+    model = load_model(trained / "out/model.pt")
+    data = model.prepare(load_splits(trained / "new")["all"], "new")
+    expected = predict(model.model, data)
+    assert [row["id"] for row in rows] == data.ids
+    assert [float(row["prediction"]) for row in rows] == pytest.approx(expected.squeeze(1).tolist(), abs=1e-6)
+    for i, row in enumerate(rows):  # the masks of each sample by itself, over its valid steps
+        sample = {k: x.unsqueeze(0) for k, x in data[i].inputs.items() if len(x)}
+        with torch.no_grad():
+            alone = model.model.masks(sample)
+        for name in ("heart", "motion"):
+            found = [row[column] for column in masks if column.startswith(f"mask {name} ")]
+            if name in sample:
+                mean = alone[name].mean(1)[0].tolist() if name in alone else [1.0] * len(found)
+                assert [float(value) for value in found] == pytest.approx(mean, abs=2e-6)
+            else:
+                assert set(found) == {""}
+    page = (trained / "m.html").read_text(encoding="utf-8")
+    assert page.count("<img") >= 6
+    assert "rate" in page
+
+
+def test_what_is_written_by_training(trained, capsys):
+    out = trained / "out"
+    assert {path.name for path in out.iterdir()} == {"model.pt", "training.pt", "results.json", "history.csv", "config.json"}
+    results = json.loads((out / "results.json").read_text())
+    assert results["configuration"]["feedback"] == "shared"
+    history = read_table(out / "history.csv")
+    assert [float(row["epoch"]) for row in history] == [1, 2]
+    assert min(float(row["valid_loss"]) for row in history) == pytest.approx(results["validation_loss"])
+    # The metrics are those of the best epoch, which `evaluate` finds again from the file alone.
+    run("evaluate", out / "model.pt", trained / "data", "--out", trained / "metrics.json", "--split", "valid", "test")
+    assert json.loads((trained / "metrics.json").read_text()) == results["metrics"]
+    assert results["metrics"]["valid"]["mae"] == pytest.approx(results["validation_loss"], abs=1e-6)
+    assert f"test: mae {results['metrics']['test']['mae']:.4f}" in capsys.readouterr().out
+
+
+def test_features_are_standardized_by_the_training_split(trained, tmp_path):
+    model = load_model(trained / "out/model.pt")
+    values = [float(row["rate"]) for row in read_table(trained / "data/heart.csv") if int(row["id"][1:]) < 20]
+    assert float(model.moments["heart"].mean[0]) == pytest.approx(np.mean(values), rel=1e-5)
+    assert float(model.moments["heart"].deviation[0]) == pytest.approx(np.std(values), rel=1e-4)
+    run("train", trained / "data", "--raw", "--out", tmp_path / "out", *SMALL)
+    assert load_model(tmp_path / "out/model.pt").moments is None
+
+
+def test_a_training_goes_on_with_more_epochs(trained, tmp_path):
+    arguments = ["train", trained / "data", "--size", "4", "--learning-rate", "0.01", "--feedback", "linear"]
+    run(*arguments, "--epochs", "4", "--out", tmp_path / "whole")
+    run(*arguments, "--epochs", "2", "--out", tmp_path / "parts")
+    run(*arguments, "--epochs", "4", "--out", tmp_path / "parts", "--resume")
+    whole, parts = (load_checkpoint(tmp_path / name / "model.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(whole["model"][name], value) for name, value in parts["model"].items())
+    settings = load_checkpoint(tmp_path / "parts/training.pt")["settings"]
+    assert settings["latch"][""]["feedback"] == "linear"
+
+
+def test_options_may_stand_in_a_file_and_the_line_wins(trained, tmp_path):
+    config = {"feedback": "linear", "combine": "max", "sources": {"heart": ["motion"]}, "encoder-grad": True, "batch_size": 7}
+    (tmp_path / "c.json").write_text(json.dumps({**config, "epochs": 1, "corrupt": ["noise:0.5:heart", "missing:0.1"]}))
+    run("train", trained / "data", "--config", tmp_path / "c.json", "--size", "4", "--combine", "min", "--out", tmp_path / "a")
+    latch = load_model(tmp_path / "a/model.pt").model
+    assert (latch.kind, latch.combine, latch.encoder_grad, latch.sources) == ("linear", "min", True, {"heart": ["motion"]})
+    used = json.loads((tmp_path / "a/config.json").read_text())
+    assert used["corrupt"] == ["noise:0.5:heart", "missing:0.1"]
+    run(
+        "train", trained / "data", "--config", tmp_path / "a/config.json", "--out", tmp_path / "b"
+    )  # what was used does the same
+    one, two = (load_checkpoint(tmp_path / name / "model.pt")["model"] for name in "ab")
+    assert all(torch.equal(one[name], value) for name, value in two.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"feedbak": "linear"}', r"there is no option 'feedbak' among \['feedback'"),
+        ('{"feedback": "linaer"}', "'feedback': invalid choice: 'linaer'"),
+        ('{"epochs": -1}', "'epochs': .*is not a whole number of at least 1"),
+        ('{"epochs": [1]}', "'epochs' is a list: give one value"),
+        ('{"encoder_grad": "no"}', "'encoder_grad' is 'no': give true or false"),
+        ("[1]", "holds a list; give a JSON object of options"),
+        ("{", r"cannot be read \(.*\); give a JSON object of options"),
+    ],
+)
+def test_wrong_files_of_options_are_one_line(trained, tmp_path, capsys, content, message):
+    (tmp_path / "c.json").write_text(content)
+    assert re.search(message, failure(capsys, "train", trained / "data", "--config", tmp_path / "c.json"))
+
+
+@pytest.mark.parametrize(
+    ("label", "columns", "task"),
+    [
+        (lambda y: int(y > 0) + int(y > 1), ["prediction", "probability"], Task("classification", 3)),
+        (lambda y: f"{y:.2f}", ["prediction"], Task("regression", 1)),
+    ],
+)
+def test_labels_tell_the_task(tmp_path, label, columns, task):
+    tables(tmp_path / "data", label)
+    run("train", tmp_path / "data", "--feedback", "none", "--out", tmp_path / "out", *SMALL)
+    assert load_model(tmp_path / "out/model.pt").description.task == task
+    run("predict", tmp_path / "out/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv")
+    rows = read_table(tmp_path / "p.csv")
+    assert list(rows[0]) == ["id", *columns]
+    assert [row["id"] for row in rows] == [f"s{i}" for i, split in enumerate(SPLITS) if split == "test"]
+    if task.name == "classification":
+        assert {row["prediction"] for row in rows} <= {"0", "1", "2"}
+        assert all(1 / 3 < float(row["probability"]) <= 1 for row in rows)
+
+
+def test_several_labels_of_a_sample(tmp_path):
+    tables(tmp_path / "data")
+    lines = ["id,split,calm,glad"] + [f"s{i},{split},{i % 2},{int(i % 3 == 0)}" for i, split in enumerate(SPLITS)]
+    (tmp_path / "data/labels.csv").write_text("\n".join(lines) + "\n")
+    run("train", tmp_path / "data", "--out", tmp_path / "out", *SMALL)
+    run("predict", tmp_path / "out/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv", "--split", "train", "test")
+    rows = read_table(tmp_path / "p.csv")
+    assert list(rows[0]) == ["split", "id", "prediction_0", "prediction_1"]
+    assert len(rows) == 26
+    assert {row["prediction_0"] for row in rows} <= {"0", "1"}
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert set(results["metrics"]["test"]) == {"acc", "f1", "n"}
+
+
+def test_whole_numbers_may_be_numbers(tmp_path):
+    tables(tmp_path / "data", lambda y: round(10 * y))
+    run("train", tmp_path / "data", "--task", "regression", "--out", tmp_path / "out", *SMALL)
+    assert load_model(tmp_path / "out/model.pt").description.task == Task("regression", 1)
+
+
+def test_modalities_of_different_time_get_mult_and_are_aligned(tmp_path):
+    tables(tmp_path / "data", aligned=False)
+    run("train", tmp_path / "data", "--layers", "1", "--out", tmp_path / "out", *SMALL)
+    found = load_model(tmp_path / "out/model.pt")
+    assert (found.description.backbone, found.model.align) == ("mult", "interpolate")
+    run("predict", tmp_path / "out/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv", "--masks")
+    assert len(read_table(tmp_path / "p.csv")) == 6
+
+
+def test_stores_archives_and_vectors(tmp_path, trained):
+    prepare(trained / "data", tmp_path / "data.store")
+    run("train", tmp_path / "data.store", "--feedback", "shared", "--out", tmp_path / "out", *SMALL)
+    one, two = (load_checkpoint(path / "model.pt")["model"] for path in (tmp_path / "out", trained / "out"))
+    assert all(torch.equal(one[name], value) for name, value in two.items())
+    rng = np.random.default_rng(0)
+    arrays = {f"{split}.{name}": rng.normal(size=(9, 3)) for split in ("train", "valid", "test") for name in "ab"}
+    labels = {f"{split}.labels": rng.integers(0, 2, 9) for split in ("train", "valid", "test")}
+    np.savez(tmp_path / "v.npz", **arrays, **labels)
+    run("train", tmp_path / "v.npz", "--out", tmp_path / "vectors", *SMALL)
+    run("predict", tmp_path / "vectors/model.pt", tmp_path / "v.npz", "--out", tmp_path / "p.csv", "--masks")
+    assert len(read_table(tmp_path / "p.csv")[0]) == 3 + 6
+
+
+def test_data_that_is_made_worse(trained, capsys):
+    def mae(*arguments):
+        run("evaluate", trained / "out/model.pt", trained / "data", *arguments)
+        return float(capsys.readouterr().out.split("mae ")[1].split(",")[0])
+
+    model = load_model(trained / "out/model.pt")
+    data = model.prepare(load_splits(trained / "data")["test"], "data").corrupt("noise", 3.0, modalities=["heart"], seed=2)
+    expected = regression_metrics(predict(model.model, data).squeeze(1), data.labels)["mae"]
+    assert mae("--corrupt", "noise:3:heart", "--seed", "2") == pytest.approx(expected, abs=1e-4)
+    assert mae() == mae("--corrupt", "noise:0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{data}", "--resume"], "--resume needs --out"),
+        (["train", "{data}", "--out", "{out}"], "model.pt: is there already; go on with --resume, or choose another --out"),
+        (["train", "{data}", "--task", "classification"], "classes must be whole numbers, one per sample"),
+        (["train", "{data}", "--modalities", "heart", "video"], "has no video.csv; it has 'heart', 'motion'"),
+        (["train", "{data}", "--sources", "heart=video"], "'video'"),
+        (["train", "{data}", "--sources", "heart"], "'heart' is not TARGET=SOURCE"),
+        (["train", "{data}", "--corrupt", "blur:1"], "there is no corruption 'blur'"),
+        (["train", "{data}", "--corrupt", "noise"], "is not KIND:SEVERITY, or KIND:SEVERITY:MODALITY,MODALITY"),
+        (["train", "{data}", "--corrupt", "noise:1:video"], "there is no modality 'video' among ['heart', 'motion']"),
+        (["train", "{data}", "--device", "nowhere"], "--device nowhere: not available here"),
+        (["train", "{data}", "--backbone", "mult", "--modalities", "motion"], "needs at least two"),
+        (["train", "{new}"], "has no split 'train' but ['all']; give each sample one of train, valid and test"),
+        (["evaluate", "{model}", "{new}"], "has no labels to compare with; predict works without"),
+        (["evaluate", "{model}", "{data}", "--split", "dev"], "has no split 'dev'; it has ['train', 'valid', 'test']"),
+        (
+            ["evaluate", "{out}/training.pt", "{data}"],
+            "is not a topdown model, version 1, which `python -m topdown.experiments",
+        ),
+        (["evaluate", "{out}/config.json", "{data}"], "not a checkpoint"),
+        (["evaluate", "{out}/nothing.pt", "{data}"], "nothing.pt: cannot be read (No such file or directory)"),
+        (["predict", "{model}", "{other}", "--out", "{out}/p.csv"], "has no heart.csv"),
+        (
+            ["predict", "{model}", "{wider}", "--out", "{out}/p.csv"],
+            "has features {'heart': 3, 'motion': 3}, but the model takes",
+        ),
+        (["predict", "{model}", "{data}"], "the following arguments are required: --out"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(trained, tmp_path, capsys, arguments, message):
+    new = tables(tmp_path / "new", labels=False)
+    wider = tables(tmp_path / "wider", labels=False)
+    (wider / "heart.csv").write_text("id,a,b,c\ns1,1,2,3\ns1,1,2,3\n")
+    other = tables(tmp_path / "other", labels=False)
+    (other / "heart.csv").unlink()
+    places = {"data": trained / "data", "out": trained / "out", "model": trained / "out/model.pt"}
+    places |= {"new": new, "wider": wider, "other": other}
+    assert message in failure(capsys, *(argument.format(**places) if "{" in argument else argument for argument in arguments))
+
+
+def test_masks_of_a_model_without_feedback_are_refused(trained, tmp_path, capsys):
+    run("train", trained / "data", "--feedback", "none", "--out", tmp_path / "out", *SMALL)
+    said = failure(capsys, "predict", tmp_path / "out/model.pt", trained / "data", "--out", tmp_path / "p.csv", "--masks")
+    assert "is of a model without feedback, which has no masks" in said
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_nothing_is_written_without_out(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("train", trained / "data", *SMALL)
+    assert "Nothing will be kept, since there is no --out" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"]])
+def test_help_texts_have_an_example_and_no_artefacts(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "python -m topdown.experiments " + (command[0] if command else "train") in said
+    for artefact in ("None", "True", "False", "10000000", "==", "PosixPath"):
+        assert artefact not in said.replace("SUPPRESS", "")
+
+
+def test_the_line_is_taken_from_the_program(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "evaluate", str(trained / "out/model.pt"), str(trained / "data")])
+    main()
+    assert capsys.readouterr().out.startswith("test: mae ")
+
+
+def test_metrics_by_hand():
+    found = regression_metrics(torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([[2.0, 0.0], [2.0, 4.0]]))
+    assert found["mae"] == 1.0
+    assert found["rmse"] == pytest.approx(1.5**0.5)
+    assert found["corr"] == pytest.approx(0.5)  # 0 for the constant column, 1 for the other
+    assert found["r2"] == pytest.approx(1 - 1.5 / 2)
+    found = multilabel_metrics(torch.tensor([[1.0, -1.0, -1.0], [1.0, 1.0, -1.0]]), torch.tensor([[1, 1, 0], [0, 1, 0]]))
+    assert found == {"acc": pytest.approx(4 / 6), "f1": pytest.approx((2 / 3 + 2 / 3 + 0) / 3), "n": 2}
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    p, y = rng.normal(size=50), rng.normal(size=50)
+    assert regression_metrics(p, y)["r2"] == pytest.approx(sklearn.r2_score(y, p))
+    logits, labels = rng.normal(size=(40, 5)), rng.integers(0, 2, (40, 5))
+    assert multilabel_metrics(logits, labels)["f1"] == pytest.approx(sklearn.f1_score(labels, logits > 0, average="macro"))
+
+
+def test_the_task_of_labels():
+    def data(labels):
+        return {"train": SequenceDataset.from_arrays({"a": np.zeros((len(labels), 1, 1))}, labels)}
+
+    assert task_of(data([0.5, 1.0])) == Task("regression", 1)
+    assert task_of(data([0, 4])) == Task("classification", 5)
+    assert task_of(data([[0.5, 1.0], [1.0, 2.0]])) == Task("regression", 2)
+    assert task_of(data([[0, 1], [1, 1]])) == Task("multilabel", 2)
+    assert task_of(data([0, 1]), "multilabel") == Task("multilabel", 1)
+    for labels, asked, message in (
+        ([[0, 2], [1, 1]], None, "labels of several columns must be 0 or 1 each"),
+        ([-1, 1], None, "a class is -1: number classes from 0"),
+        ([[0.0, 1.0]], "classification", "labels are torch.float32 in 2 columns, but classes must be whole numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            task_of(data(labels), asked)
+
+
+def test_a_model_of_ones_own_is_kept_with_its_options(trained):
+    data = load_splits(trained / "data")
+    model = load_model(trained / "out/model.pt")
+    prepared = model.prepare(data["train"], "train")
+    before = predict(model.model, prepared)
+    fit(model.model, prepared, prepared, epochs=1)
+    assert not torch.equal(before, predict(model.model, prepared))

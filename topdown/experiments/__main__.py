@@ -1,0 +1,140 @@
+"""One program: train a model on any data, evaluate it, and predict with it.
+
+python -m topdown.experiments train DATA --out results
+python -m topdown.experiments evaluate results/model.pt DATA
+python -m topdown.experiments predict results/model.pt NEW --out predictions.csv --page masks.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from topdown.datasets.corruption import check_severity
+from topdown.datasets.errors import DataError
+from topdown.datasets.options import OneLineParser, add_data_options
+from topdown.experiments.command import run_command
+from topdown.experiments.options import (
+    KINDS,
+    HelpFormatter,
+    add_latch_options,
+    add_model_options,
+    add_training_options,
+    number,
+    positive,
+    read_config,
+)
+from topdown.experiments.train import Asked, train
+from topdown.experiments.use import evaluate, predict_command
+
+PROGRAM = "python -m topdown.experiments"
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict_command}
+
+
+def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
+    """Makes the parser of the program, and those of its commands."""
+    parser = OneLineParser(prog=PROGRAM, description=(__doc__ or "").strip(), formatter_class=HelpFormatter, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
+
+    def command(name: str, what: str, example: str) -> OneLineParser:
+        made = commands.add_parser(
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=f"example: {PROGRAM} {example}",
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+        return made
+
+    own = command(
+        "train",
+        "train a model on the split `train`, choose its best epoch on `valid`, and test it on `test`",
+        "train data/ --feedback shared --out results",
+    )
+    _add_data(own)
+    own.add_argument("--config", type=Path, metavar="FILE", help="JSON of options, by their names here; others on the line win")
+    own.add_argument("--feedback", choices=KINDS, default="lstm", metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    add_latch_options(own)
+    add_model_options(own)
+    add_training_options(own)
+    own.add_argument("--seed", type=number, default=0, metavar="N", help="random seed")
+    _add_corruption(own, "train on data made worse, anew in each epoch")
+
+    other = command(
+        "evaluate",
+        "compare the predictions of a trained model with labels",
+        "evaluate results/model.pt data/ --corrupt noise:0.5:audio",
+    )
+    _add_use(other)
+    other.add_argument("--out", type=Path, metavar="FILE", help="write metrics as JSON, too")
+    other.add_argument("--seed", type=number, default=0, metavar="N", help="random seed of what is made worse")
+    _add_corruption(other, "evaluate on data made worse")
+
+    new = command(
+        "predict",
+        "write the predictions of a trained model for samples, with or without labels",
+        "predict results/model.pt new/ --out predictions.csv --masks --page masks.html",
+    )
+    _add_use(new)
+    new.add_argument("--out", type=Path, metavar="FILE", required=True, help="table of ids and predictions to write, .csv")
+    new.add_argument("--masks", action="store_true", help="add the mask of every feature, averaged over the steps")
+    new.add_argument("--page", type=Path, metavar="FILE", help="draw the masks of some samples as one HTML page")
+    new.add_argument("--samples", type=positive, default=6, metavar="N", help="samples of that page")
+    return parser, {"train": own, "evaluate": other, "predict": new}
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    kinds = "a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI"
+    parser.add_argument("data", type=Path, metavar="DATA", help=kinds)
+
+
+def _add_use(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="model.pt of a training")
+    _add_data(parser)
+    add_data_options(parser)
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="splits to use; test by default, or all if there is none")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="samples of a batch")
+    parser.add_argument("--device", default="auto", help="such as cpu or cuda; auto: a GPU if there is one")
+
+
+def _add_corruption(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--corrupt",
+        nargs="+",
+        type=_corruption,
+        metavar="KIND:SEVERITY[:MODALITY,...]",
+        help=f"{what}: noise, features, steps or missing",
+    )
+
+
+def _corruption(text: str) -> Asked:
+    kind, _, rest = text.partition(":")
+    severity, _, names = rest.partition(":")
+    try:
+        check_severity(kind, float(severity), 1)  # type: ignore[arg-type]
+    except ValueError as error:
+        said = str(error) if isinstance(error, DataError) else "is not KIND:SEVERITY, or KIND:SEVERITY:MODALITY,MODALITY"
+        raise argparse.ArgumentTypeError(f"{text!r}: {said}") from None
+    return Asked(kind, float(severity), tuple(names.split(",")) if names else ())  # type: ignore[arg-type]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the program; exits with status 2 and one line when something is wrong with the options or the data."""
+    parser, commands = make_parser()
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = parser.parse_args(arguments)
+    chosen = commands[options.command]
+    if getattr(options, "config", None) is not None:
+        try:
+            chosen.set_defaults(**read_config(chosen, options.config))
+        except DataError as error:
+            chosen.error(str(error))
+        options = parser.parse_args(arguments)
+    run_command(chosen, options, lambda: COMMANDS[options.command](options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What all commands that train have in common: how they end, and in how many processes they run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from topdown.datasets.errors import DataError
+from topdown.experiments.distributed import process_group, rank
+from topdown.experiments.options import best_device
+from topdown.files import require
+
+
+def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace, work: Callable[[], None]) -> None:
+    """Runs what a command is for; whatever goes wrong is one line on standard error.
+
+    Args:
+        parser: Parser of the command.
+        options: Options that were parsed; `device` becomes that of this process.
+        work: Function to run, in each process of a group if there is one.
+
+    Raises:
+        SystemExit: with status 2 if an option or the data cannot be used; with 130 if interrupted; with 1 if nothing reads the
+            output any more.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a terminal without "±" or a name that is no text must not end a run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    out: Path | None = getattr(options, "out", None)
+    how_to_go_on = f"; go on with --resume --out {out}" if out and hasattr(options, "resume") else ""
+    try:
+        with contextlib.ExitStack() as stack:
+            options.device = stack.enter_context(process_group(best_device(options.device)))
+            if rank():  # the first process speaks for all
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            _check_device(options.device)
+            if sys.stdout.isatty():  # before hours of training, not after
+                require("tqdm", "experiments")
+            work()
+    except (DataError, ImportError) as error:
+        parser.error(str(error))
+    except BrokenPipeError:  # as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        print(f"{parser.prog}: stopped, since nothing reads its output any more{how_to_go_on}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        parser.error(f"{error.filename or out}: {error.strerror}; free some space or choose another --out")
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted{how_to_go_on}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = "no such device" if "Expected one of" in str(error) else str(error).partition("\n")[0]
+        raise DataError(f"--device {device}: not available here ({reason}); use cpu") from None

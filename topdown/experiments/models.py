@@ -1,0 +1,147 @@
+"""A model that can be described, kept in a file with its description, and made again from that file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.datasets.corruption import Moments
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
+from topdown.experiments.tasks import Task, prepared
+from topdown.latch import TopDownLatch
+
+FORMAT = "topdown model, version 1"
+
+
+class Description(NamedTuple):
+    """All that makes a model, in plain values.
+
+    Args:
+        backbone: "lstm", the paper's baseline, or "mult".
+        input_sizes: Features of each modality.
+        task: Task that it is for.
+        size: Size d of the encodings; None for that of the paper. (Default: None)
+        layers: Layers of MulT's transformers. (Default: 4)
+        dropout: Dropout of the backbone; None for that of the paper. (Default: None)
+        latch: Options of the latch; None for the backbone alone. (Default: None)
+    """
+
+    backbone: str
+    input_sizes: dict[str, int]
+    task: Task
+    size: int | None = None
+    layers: int = 4
+    dropout: float | None = None
+    latch: dict[str, Any] | None = None
+
+
+def build_backbone(description: Description) -> nn.Module:
+    """Makes the backbone.
+
+    Raises:
+        DataError: if its options do not fit one another, or the data.
+    """
+    _, sizes, task, size, layers, dropout, _ = description
+    try:
+        if description.backbone == "lstm":
+            return LSTMBackbone(
+                sizes, hidden_size=size or 100, output_size=task.output_size, dropout=0.2 if dropout is None else dropout
+            )
+        width = size or 40
+        heads = max(heads for heads in range(1, 9) if width % heads == 0)
+        embedding, rest = (0.3, 0.1) if dropout is None else (dropout, dropout)  # the paper of MulT, Table 5
+        return MulTBackbone(
+            sizes,
+            size=width,
+            num_heads=heads,
+            num_layers=layers,
+            output_size=task.output_size,
+            embedding_dropout=embedding,
+            relu_dropout=rest,
+            residual_dropout=rest,
+        )
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def build_model(description: Description, seed: int) -> nn.Module:
+    """Makes a model; the backbone has the same initial values for a seed, whatever the latch around it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(description)
+        if description.latch is None:
+            return backbone
+        try:
+            return TopDownLatch(backbone, **description.latch)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+
+
+class Trained(NamedTuple):
+    """A model as it is in a file.
+
+    Args:
+        model: Model with its weights, in evaluation mode.
+        description: Description of it.
+        moments: Moments by which its data is standardized; None if it is not.
+        about: Whatever else was noted: seed, epoch, data, names of features.
+    """
+
+    model: nn.Module
+    description: Description
+    moments: dict[str, Moments] | None
+    about: dict[str, Any]
+
+    def prepare(self, data: SequenceDataset, where: str) -> SequenceDataset:
+        """Returns data as the model takes it.
+
+        Raises:
+            DataError: if the data has other modalities or features than those that the model learned from.
+        """
+        data = data.as_sequences() if data.vectors else data
+        sizes = self.description.input_sizes
+        if missing := [name for name in sizes if name not in data.sizes]:
+            raise DataError(f"{where} has no {missing[0]!r}, which the model takes; it has {list(data.sizes)}")
+        data = data.choose(list(sizes))
+        if data.sizes != sizes:
+            raise DataError(f"{where} has features {data.sizes}, but the model takes {sizes}")
+        data = prepared(data, self.description.task)
+        return data if self.moments is None else data.standardized(self.moments)
+
+
+def save_model(
+    path: Path, model: nn.Module, description: Description, moments: Mapping[str, Moments] | None, about: Mapping[str, Any]
+) -> None:
+    """Writes a model with all that it takes to make it again; `torch.load(path, weights_only=True)` reads it."""
+    state: dict[str, Any] = {"format": FORMAT, "model": {k: v.cpu() for k, v in model.state_dict().items()}}
+    state["description"] = {**description._asdict(), "task": description.task._asdict()}
+    state["moments"] = None if moments is None else {name: tuple(found) for name, found in moments.items()}
+    save_checkpoint({**state, **about}, path)
+
+
+def load_model(path: str | Path) -> Trained:
+    """Makes a model from the file that the command line wrote; no code in it is run.
+
+    Args:
+        path: Path of the file, such as results/model.pt.
+
+    Raises:
+        DataError: if it is no such file.
+    """
+    state = load_checkpoint(Path(path))
+    if state.get("format") != FORMAT:
+        raise DataError(f"{path}: is not a {FORMAT}, which `python -m topdown.experiments train` writes")
+    found = state.pop("description")
+    description = Description(**{**found, "task": Task(**found["task"])})
+    model = build_model(description, 0)
+    model.load_state_dict(state.pop("model"))
+    moments = state.pop("moments")
+    by_name = None if moments is None else {name: Moments(*pair) for name, pair in moments.items()}
+    return Trained(model.eval(), description, by_name, state)

@@ -1,0 +1,111 @@
+"""What labels ask for: numbers, one class of several, or several yes or no; as labels tell, or as their owner says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.experiments.losses import Loss
+from topdown.experiments.metrics import classification_metrics, multilabel_metrics, regression_metrics
+
+TaskName = Literal["regression", "classification", "multilabel"]
+LOSS_OF: dict[TaskName, Loss] = {"regression": "mae", "classification": "cross_entropy", "multilabel": "bce"}
+
+
+class Task(NamedTuple):
+    """What a model is to predict.
+
+    Args:
+        name: "regression", "classification" or "multilabel".
+        output_size: Numbers that the model returns for a sample.
+    """
+
+    name: TaskName
+    output_size: int
+
+    @property
+    def loss(self) -> Loss:
+        """Loss to train with."""
+        return LOSS_OF[self.name]
+
+    @property
+    def metric(self) -> str:
+        """Metric that counts most."""
+        return {"regression": "mae", "classification": "acc", "multilabel": "f1"}[self.name]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether less of that metric is better."""
+        return self.name == "regression"
+
+    def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Computes metrics of outputs (N, output_size) against labels."""
+        if self.name == "classification":
+            return classification_metrics(outputs, labels.flatten())
+        if self.name == "multilabel":
+            return multilabel_metrics(outputs.view_as(labels), labels)
+        return regression_metrics(outputs.view_as(labels), labels)
+
+    def columns(self) -> list[str]:
+        """Names the predictions of a sample, for a table."""
+        if self.name == "classification":
+            return ["prediction", "probability"]
+        return ["prediction"] if self.output_size == 1 else [f"prediction_{i}" for i in range(self.output_size)]
+
+    def rows(self, outputs: Tensor) -> list[list[float]]:
+        """Returns the predictions of each sample: a class and its probability, 0 or 1 for each label, or numbers."""
+        if self.name == "classification":
+            best = outputs.softmax(1).max(1)
+            return [[int(i), round(float(p), 6)] for i, p in zip(best.indices, best.values, strict=True)]
+        if self.name == "multilabel":
+            return (outputs > 0).int().tolist()
+        return [[round(value, 6) for value in row] for row in outputs.tolist()]
+
+
+def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None) -> Task:
+    """Tells the task by labels: whole numbers are classes, columns of 0 and 1 several labels, and all else is numbers.
+
+    Args:
+        splits: Splits whose labels to look at; those without are left alone.
+        asked: Name of the task, where labels would tell another. (Default: none)
+
+    Raises:
+        DataError: if there are no labels, or they are not for the task that was asked for.
+
+    Example:
+        >>> task_of({"train": SequenceDataset.from_arrays({"a": [[[0.0]], [[1.0]]]}, [0, 2])})
+        Task(name='classification', output_size=3)
+    """
+    labels = {split: data.labels for split, data in splits.items() if data.labels is not None}
+    if not labels:
+        raise DataError("there are no labels: give SequenceDataset.from_arrays labels=, or the file 'labels'")
+    some = next(iter(labels.values()))
+    whole = all(not y.is_floating_point() for y in labels.values())
+    zeros_and_ones = all(bool(((y == 0) | (y == 1)).all()) for y in labels.values())
+    columns = 1 if some.dim() == 1 else some.shape[1]
+    name: TaskName = "regression"
+    if whole:
+        name = "classification" if columns == 1 else "multilabel"
+    name = asked or name
+    if name == "multilabel" and not zeros_and_ones:
+        raise DataError("labels of several columns must be 0 or 1 each; say --task regression, or give one class per sample")
+    if name == "classification" and not (whole and columns == 1):
+        kind = f"{some.dtype} in {columns} column{'s' if columns > 1 else ''}"
+        raise DataError(f"labels are {kind}, but classes must be whole numbers, one per sample: 0, 1, 2 ...")
+    if name == "classification":
+        least, most = min(int(y.min()) for y in labels.values()), max(int(y.max()) for y in labels.values())
+        if least < 0:
+            raise DataError(f"a class is {least}: number classes from 0")
+        return Task(name, max(2, most + 1))
+    return Task(name, columns)
+
+
+def prepared(data: SequenceDataset, task: Task) -> SequenceDataset:
+    """Returns data whose labels are of the type that the loss of the task takes."""
+    if task.name != "regression" or data.labels is None or data.labels.is_floating_point():
+        return data
+    return data.relabeled(data.labels.float())

@@ -1,0 +1,223 @@
+"""`python -m topdown.experiments train`: one model on any data, with everything that it takes to use it later."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from topdown.datasets.corruption import Kind, Moments
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import check_writable, make_directory
+from topdown.datasets.load import load_splits
+from topdown.datasets.options import data_options
+from topdown.datasets.report import data_table
+from topdown.experiments.distributed import rank, wait, world_size
+from topdown.experiments.models import Description, build_backbone, build_model, save_model
+from topdown.experiments.options import NOTHING_KEPT, latch_options
+from topdown.experiments.reporting import show_training, tensorboard, write_history
+from topdown.experiments.results import versions
+from topdown.experiments.tasks import Task, prepared, task_of
+from topdown.experiments.training import Augment, fit, predict
+from topdown.files import write_json
+
+Splits = dict[str, SequenceDataset]
+NOT_WRITTEN = ("command", "config", "resume")
+
+
+class Asked(NamedTuple):
+    """A corruption that was asked for; no names are all modalities."""
+
+    kind: Kind
+    severity: float
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ":".join([self.kind, f"{self.severity:g}", *([",".join(self.names)] if self.names else [])])
+
+
+def load_for_training(options: argparse.Namespace) -> tuple[Splits, Task, dict[str, Moments] | None]:
+    """Loads the splits of a file as a model takes them.
+
+    Returns:
+        Splits, what is to be predicted, and the moments of the training split by which they are standardized, or None.
+
+    Raises:
+        DataError: if there is no split to train on or to choose by, or labels do not fit.
+    """
+    path = options.data
+    splits = {
+        name: data.as_sequences() if data.vectors else data for name, data in load_splits(path, **data_options(options)).items()
+    }
+    for needed in ("train", "valid"):
+        if needed not in splits:
+            remedy = "give each sample one of train, valid and test as its split"
+            raise DataError(f"{path}: has no split {needed!r} but {list(splits)}; {remedy}")
+        if splits[needed].labels is None:
+            raise DataError(f"{path}: {needed} has no labels to learn from")
+    try:
+        task = task_of(splits, options.task)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    splits = {name: prepared(data, task) for name, data in splits.items()}
+    moments = None if options.raw else splits["train"].moments()
+    if moments is not None:
+        splits = {name: data.standardized(moments) for name, data in splits.items()}
+    return splits, task, moments
+
+
+def describe(options: argparse.Namespace, splits: Splits, task: Task, feedback: str) -> Description:
+    """Describes the model that options ask for.
+
+    Raises:
+        DataError: if the backbone does not take the data.
+    """
+    train = splits["train"]
+    aligned = all(data.aligned for data in splits.values())
+    backbone = options.backbone or ("lstm" if aligned or len(train.sizes) == 1 else "mult")
+    if backbone == "lstm" and not aligned:
+        raise DataError(
+            f"{options.data}: its modalities have steps of their own, which --backbone lstm does not take; use mult"
+        )
+    latch = None if feedback == "none" else {"feedback": feedback, **latch_options(options, aligned=aligned)}
+    return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains a model, and writes it, what it did, and how well it does on data that it has not seen."""
+    out: Path | None = options.out
+    if options.resume and out is None:
+        raise DataError("--resume needs --out: the directory of the training to go on with")
+    if out is not None:
+        check_writable(out)
+        if (out / "model.pt").exists() and not options.resume:
+            raise DataError(f"{out / 'model.pt'}: is there already; go on with --resume, or choose another --out")
+    splits, task, moments = load_for_training(options)
+    description = describe(options, splits, task, options.feedback)
+    build_backbone(description)
+    wait()  # until all have seen the directory as it was
+    if out is not None and rank() == 0:
+        make_directory(out)
+        config = {k: v for k, v in used_options(options).items() if v is not None and k not in ("data", "out", "device")}
+        write_json(out / "config.json", config)
+        if not options.resume:
+            (out / "training.pt").unlink(missing_ok=True)
+    wait()
+    print(data_table(splits), flush=True)
+    print(
+        f"\n{task.name}: {task.output_size} output{'s' if task.output_size > 1 else ''} of {description.backbone}, "
+        f"feedback {options.feedback}",
+        flush=True,
+    )
+    if out is None:
+        print(NOTHING_KEPT, flush=True)
+    model = build_model(description, options.seed)
+    with show_training(options.feedback, options.epochs) as show, tensorboard(options.tensorboard) as write:
+
+        def on_epoch(record: dict[str, float]) -> None:
+            show.on_epoch(record)
+            write(record)
+
+        fitted = fit(
+            model,
+            splits["train"],
+            splits["valid"],
+            seed=options.seed,
+            loss=task.loss,
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            patience=options.patience,
+            device=options.device,
+            workers=options.workers,
+            augment=augmentation(options.corrupt, options.seed),
+            checkpoint=None if out is None else out / "training.pt",
+            on_epoch=on_epoch,
+            on_step=show.on_step,
+        )
+    metrics = evaluate_splits(model, {k: data for k, data in splits.items() if k != "train"}, task, options)
+    print(f"\nbest epoch {fitted.best_epoch} of {len(fitted.history)}, validation loss {fitted.best_loss:.4f}")
+    print_metrics(metrics)
+    if out is None or rank():
+        return
+    about = {
+        "seed": options.seed,
+        "epoch": fitted.best_epoch,
+        "data": options.data.name,
+        "feature_names": splits["train"].report.get("feature_names"),
+    }
+    save_model(out / "model.pt", model, description, moments, about)
+    write_history(out / "history.csv", [({}, fitted.history)])
+    write_json(
+        out / "results.json",
+        {
+            "command": " ".join(["python -m topdown.experiments", *sys.argv[1:]]).encode("utf-8", "replace").decode(),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "configuration": used_options(options),
+            "processes": world_size(),
+            "versions": versions(),
+            "data": {split: data.report for split, data in splits.items()},
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "best_epoch": fitted.best_epoch,
+            "validation_loss": fitted.best_loss,
+            "metrics": metrics,
+        },
+    )
+    print(f"Written to {out}: model.pt, results.json, history.csv, config.json, training.pt (to go on with --resume)")
+
+
+def augmentation(corrupt: Sequence[Asked] | None, seed: int) -> Augment | None:
+    """Returns what corrupts the training data anew in each epoch; None for nothing."""
+    if not corrupt:
+        return None
+
+    def augment(data: SequenceDataset, epoch: int) -> SequenceDataset:
+        return corrupted(data, corrupt, (seed * 1_000_003 + epoch) * 101)
+
+    return augment
+
+
+def corrupted(data: SequenceDataset, corrupt: Sequence[Asked], seed: int) -> SequenceDataset:
+    """Returns data with corruptions, one after the other."""
+    for number, asked in enumerate(corrupt):
+        data = data.corrupt(asked.kind, asked.severity, modalities=asked.names or None, seed=seed + number)
+    return data
+
+
+def evaluate_splits(
+    model: nn.Module, splits: Mapping[str, SequenceDataset], task: Task, options: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Returns the metrics of a model on each split that has labels."""
+    metrics = {}
+    for split, data in splits.items():
+        if data.labels is not None:
+            outputs = predict(model, data, batch_size=options.batch_size, device=options.device)
+            metrics[split] = task.metrics(outputs, data.labels)
+    return metrics
+
+
+def print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints a line for each split."""
+    for split, found in metrics.items():
+        print(f"{split}: " + ", ".join(f"{k} {v:.4f}" if k != "n" else f"n {v:.0f}" for k, v in found.items()), flush=True)
+
+
+def used_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns options as `--config` reads them."""
+    used = {name: value for name, value in vars(options).items() if name not in NOT_WRITTEN}
+    for name, value in used.items():
+        if isinstance(value, Path):
+            used[name] = str(value)
+    if used.get("corrupt"):
+        used["corrupt"] = [str(asked) for asked in used["corrupt"]]
+    if used.get("sources"):
+        used["sources"] = dict(used["sources"])
+    if used.get("stream"):
+        used["stream"] = [f"{name}={value}" for name, value in used["stream"]]
+    return used

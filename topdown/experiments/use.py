@@ -1,0 +1,130 @@
+"""`python -m topdown.experiments evaluate` and `predict`: a trained model on data, labelled or new."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import check_writable
+from topdown.datasets.load import load_splits
+from topdown.datasets.options import data_options
+from topdown.experiments.distributed import rank
+from topdown.experiments.models import Trained, load_model
+from topdown.experiments.train import corrupted, evaluate_splits, print_metrics
+from topdown.experiments.training import predict
+from topdown.files import require, write_json, write_text
+from topdown.latch import TopDownLatch
+from topdown.masking import pool_mask
+from topdown.plots import write_page
+from topdown.sequence import lengths_of
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Prints the metrics of a model on labelled data."""
+    trained = load_model(options.checkpoint)
+    splits = _splits(trained, options)
+    if options.corrupt:
+        splits = {name: corrupted(data, options.corrupt, options.seed) for name, data in splits.items()}
+    if not any(data.labels is not None for data in splits.values()):
+        raise DataError(f"{options.data}: has no labels to compare with; predict works without")
+    metrics = evaluate_splits(trained.model, splits, trained.description.task, options)
+    print_metrics(metrics)
+    if options.out is not None and rank() == 0:
+        write_json(options.out, metrics)
+
+
+def predict_command(options: argparse.Namespace) -> None:
+    """Writes the predictions of a model for every sample of some data, with their ids."""
+    out: Path = options.out
+    check_writable(out.parent)
+    trained = load_model(options.checkpoint)
+    latch = trained.model if isinstance(trained.model, TopDownLatch) else None
+    if latch is None and (options.masks or options.page):
+        raise DataError(
+            f"{options.checkpoint}: is of a model without feedback, which has no masks; leave out --masks and --page"
+        )
+    if options.page is not None:
+        require("matplotlib.figure", "plots")
+    splits = _splits(trained, options)
+    task, several = trained.description.task, len(splits) > 1
+    masked = _mask_columns(trained) if latch is not None and options.masks else []
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*(["split"] if several else []), "id", *task.columns(), *masked])
+    for split, data in splits.items():
+        outputs = predict(trained.model, data, batch_size=options.batch_size, device=options.device)
+        masks = mean_masks(latch, data, options.batch_size) if latch is not None and options.masks else [[]] * len(data)
+        for name, row, of_sample in zip(data.ids, task.rows(outputs), masks, strict=True):
+            table.writerow([*([split] if several else []), name, *row, *of_sample])
+    if rank() == 0:
+        write_text(out, text.getvalue())
+        print(f"{sum(map(len, splits.values()))} predictions written to {out}")
+        if latch is not None and options.page is not None:
+            _write_page(options.page, latch, next(iter(splits.values())), trained, options.samples)
+
+
+def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> list[list[float | str]]:
+    """Returns the mask of every feature of every sample, averaged over its steps; nothing where it lacks the modality."""
+    rows: list[list[float | str]] = [[] for _ in range(len(data))]
+    device = next(latch.parameters()).device
+    with torch.inference_mode():
+        for indices in torch.arange(len(data), device="cpu").split(batch_size):
+            batch = data.batch(indices).to(device)
+            masks = latch.masks(batch.inputs, batch.lengths)
+            for name, size in data.sizes.items():
+                if name not in masks:
+                    continue
+                valid = lengths_of(batch.lengths, name)
+                pooled = pool_mask(masks[name], valid).reshape(len(indices), size).cpu()
+                for row, (i, values) in enumerate(zip(indices.tolist(), pooled.tolist(), strict=True)):
+                    there = valid is None or int(valid[row]) > 0
+                    rows[i] += [round(value, 6) for value in values] if there else [""] * size
+    return rows
+
+
+def _mask_columns(trained: Trained) -> list[str]:
+    latch = trained.model
+    targets = latch.target_sizes or {} if isinstance(latch, TopDownLatch) else {}
+    names = trained.about.get("feature_names") or {}
+    sizes = {k: size for k, size in trained.description.input_sizes.items() if k in targets}
+    return [f"mask {k} {names[k][i] if k in names else i}" for k, size in sizes.items() for i in range(size)]
+
+
+def _splits(trained: Trained, options: argparse.Namespace) -> dict[str, SequenceDataset]:
+    """Returns the splits that were asked for, or `test`, or all there are."""
+    asked = {**data_options(options), "modalities": options.modalities or list(trained.description.input_sizes)}
+    splits = load_splits(options.data, **asked)
+    names = options.split or (["test"] if "test" in splits else list(splits))
+    if missing := [name for name in names if name not in splits]:
+        raise DataError(f"{options.data}: has no split {missing[0]!r}; it has {list(splits)}")
+    return {name: trained.prepare(splits[name], f"{options.data}: {name}") for name in names}
+
+
+def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, samples: int) -> None:
+    """Writes a page with the masks of the first samples of each prediction, or of the lowest, middle and highest ones."""
+    outputs = predict(latch, data)
+    chosen = _spread(outputs, samples)
+    batch = data.batch(chosen).to(next(latch.parameters()).device)
+    with torch.inference_mode():
+        trace = latch.trace(batch.inputs, batch.lengths)
+    said = trained.description.task.rows(outputs[chosen])
+    titles = [f"{name}: {', '.join(f'{value:g}' for value in row)}" for name, row in zip(batch.ids, said, strict=True)]
+    if batch.labels is not None:
+        titles = [f"{title} (label {label})" for title, label in zip(titles, batch.labels.tolist(), strict=True)]
+    write_page(path, trace, titles=titles, lengths=batch.lengths, feature_names=trained.about.get("feature_names"))
+    print(f"masks of {len(chosen)} samples, from the lowest prediction to the highest, drawn in {path}")
+
+
+def _spread(outputs: Tensor, count: int) -> list[int]:
+    """Returns samples spread evenly over all predictions in their order."""
+    value = outputs.argmax(1) if outputs.dim() == 2 and outputs.shape[1] > 1 else outputs.flatten()
+    order = value.argsort(stable=True).tolist()
+    count = min(count, len(order))
+    return [order[i * (len(order) - 1) // max(1, count - 1)] for i in range(count)]
