@@ -128,9 +128,8 @@ def _run(options: argparse.Namespace, experiment: Experiment) -> None:
     write(runs, complete=True)
     names = _names(experiment.baseline)
     published = experiment.published if inputs.is_mosei else {}
-    table = full_report(
-        runs, names, source=f"{inputs.note} {inputs.counts()}.", published=experiment.published if inputs.is_mosei else {}
-    )
+    source = f"{inputs.note} {inputs.counts()}."
+    table = full_report(runs, names, source=source, published=published)
     print(f"\n{table}", flush=True)
     if out is not None and rank() == 0:
         write_text(out / "table.md", table + "\n")
