@@ -198,9 +198,6 @@ def write_page(
     for i, (sample, head) in enumerate(zip(chosen, heads, strict=True)):
         names = None if step_names is None else step_names[i]
         figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
-        picture = base64.b64encode(file.getvalue()).decode()
         rows = "".join(
             f"<tr><td>{html.escape(target)}</td><td>{html.escape(_feature(feature_names, target, c.feature))}</td>"
             f"<td>{c.mask:.3f}</td><td>{c.average:.3f}</td><td>{'kept' if c.mask > c.average else 'attenuated'}</td>"
@@ -209,8 +206,8 @@ def write_page(
             for c in listed
         )
         sections.append(
-            f"<section><h2>{html.escape(head)}</h2><div class=wide><img alt='masks of {html.escape(head, quote=True)}' "
-            f"src='data:image/png;base64,{picture}'></div><div class=wide><table><tr><th>target<th>feature<th>mask<th>average"
+            f"<section><h2>{html.escape(head)}</h2><div class=wide>{picture(figure, f'masks of {head}')}</div>"
+            f"<div class=wide><table><tr><th>target<th>feature<th>mask<th>average"
             f"<th>against the average<th>most by</tr>{rows}</table></div></section>"
         )
     write_text(Path(path), PAGE.replace("SECTIONS", "\n".join(sections)))
@@ -231,6 +228,14 @@ The tables compare with the average of all samples.</p>
 SECTIONS
 </html>
 """
+
+
+def picture(figure: Any, alt: str) -> str:
+    """Returns a figure as an HTML element that needs no other file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/png;base64,{data}'>"
 
 
 def _figure(width: float, height: float) -> Any:

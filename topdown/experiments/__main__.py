@@ -2,12 +2,14 @@
 
 python -m topdown.experiments train DATA --out results
 python -m topdown.experiments evaluate results/model.pt DATA
+python -m topdown.experiments compare DATA --out comparison
 python -m topdown.experiments predict results/model.pt NEW --out predictions.csv --page masks.html
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from topdown.datasets.corruption import check_severity
 from topdown.datasets.errors import DataError
 from topdown.datasets.options import OneLineParser, add_data_options
 from topdown.experiments.command import run_command
+from topdown.experiments.compare_command import compare_command
 from topdown.experiments.options import (
     KINDS,
     HelpFormatter,
@@ -30,7 +33,7 @@ from topdown.experiments.train import Asked, train
 from topdown.experiments.use import evaluate, predict_command
 
 PROGRAM = "python -m topdown.experiments"
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict_command}
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict_command, "compare": compare_command}
 
 
 def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
@@ -55,7 +58,7 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
         "train data/ --feedback shared --out results",
     )
     _add_data(own)
-    own.add_argument("--config", type=Path, metavar="FILE", help="JSON of options, by their names here; others on the line win")
+    _add_config(own)
     own.add_argument("--feedback", choices=KINDS, default="lstm", metavar="KIND", help=f"one of {', '.join(KINDS)}")
     add_latch_options(own)
     add_model_options(own)
@@ -83,12 +86,35 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     new.add_argument("--masks", action="store_true", help="add the mask of every feature, averaged over the steps")
     new.add_argument("--page", type=Path, metavar="FILE", help="draw the masks of some samples as one HTML page")
     new.add_argument("--samples", type=positive, default=6, metavar="N", help="samples of that page")
-    return parser, {"train": own, "evaluate": other, "predict": new}
+
+    many = command(
+        "compare",
+        "tell whether feedback helps on some data: every kind against none, against a wider model, and against simpler ones",
+        "compare data/ --seeds 10 --out comparison",
+    )
+    _add_data(many, optional=True)
+    _add_config(many)
+    kinds = ["static", *(kind for kind in KINDS if kind not in ("none", "static"))]
+    many.add_argument("--feedback", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=f"of {', '.join(kinds)}")
+    many.add_argument("--seeds", type=positive, default=10, metavar="N", help="runs of each row, with seeds 0 to N-1")
+    many.add_argument("--jobs", type=positive, default=os.cpu_count(), metavar="N", help="processes of one thread each")
+    many.add_argument("--robust", action="store_true", help="test on noise, and without features, steps and modalities, too")
+    many.add_argument("--gaps", action="store_true", help="train on random rates of missing steps, too, and test at 0 to 0.9")
+    many.add_argument("--no-alone", action="store_true", help="leave out the rows of each modality alone")
+    many.add_argument("--from", dest="earlier", type=Path, metavar="DIR", help="make the report of an earlier comparison again")
+    add_latch_options(many)
+    add_model_options(many)
+    add_training_options(many)
+    return parser, {"train": own, "evaluate": other, "predict": new, "compare": many}
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     kinds = "a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI"
-    parser.add_argument("data", type=Path, metavar="DATA", help=kinds)
+    parser.add_argument("data", type=Path, nargs="?" if optional else None, metavar="DATA", help=kinds)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of options, by their names here; the line wins")
 
 
 def _add_use(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,445 @@
+"""`compare` on data whose answer is known, its bookkeeping, its report, and its command."""
+
+import csv
+import functools
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from topdown import TopDownLatch
+from topdown.adapters import LSTMBackbone
+from topdown.datasets import DataError, SequenceDataset
+from topdown.experiments import Metric, compare, read_comparison, write_report
+from topdown.experiments.__main__ import main
+from topdown.experiments.compare import Comparison, metric_of
+from topdown.experiments.compare_report import robustness, table
+from topdown.experiments.linear import fit_linear, pooled_features
+from topdown.experiments.rows import (
+    LINEAR,
+    NONE,
+    STATIC,
+    WIDENED,
+    Plan,
+    Row,
+    make_model,
+    mask_spread,
+    run_row,
+    size_of,
+    width_for,
+)
+from topdown.experiments.tasks import Task
+from topdown.experiments.verdict import Runs, collapsed, compare_rows, verdict
+
+pytest.importorskip("scipy.stats")
+
+
+def load_known():
+    path = Path(__file__).parents[1] / "benchmarks" / "known_answers.py"
+    spec = importlib.util.spec_from_file_location("known_answers", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+known = load_known()
+TRAINING = {"learning_rate": 0.01, "batch_size": 50}
+
+
+@pytest.mark.uncovered
+def test_planted_structure_is_found():
+    data = known.splits(0, (500, 150, 300))
+    found = compare(
+        known.build, data, widen=known.widen, feedback=["static", "linear"], seeds=3, alone=False, epochs=18, **TRAINING
+    )
+    assert found.verdict.startswith("Feedback helps here: 'linear' raises acc by 0.2")
+    assert (
+        "and is better than a model without feedback of as many parameters and a mask that looks at nothing, too"
+        in found.verdict
+    )
+    assert found.compared["linear"].p < 0.001
+    assert found.compared["linear"].difference.low > 0.1
+    assert found.compared["static"].p > 0.05
+    assert found.compared[WIDENED].p > 0.05
+    assert not collapsed(found.runs)
+
+
+@pytest.mark.uncovered
+def test_nothing_is_found_in_shuffled_labels():
+    data = known.shuffled(known.splits(1, (200, 80, 200)), 1)
+    found = compare(known.build, data, feedback=["linear"], seeds=3, alone=False, epochs=6, **TRAINING)
+    assert found.verdict.startswith("No evidence that feedback helps here")
+
+
+def small(count=24, seed=0, regression=True):
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(1, 5, count)
+    y = rng.normal(size=count)
+    inputs = {name: [rng.normal(size=(n, 2)) + value for n, value in zip(steps, y, strict=True)] for name in "ab"}
+    return SequenceDataset.from_arrays(inputs, y if regression else (y > 0).astype(int))
+
+
+SPLITS = {"train": small(), "valid": small(12, 1), "test": small(14, 2)}
+
+
+def tiny(sizes, factor=1.0):
+    return LSTMBackbone(sizes, hidden_size=round(3 * factor))
+
+
+def run(**options):
+    options = {"feedback": ["static", "linear"], "widen": tiny, "seeds": 2, "epochs": 2, **options}
+    return compare(tiny, options.pop("splits", SPLITS), **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare") / "out"
+    out.mkdir()
+    found = run(out=out, robust=True, gaps=True)
+    write_report(found, out)
+    return out, found
+
+
+def test_rows_and_runs(done):
+    _, found = done
+    assert found.runs.names() == [LINEAR, "a alone", "b alone", NONE, WIDENED, "static", "linear"]
+    assert found.runs.kinds == ["static", "linear"]
+    pairs = [(r["row"], r["gaps"], r["seed"]) for r in found.runs.records]
+    with_gaps = [(row, True, seed) for seed in (0, 1) for row in (NONE, "static", "linear")]
+    assert len(set(pairs)) == len(pairs) == 1 + 2 * 6 + 6
+    assert set(with_gaps) <= set(pairs)
+
+
+def test_a_row_does_what_fit_and_predict_do():
+    """Same seeds, batches, backbone and dropout in every row: the record is that of the same training by hand."""
+    plan = Plan(tiny, tiny, SPLITS, None, "mae", metric_of(Task("regression", 1)), {"epochs": 3}, False)
+    for row in (Row(NONE), Row("linear", latch={"feedback": "linear"})):
+        model = make_model(plan, row, 4)
+        torch.manual_seed(4)
+        expected = tiny(SPLITS["train"].sizes).state_dict()
+        own = {k.removeprefix("backbone."): v for k, v in model.state_dict().items() if row.latch is None or "backbone." in k}
+        assert all(torch.equal(own[k], v) for k, v in expected.items())
+        record, outputs = run_row(plan, row, 4)
+        again, same = run_row(plan, row, 4)
+        assert np.array_equal(outputs, same)
+        assert record["test"] == pytest.approx(np.abs(outputs.squeeze(1) - SPLITS["test"].labels.numpy()).mean(), rel=1e-5)
+        assert record["best_test_epoch"] <= record["test"] + 1e-6
+        assert {k: v for k, v in record.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    other, _ = run_row(plan, Row(NONE), 5)
+    assert other["test"] != record["test"]
+
+
+def test_dropout_of_a_step_is_the_same_in_all_rows(monkeypatch):
+    """Whatever a row draws in a step, the next one begins with the same random numbers."""
+    plan = Plan(tiny, None, SPLITS, None, "mae", metric_of(Task("regression", 1)), {"epochs": 2, "batch_size": 8}, False)
+    begins = []
+
+    def recording(sizes):
+        model = tiny(sizes)
+        model.register_forward_pre_hook(lambda *_: begins[-1].append(torch.get_rng_state()) if model.training else None)
+        model.encoders["a"].register_forward_pre_hook(
+            lambda *_: begins[-1].append(torch.get_rng_state()) if model.training else None
+        )
+        return model
+
+    for row in (Row(NONE), Row("linear", latch={"feedback": "linear"})):
+        begins.append([])
+        run_row(plan._replace(build=recording), row, 0)
+    plain, latched = begins
+    firsts, seconds = plain[::2], latched[::2]  # model and encoder; first and second pass
+    assert len(firsts) == len(seconds) == 2 * 3
+    assert all(torch.equal(a, b) for a, b in zip(firsts[1:], seconds[1:], strict=True))
+
+
+def test_the_widened_model_has_as_many_parameters_as_the_largest_latch(done):
+    _, found = done
+    sizes = {r["row"]: r["parameters"] for r in found.runs.records}
+    assert sizes[NONE] < sizes["static"] < sizes["linear"] <= sizes[WIDENED]
+
+
+@pytest.mark.parametrize("more", [1.01, 1.5, 4.0])
+def test_the_factor_of_a_wider_model_is_the_smallest(more):
+    def wide(sizes, factor):
+        return LSTMBackbone(sizes, hidden_size=round(40 * factor))
+
+    plan = Plan(wide, wide, SPLITS, None, "mae", metric_of(Task("regression", 1)), {}, False)
+    sizes = SPLITS["train"].sizes
+    wanted = int(more * size_of(wide(sizes, 1.0)))
+    factor = width_for(plan, wanted)
+    assert size_of(wide(sizes, factor)) >= wanted > size_of(LSTMBackbone(sizes, hidden_size=round(40 * factor) - 1))
+
+
+def test_differences_are_paired_and_signed(done):
+    _, found = done
+    runs = found.runs
+    by = {(r["row"], r["seed"]): r["test"] for r in runs.records if not r["gaps"]}
+    for row in ("linear", "static", "a alone"):
+        expected = np.mean([by[NONE, seed] - by[row, seed] for seed in (0, 1)])  # less error is better
+        assert found.compared[row].difference.mean == pytest.approx(expected)
+    assert found.compared[LINEAR].difference.mean == pytest.approx(np.mean([by[NONE, s] - by[LINEAR, 0] for s in (0, 1)]))
+    ps = [found.compared[row].difference.p for row in ("static", "linear")]
+    assert max(found.compared[row].p for row in ("static", "linear")) == pytest.approx(min(1.0, max(2 * min(ps), max(ps))))
+
+
+def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
+    _, expected = done
+    run(out=tmp_path / "x", seeds=1, robust=True)
+    trained, said = [], []
+
+    def recording(plan, row, seed):
+        trained.append((row.name, seed))
+        return run_row(plan, row, seed)
+
+    monkeypatch.setattr(sys.modules["topdown.experiments.compare"], "run_row", recording)
+    found = run(out=tmp_path / "x", resume=True, robust=True, feedback=["static", "linear", "shared"], say=said.append)
+    assert said[0] == "7 of 15 runs are there already"  # of the same width, since width goes by whole units
+    of_seed_1 = [(row, 1) for row in ("a alone", "b alone", NONE, WIDENED, "static", "linear", "shared")]
+    assert sorted(trained) == sorted([("shared", 0), *of_seed_1])
+    assert "left: " in said[1]
+    for row in ("static", "linear", NONE):
+        one, two = ([r["test"] for r in c.runs.records if r["row"] == row and not r["gaps"]] for c in (found, expected))
+        assert one == two
+    trained.clear()
+    run(out=tmp_path / "x", resume=True, robust=True, seeds=1, latch={"scale": 2.0})  # other latches, the same backbones
+    assert sorted(trained) == [("linear", 0), ("static", 0)]
+    with pytest.raises(DataError, match="holds runs of an earlier comparison; go on with resume"):
+        run(out=tmp_path / "x")
+    with pytest.raises(DataError, match=r"was made with training \{'epochs': 2\}, not \{'epochs': 3\}"):
+        run(out=tmp_path / "x", resume=True, epochs=3)
+
+
+def test_a_damaged_run_is_named(tmp_path):
+    run(out=tmp_path, seeds=1)
+    path = tmp_path / "runs" / "none-seed0.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"none-seed0.npz: is damaged \(.*\); delete it to run it again"):
+        run(out=tmp_path, seeds=1, resume=True)
+
+
+def test_the_report(done):
+    out, found = done
+    assert {path.name for path in out.iterdir()} == {"report.html", "table.md", "results.json", "runs.csv", "runs"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert found.verdict.replace("'", "&#x27;") in page
+    assert page.count("<img") == 3
+    assert "http" not in page
+    text = (out / "table.md").read_text(encoding="utf-8")
+    assert text.startswith(f"**{found.verdict}**")
+    assert all(f"| {row} " in text for row in found.runs.names())
+    with (out / "runs.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(found.runs.records)
+    content = json.loads((out / "results.json").read_text())
+    assert content["verdict"] == found.verdict
+    assert content["configuration"]["versions"]["torch"] == torch.__version__
+    assert content["against_none"]["linear"]["difference"]["mean"] == pytest.approx(found.compared["linear"].difference.mean)
+    again = read_comparison(out)
+    assert table(again) == table(found)
+    with pytest.raises(DataError, match="holds no comparison"):
+        read_comparison(out / "runs")
+
+
+def test_robustness(done):
+    _, found = done
+    curves = robustness(found.runs)
+    assert set(curves) == {"noise", "features", "steps", "without a", "without b", "missing rates"}
+    assert list(curves["noise"]["linear"]) == ["0", "0.5", "1", "2"]
+    assert list(curves["missing rates"][NONE]) == ["0", *(f"{0.1 * i:g}" for i in range(1, 10))]
+    model = make_model(Plan(tiny, tiny, SPLITS, None, "mae", metric_of(Task("regression", 1)), {}, True), Row(NONE), 0)
+    assert set(curves["without a"]) == {"a alone", "b alone", NONE, WIDENED, "static", "linear"} - {"a alone", "b alone"}
+    assert size_of(model) > 0
+
+
+def fake(scores, kinds=("linear",), lower=True, samples=60):
+    """Runs of made-up scores: {row: scores of the seeds}; outputs differ from labels by the score."""
+    labels = torch.zeros(samples)
+    metric = Metric("mae", lambda outputs, y: float((outputs - y).abs().mean()), lower)
+    records = [
+        {"row": row, "gaps": False, "seed": s, "test": v} for row, values in scores.items() for s, v in enumerate(values)
+    ]
+    outputs = [np.full(samples, record["test"], np.float32) for record in records]
+    return Runs(records, outputs, labels, metric, kinds)
+
+
+@pytest.mark.parametrize(
+    ("scores", "lower", "begins"),
+    [
+        ({NONE: [1, 1.1, 0.9], "linear": [0.5, 0.6, 0.4]}, True, "Feedback helps here: 'linear' lowers mae by 0.5000"),
+        (
+            {NONE: [1, 1.1, 0.9], "linear": [1.5, 1.6, 1.4]},
+            True,
+            "Feedback hurts here: the best kind, 'linear', raises mae by 0.5",
+        ),
+        ({NONE: [1, 1.1, 0.9], "linear": [1.5, 1.6, 1.4]}, False, "Feedback helps here: 'linear' raises mae by 0.5000"),
+        ({NONE: [1, 1.1, 0.9], "linear": [0.9, 1.3, 0.7]}, True, "No evidence that feedback helps here"),
+        ({NONE: [1.0], "linear": [0.1]}, True, "Nothing can be said from one seed"),
+        (
+            {NONE: [1, 1.1, 0.9], WIDENED: [0.5, 0.61, 0.39], "linear": [0.5, 0.6, 0.4]},
+            True,
+            "Feedback is better than none here, but a model without feedback of as many parameters may do as well",
+        ),
+        (
+            {NONE: [1, 1.1, 0.9], STATIC: [0.5, 0.61, 0.39], "linear": [0.5, 0.6, 0.4]},
+            True,
+            "Feedback is better than none here, but a mask that looks at nothing may do as well",
+        ),
+    ],
+)
+def test_verdicts(scores, lower, begins):
+    runs = fake({row: [float(v) for v in values] for row, values in scores.items()}, lower=lower)
+    assert verdict(runs, compare_rows(runs)).startswith(begins)
+
+
+def test_masks_that_have_become_constants_are_said_to_be():
+    runs = fake({NONE: [1.0, 2.0], "linear": [1.0, 2.0]})
+    for record in runs.records:
+        if record["row"] == "linear":
+            record["masks"] = {
+                "a": {"mean": 0.3, "within": 0.001, "between": 0.0002, "features": 0.1},
+                "b": {"mean": 0.3, "within": 0.001, "between": 0.2, "features": 0.1},
+            }
+    assert collapsed(runs) == {"linear": ["a"]}
+
+
+def test_the_spread_of_masks_by_hand():
+    data = SPLITS["test"]
+    latch = TopDownLatch(tiny(data.sizes), "linear").eval()
+    found = mask_spread(latch, data, batch_size=5)
+    means, within = [], []
+    for i in range(len(data)):
+        with torch.no_grad():
+            mask = latch.masks({k: x.unsqueeze(0) for k, x in data[i].inputs.items()})["a"][0].double()
+        means.append(mask.mean(0))
+        within.append(mask.std(0, correction=0))
+    means, within = torch.stack(means), torch.stack(within)
+    assert found["a"]["within"] == pytest.approx(float(within.mean()), abs=1e-6)
+    assert found["a"]["between"] == pytest.approx(float(means.std(0).mean()), abs=1e-6)
+    assert found["a"]["features"] == pytest.approx(float(means.mean(0).std(correction=0)), abs=1e-6)
+
+
+@pytest.mark.parametrize("regression", [True, False])
+def test_the_linear_model_is_that_of_scikit_learn(regression):
+    linear = pytest.importorskip("sklearn.linear_model")
+    train, valid, test = (small(n, seed, regression) for n, seed in ((60, 0), (30, 1), (40, 2)))
+    task = Task("regression", 1) if regression else Task("classification", 2)
+    (_, outputs), parameters = fit_linear(task, train, valid, test)
+    features = [pooled_features(data) for data in (train, valid, test)]
+    mean, std = features[0].mean(0), features[0].std(0, correction=0)
+    x, v, t = (((f - mean) / std).numpy() for f in features)
+    best = None
+    for strength in (10.0**k for k in range(-5, 3)):
+        alpha = strength * len(x)
+        model = linear.Ridge(alpha) if regression else linear.LogisticRegression(C=2 / alpha, max_iter=5000, tol=1e-8)
+        model.fit(x, train.labels.numpy())
+        score = np.abs(model.predict(v) - valid.labels.numpy()).mean()
+        if best is None or score < best[0]:
+            best = score, model
+    expected = best[1].predict(t)
+    ours = outputs.squeeze(1).numpy() if regression else outputs.argmax(1).numpy()
+    if regression:
+        assert ours == pytest.approx(expected, abs=1e-4)
+    else:
+        assert (ours == expected).mean() > 0.95  # of two logits here, of one there
+    assert parameters == (2 * 4 + 1) * task.output_size
+    first = train[0].inputs["a"].double()
+    assert features[0][0, :2] == pytest.approx(first.mean(0))
+    assert features[0][0, 2:4] == pytest.approx(first.std(0, correction=0))
+
+
+def test_a_loss_and_a_metric_of_ones_own():
+    metric = Metric("worst", lambda outputs, labels: float((outputs.view_as(labels) - labels).abs().max()), True)
+    found = run(
+        loss=lambda output, labels: (output.view_as(labels) - labels).square().mean(), metric=metric, seeds=1, widen=None
+    )
+    assert set(found.left_out) == {LINEAR, WIDENED}
+    assert found.runs.metric.name == "worst"
+    for record, outputs in zip(found.runs.records, found.runs.outputs, strict=True):
+        assert record["test"] == pytest.approx(np.abs(outputs.squeeze(1) - SPLITS["test"].labels.numpy()).max(), rel=1e-5)
+
+
+def test_kinds_may_have_options_of_their_own():
+    kinds = {"shared": "shared", "gentle": {"feedback": "linear", "start": "identity"}, "mine": torch.nn.Linear}
+    found = run(feedback=kinds, seeds=1, alone=False, latch={"scale": 1.0})
+    assert found.configuration["latches"]["gentle"] == {"scale": 1.0, "feedback": "linear", "start": "identity"}
+    assert found.configuration["latches"]["mine"] == {"scale": 1.0, "feedback": "Linear"}
+    assert set(found.runs.kinds) == set(kinds)
+
+
+def test_a_modality_that_cannot_be_alone_is_left_out():
+    def needs_both(sizes):
+        if len(sizes) < 2:
+            raise ValueError("needs a and b")
+        return tiny(sizes)
+
+    found = compare(needs_both, SPLITS, feedback=["linear"], seeds=1, epochs=1)
+    assert found.left_out["a alone"] == "needs a and b"
+    assert "Left out: a alone, since needs a and b." in table(found)
+
+
+@pytest.mark.uncovered
+def test_processes_change_no_number(tmp_path):
+    build = functools.partial(LSTMBackbone, hidden_size=3)
+    one = compare(build, SPLITS, feedback=["linear"], seeds=2, epochs=2, alone=False)
+    two = compare(build, SPLITS, feedback=["linear"], seeds=2, epochs=2, alone=False, jobs=2)
+    assert [r["test"] for r in one.runs.records] == [r["test"] for r in two.runs.records]
+    assert one.verdict == two.verdict
+    with pytest.raises(ValueError, match="define functions at the top of a module, or pass jobs=1"):
+        compare(lambda sizes: build(sizes), SPLITS, feedback=["linear"], seeds=1, epochs=1, jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seeds": 0}, ValueError, "seeds=0 and jobs=1 must be at least 1"),
+        ({"feedback": "linear"}, ValueError, "feedback='linear': give a list of kinds, or a mapping"),
+        ({"feedback": {"none": "linear"}}, ValueError, "feedback has a kind called 'none'"),
+        ({"splits": {"train": SPLITS["train"], "valid": SPLITS["valid"]}}, DataError, "'test' has no place among the splits"),
+        ({"splits": {**SPLITS, "test": SPLITS["test"].relabeled(None)}}, DataError, "'test' has no labels"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(options, error, message):
+    with pytest.raises(error, match=message):
+        run(**options)
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    arrays = {}
+    for split, data in SPLITS.items():
+        for name, ragged in data.sequences.items():
+            arrays |= {f"{split}.{name}": ragged.all_rows().numpy(), f"{split}.{name}.lengths": ragged.lengths.numpy()}
+        arrays[f"{split}.labels"] = data.labels.numpy()
+    np.savez(tmp_path / "x.npz", **arrays)
+    common = ["--size", "3", "--epochs", "1", "--seeds", "2", "--jobs", "1", "--feedback", "static", "linear"]
+    main(["compare", str(tmp_path / "x.npz"), *common, "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "13 of 13 runs, 0 s left" in said
+    assert "| none, widened " in said
+    page = (tmp_path / "out/report.html").read_bytes()
+    main(["compare", "--from", str(tmp_path / "out"), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out/report.html").read_bytes() == page
+    main(["compare", str(tmp_path / "x.npz"), *common, "--out", str(tmp_path / "out"), "--resume"])
+    assert "13 of 13 runs are there already" in capsys.readouterr().out
+    for arguments, message in (
+        ([str(tmp_path / "x.npz"), *common, "--out", str(tmp_path / "out")], "holds runs of an earlier comparison"),
+        ([], "name the data to compare on, or an earlier comparison with --from"),
+        (["--from", str(tmp_path)], "holds no comparison"),
+        ([str(tmp_path / "x.npz"), "--resume"], "--resume needs --out"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["compare", *arguments])
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+
+
+def test_a_linear_model_that_is_better_is_a_warning():
+    runs = fake({LINEAR: [0.1], NONE: [1.0, 1.1, 0.9], "linear": [0.9, 1.0, 1.05]})
+    for record in runs.records:
+        record["parameters"] = 1
+    compared = compare_rows(runs)
+    found = Comparison(runs, compared, verdict(runs, compared), {}, {"data": {}})
+    assert "WARNING: 'linear model on pooled features' is better than 'none': find a better backbone" in table(found)
+    assert "WARNING" not in table(found._replace(compared={k: v for k, v in compared.items() if k != LINEAR}))

@@ -1,0 +1,309 @@
+"""Does feedback help on MY data? Every kind of it against no feedback and against its controls, with paired seeds."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import multiprocessing
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.experiments.checkpoints import fingerprint, named
+from topdown.experiments.losses import Loss
+from topdown.experiments.results import versions
+from topdown.experiments.rows import (
+    LINEAR,
+    NONE,
+    STATIC,
+    WIDENED,
+    Build,
+    Metric,
+    Plan,
+    Row,
+    Widen,
+    make_model,
+    run_row,
+    size_of,
+    width_for,
+)
+from topdown.experiments.run_store import RunStore
+from topdown.experiments.tasks import Task, task_of
+from topdown.experiments.verdict import Compared, Runs, compare_rows, verdict
+from topdown.feedback import FEEDBACK
+
+Feedback = Sequence[str] | Mapping[str, Any]
+KINDS = (STATIC, *(kind for kind in FEEDBACK if kind != STATIC))
+
+
+class Comparison(NamedTuple):
+    """Result of a comparison.
+
+    Args:
+        runs: Runs, with their outputs for the test samples.
+        compared: Each row against no feedback.
+        verdict: One sentence.
+        left_out: Rows that could not be, and why.
+        configuration: Settings, versions, data and wall time.
+    """
+
+    runs: Runs
+    compared: dict[str, Compared]
+    verdict: str
+    left_out: dict[str, str]
+    configuration: dict[str, Any]
+
+
+def compare(
+    build: Build,
+    splits: Mapping[str, SequenceDataset],
+    *,
+    feedback: Feedback = KINDS,
+    latch: Mapping[str, Any] | None = None,
+    widen: Widen | None = None,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
+    task: Task | None = None,
+    seeds: int = 10,
+    jobs: int = 1,
+    alone: bool = True,
+    robust: bool = False,
+    gaps: bool = False,
+    out: str | Path | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
+    **training: Any,
+) -> Comparison:
+    """Compares kinds of feedback around a model of your own with no feedback, with a wider model, and with simpler ones.
+
+    Every row has the same seeds, batches, initial backbone and dropout streams; each epoch is chosen on `valid`, and `test` is
+    reported. Differences are paired by seed; their intervals count both seeds and test samples, and their probabilities are
+    corrected for the number of kinds. Runs are in one thread each, so that their number does not change them.
+
+    Args:
+        build: Function {modality: features} -> backbone, called once a run; where it raises ValueError for one modality alone,
+            that row is left out.
+        splits: Samples for "train", "valid" and "test", with labels.
+        feedback: Kinds of feedback, or {name: kind, or options of a latch}. (Default: "static" and all kinds)
+        latch: Options of every latch. (Default: those of :class:`topdown.TopDownLatch`)
+        widen: Function ({modality: features}, factor) -> backbone, for a row of as many parameters as the largest latch.
+            (Default: none)
+        loss: Loss, as for :func:`topdown.experiments.fit`. (Default: that of the task)
+        metric: Metric. (Default: mean absolute error, accuracy, or F1 of several labels)
+        task: Task. (Default: what labels tell; none with a loss and a metric of your own)
+        seeds: Number of seeds, 0 to seeds - 1. (Default: 10)
+        jobs: Processes; with several, functions must be importable. (Default: 1)
+        alone: Whether to have a row for each modality alone. (Default: True)
+        robust: Whether to test on data made worse, too: noise, features, steps and modalities. (Default: False)
+        gaps: Whether to train every kind once more with missing steps at random rates, and test at rates 0 to 0.9. (Default:
+            False)
+        out: Directory where runs are kept. (Default: none)
+        resume: Whether to go on with runs that are there. (Default: False)
+        about: Whatever else shall stand in the results. (Default: nothing)
+        say: Function that is called with a line after each run. (Default: none)
+        training: Further options of :func:`topdown.experiments.fit`.
+
+    Returns:
+        Comparison; :func:`topdown.experiments.write_report` makes pages and tables of it.
+
+    Raises:
+        DataError: if a split or a label is missing, or runs are of other settings.
+        ValueError: if an option does not fit.
+
+    Example:
+        >>> from topdown.adapters import LSTMBackbone
+        >>> rng = np.random.default_rng(0)
+        >>> data = SequenceDataset.from_arrays({k: rng.normal(size=(30, 3, 2)) for k in "ab"}, rng.normal(size=30))
+        >>> parts = {"train": data[:10], "valid": data[10:20], "test": data[20:]}
+        >>> made = lambda sizes: LSTMBackbone(sizes, hidden_size=2)
+        >>> found = compare(made, parts, feedback=["linear"], seeds=2, epochs=1)
+        >>> found.runs.names()
+        ['linear model on pooled features', 'a alone', 'b alone', 'none', 'linear']
+        >>> found.compared["linear"].difference.seeds
+        2
+    """
+    start, directory = time.time(), None if out is None else Path(out)
+    _check_splits(splits)
+    if seeds < 1 or jobs < 1:
+        raise ValueError(f"seeds={seeds} and jobs={jobs} must be at least 1")
+    task = task_of(splits) if task is None and (loss is None or metric is None) else task
+    if metric is None:
+        assert task is not None
+        metric = metric_of(task)
+    if loss is None:
+        assert task is not None
+        loss = task.loss
+    plan = Plan(build, widen, dict(splits), task, loss, metric, dict(training), robust)
+    kinds = {name: _options(value, latch or {}) for name, value in _by_name(feedback).items()}
+    rows, left_out = make_rows(plan, kinds, alone=alone, gaps=gaps)
+    wanted = [(row, seed) for seed in range(seeds) for row in rows if row.name != LINEAR or seed == 0]
+    configuration = _configuration(plan, rows, about)
+    store = RunStore(directory, configuration, splits["test"].labels, resume=resume)
+    missing = [(row, seed) for row, seed in wanted if (row, seed) not in store]
+    if say is not None and len(missing) < len(wanted):
+        say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
+    begun = time.time()
+    for number, (row, seed, record, outputs) in enumerate(_run_all(plan, missing, jobs), 1):
+        store.keep(row, seed, record, outputs)
+        if say is not None:
+            left = (time.time() - begun) / number * (len(missing) - number)
+            name = row.name + (" with gaps" if row.gaps else "")
+            score = f"{metric.name} {record['test']:.4f}"
+            say(f"{number} of {len(missing)} runs, {_time(left)} left: {name}, seed {seed}, {score}")
+    runs = store.runs(wanted, metric, list(kinds))
+    compared = compare_rows(runs)
+    configuration |= {
+        "seeds": seeds,
+        "jobs": jobs,
+        "wall_seconds": time.time() - start,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    return Comparison(runs, compared, verdict(runs, compared), left_out, configuration)
+
+
+def metric_of(task: Task) -> Metric:
+    """Returns the metric that counts most for a task."""
+    return Metric(task.metric, functools.partial(_score, task=task), task.lower_is_better)
+
+
+def _score(outputs: torch.Tensor, labels: torch.Tensor, *, task: Task) -> float:
+    return task.metrics(outputs, labels)[task.metric]
+
+
+def make_rows(
+    plan: Plan, kinds: Mapping[str, Mapping[str, Any]], *, alone: bool, gaps: bool
+) -> tuple[list[Row], dict[str, str]]:
+    """Returns the rows of a comparison, and which could not be and why."""
+    left_out: dict[str, str] = {}
+    rows = [Row(LINEAR)] if plan.task is not None else []
+    if plan.task is None:
+        left_out[LINEAR] = "it takes a task, which is not known for a loss and a metric of one's own: pass task="
+    names = tuple(plan.splits["train"].sizes)
+    for name in names if alone and len(names) > 1 else ():
+        row = Row(f"{name} alone", modalities=(name,))
+        try:
+            for data in plan.splits.values():
+                data.choose([name])
+            make_model(plan, row, 0)
+            rows.append(row)
+        except ValueError as error:
+            left_out[row.name] = str(error)
+    rows.append(Row(NONE))
+    latches = [Row(name, latch=options) for name, options in kinds.items()]
+    sizes = {row.name: size_of(make_model(plan, row, 0)) for row in latches}
+    width = width_for(plan, max(sizes.values(), default=0))
+    if width is not None and sizes:
+        rows.append(Row(WIDENED, width=width))
+    elif sizes:
+        left_out[WIDENED] = "nobody said how to make the model wider: pass widen="
+    rows += latches
+    if gaps:
+        rows += [row._replace(gaps=True) for row in rows if row.name == NONE or row.latch is not None]
+    return rows, left_out
+
+
+def _by_name(feedback: Feedback) -> dict[str, Any]:
+    if isinstance(feedback, str):
+        raise ValueError(f"feedback={feedback!r}: give a list of kinds, or a mapping from names to them")
+    named_kinds = dict(feedback) if isinstance(feedback, Mapping) else {str(kind): kind for kind in feedback}
+    if taken := [name for name in named_kinds if name in (NONE, WIDENED, LINEAR)]:
+        raise ValueError(f"feedback has a kind called {taken[0]!r}, which is the name of another row: leave it out")
+    return named_kinds
+
+
+def _options(value: Any, latch: Mapping[str, Any]) -> dict[str, Any]:
+    return {**latch, **value} if isinstance(value, Mapping) else {**latch, "feedback": value}
+
+
+def _check_splits(splits: Mapping[str, SequenceDataset]) -> None:
+    for name in ("train", "valid", "test"):
+        if name not in splits or splits[name].labels is None:
+            found = "no labels" if name in splits else f"no place among the splits {list(splits)}"
+            raise DataError(f"{name!r} has {found}: a comparison trains on train, chooses on valid and reports test")
+
+
+def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | None) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        if isinstance(value, nn.Module) or callable(value):
+            return named(value)
+        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+    return {
+        "data": {name: {"samples": len(data), "fingerprint": fingerprint(data)} for name, data in plan.splits.items()},
+        "sizes": plan.splits["train"].sizes,
+        "build": named(plan.build),
+        "task": None if plan.task is None else list(plan.task),
+        "loss": plain(plan.loss),
+        "metric": plan.metric.name,
+        "training": plain(plan.training),
+        "robust": plan.robust,
+        "latches": {row.name: plain(row.latch) for row in rows if row.latch is not None},
+        "about": plain(about or {}),
+        "versions": versions(),
+    }
+
+
+def _run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int) -> Iterator[tuple[Row, int, dict[str, Any], Any]]:
+    if jobs == 1 or len(missing) < 2:
+        with _one_thread():
+            for row, seed in missing:
+                yield row, seed, *run_row(plan, row, seed)
+        return
+    try:
+        packed = pickle.dumps(plan)
+    except Exception as error:
+        remedy = "define functions at the top of a module, or pass jobs=1"
+        raise ValueError(f"other processes cannot be given what is compared ({error}): {remedy}") from None
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(min(jobs, len(missing)), context, _begin, (packed,))
+    try:
+        pending = {pool.submit(_run, row, seed): (row, seed) for row, seed in missing}
+        for done in concurrent.futures.as_completed(pending):
+            yield *pending[done], *done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_plan: Plan | None = None  # of a process that was begun to run rows of it
+
+
+def _begin(packed: bytes) -> None:
+    global _plan
+    torch.set_num_threads(1)
+    _plan = pickle.loads(packed)
+
+
+def _run(row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    assert _plan is not None
+    return run_row(_plan, row, seed)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

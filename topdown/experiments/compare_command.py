@@ -1,0 +1,93 @@
+"""`python -m topdown.experiments compare`: does feedback help on this data?"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import check_writable, make_directory
+from topdown.datasets.report import data_table
+from topdown.experiments.compare import Comparison, compare
+from topdown.experiments.compare_report import read_comparison, table, write_report
+from topdown.experiments.distributed import world_size
+from topdown.experiments.models import Description, build_backbone
+from topdown.experiments.options import NOTHING_KEPT, latch_options
+from topdown.experiments.train import describe, load_for_training, used_options
+from topdown.files import require
+
+
+def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:
+    """Makes a backbone for some modalities, wider by a factor; the paper's baseline where MulT has but one."""
+    width = description.size or (100 if description.backbone == "lstm" else 40)
+    step = 1 if description.backbone == "lstm" else 8  # heads must divide it
+    size = description.size if factor == 1.0 else max(step, round(width * factor / step) * step)
+    backbone = "lstm" if len(sizes) == 1 else description.backbone
+    return build_backbone(description._replace(input_sizes=dict(sizes), size=size, backbone=backbone, latch=None))
+
+
+def compare_command(options: argparse.Namespace) -> None:
+    """Compares kinds of feedback on some data, or makes the report of an earlier comparison again."""
+    require("scipy.stats", "experiments")
+    require("matplotlib.figure", "plots")
+    if options.earlier is not None:
+        _finish(read_comparison(options.earlier), options.out or options.earlier)
+        return
+    if options.data is None:
+        raise DataError("name the data to compare on, or an earlier comparison with --from")
+    if world_size() > 1:
+        raise DataError("compare starts processes of its own: leave out torchrun, and say --jobs")
+    if options.resume and options.out is None:
+        raise DataError("--resume needs --out: the directory of the comparison to go on with")
+    out: Path | None = options.out
+    if out is not None:
+        check_writable(out)
+        make_directory(out)
+    splits, task, moments = load_for_training(options)
+    if "test" not in splits or splits["test"].labels is None:
+        raise DataError(f"{options.data}: has no labelled split 'test', which is what is reported")
+    print(data_table(splits), flush=True)
+    if out is None:
+        print(NOTHING_KEPT, flush=True)
+    description = describe(options, splits, task, "none")
+    made = functools.partial(build, description=description)
+    aligned = all(data.aligned for data in splits.values())
+    bar = require("tqdm", "experiments").tqdm if sys.stdout.isatty() else None
+
+    def say(line: str) -> None:
+        print(f"\r\x1b[K{line}" if bar else line, end="" if bar else "\n", flush=True)
+
+    found = compare(
+        made,
+        splits,
+        feedback=[kind for kind in dict.fromkeys(options.feedback) if kind != "none"],
+        latch=latch_options(options, aligned=aligned),
+        widen=made,
+        task=task,
+        seeds=options.seeds,
+        jobs=options.jobs,
+        alone=not options.no_alone,
+        robust=options.robust,
+        gaps=options.gaps,
+        out=out,
+        resume=options.resume,
+        about={"model": description._asdict(), "standardized": moments is not None, "options": used_options(options)},
+        say=say,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        patience=options.patience,
+        device=options.device,
+    )
+    _finish(found, out)
+
+
+def _finish(found: Comparison, out: Path | None) -> None:
+    print(f"\n{table(found)}", flush=True)
+    if out is not None:
+        print(f"Written to {out}: {', '.join(write_report(found, out))}, runs")

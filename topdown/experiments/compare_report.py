@@ -1,0 +1,297 @@
+"""The report of a comparison: table.md, runs.csv, results.json, and a page with pictures that needs no other file."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from topdown.datasets.errors import DataError
+from topdown.datasets.report import markdown
+from topdown.experiments.compare import Comparison, metric_of
+from topdown.experiments.rows import LINEAR, NONE
+from topdown.experiments.run_store import read_run
+from topdown.experiments.tasks import Task
+from topdown.experiments.verdict import LEVEL, Runs, collapsed, compare_rows, inflation, verdict
+from topdown.files import require, write_json, write_text
+from topdown.plots import picture
+
+HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds to decide", "best test epoch adds", "parameters")
+
+
+def table(comparison: Comparison) -> str:
+    """Makes the table of a comparison as markdown, with the verdict above and what its columns mean below."""
+    head = [f"**{comparison.verdict}**", "", markdown([_head(comparison.runs), *_rows(comparison)]), ""]
+    return "\n".join([*head, *_warnings(comparison), *_explained(comparison)])
+
+
+def _warnings(comparison: Comparison) -> list[str]:
+    """Says what is missing from a comparison, and what casts doubt on it."""
+    runs, lines = comparison.runs, [f"Left out: {row}, since {why}." for row, why in comparison.left_out.items()]
+    simple = comparison.compared.get(LINEAR)
+    if simple is not None and simple.p < LEVEL and simple.difference.mean > 0:
+        lines.append(
+            f"WARNING: {LINEAR!r} is better than {NONE!r}: find a better backbone, or train it better, before all else."
+        )
+    for row, targets in collapsed(runs).items():
+        what = f"masks of {row!r} have become constants for {', '.join(targets)}"
+        lines.append(f"WARNING: {what}: they vary neither within nor between samples.")
+    return lines
+
+
+def _explained(comparison: Comparison) -> list[str]:
+    """Says what the columns of the table mean."""
+    runs = comparison.runs
+    kinds = [row for row in runs.kinds if row in comparison.compared]
+    counts = ", ".join(f"N {name} = {found['samples']}" for name, found in comparison.configuration["data"].items())
+    better = "lower" if runs.metric.lower_is_better else "higher"
+    return [
+        f"{counts}. {runs.metric.name}: mean ± standard deviation over seeds, {better} is better; epochs chosen on",
+        "validation data. Differences are paired by seed; their intervals and p count seeds and test samples, and p of kinds",
+        f"of feedback is corrected for {len(kinds)} of them (Holm). Spread: standard deviation over that of none (p without a",
+        "difference). Seeds to decide: for four of five attempts; never: the test set is too small. Best test epoch adds: what",
+        "reporting the best epoch on the test set would add to the score, and must not.",
+    ]
+
+
+def write_report(comparison: Comparison, out: str | Path) -> list[str]:
+    """Writes report.html, table.md, results.json and runs.csv.
+
+    Args:
+        comparison: Result of :func:`topdown.experiments.compare`.
+        out: Directory, which must be there.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    out = Path(out)
+    write_text(out / "table.md", table(comparison) + "\n")
+    write_text(out / "runs.csv", _runs_table(comparison.runs))
+    write_json(out / "results.json", _results(comparison))
+    write_text(out / "report.html", _page(comparison))
+    return ["report.html", "table.md", "results.json", "runs.csv"]
+
+
+def read_comparison(out: str | Path) -> Comparison:
+    """Reads a comparison again from the directory of its runs, without data or training.
+
+    Raises:
+        DataError: if there is none, or its metric is one's own, which a file cannot hold.
+    """
+    out = Path(out)
+    try:
+        content = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        configuration, kinds, wanted = content["configuration"], content["kinds"], content["rows"]
+        labels = np.load(out / "runs" / "labels.npy", allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{out}: holds no comparison ({error}); name a directory that compare wrote") from None
+    if configuration["task"] is None or Task(*configuration["task"]).metric != configuration["metric"]:
+        raise DataError(f"{out}: its metric is a function of one's own; call compare(..., resume=True) again")
+    found = [read_run(path) for path in sorted((out / "runs").glob("*.npz"))]
+    order = {name: i for i, name in enumerate(wanted)}
+    found = sorted((f for f in found if f[0]["row"] in order), key=lambda f: (f[0]["gaps"], order[f[0]["row"]], f[0]["seed"]))
+    metric = metric_of(Task(*configuration["task"]))
+    runs = Runs([r for r, _ in found], [o for _, o in found], torch.from_numpy(labels), metric, kinds)
+    compared = compare_rows(runs)
+    return Comparison(runs, compared, verdict(runs, compared), content["left_out"], configuration)
+
+
+def _head(runs: Runs) -> list[str]:
+    return [column.format(metric=runs.metric.name) for column in HEAD]
+
+
+def _rows(comparison: Comparison) -> list[list[str]]:
+    runs, rows = comparison.runs, []
+    for row in runs.names():
+        chosen = [runs.records[i] for i in runs.of(row).values()]
+        scores = [run["test"] for run in chosen]
+        score = f"{np.mean(scores):.4f}" + (f" ± {np.std(scores, ddof=1):.4f}" if len(scores) > 1 else "")
+        added = inflation(runs, row)
+        cells = [row, score, "", "", "", "", "" if math.isnan(added) else f"{added:.4f}", f"{chosen[0]['parameters']:,}"]
+        if row in comparison.compared:
+            found = comparison.compared[row]
+            d = found.difference
+            cells[2] = f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
+            cells[3] = f"{found.p:.3f}" if found.p >= 0.001 else "< 0.001"
+            if not math.isnan(found.spread):
+                cells[4] = f"{found.spread:.2f} (p {found.spread_p:.2f})"
+            cells[5] = "never" if found.seeds_to_decide is None else f"{found.seeds_to_decide}"
+        rows.append(cells)
+    return rows
+
+
+def _runs_table(runs: Runs) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = ["row", "gaps", "seed", "validation", "test", "best_test_epoch", "best_epoch", "epochs", "parameters", "seconds"]
+    writer.writerow(columns)
+    writer.writerows([run.get(name, "") for name in columns] for run in runs.records)
+    return text.getvalue()
+
+
+def _results(comparison: Comparison) -> dict[str, Any]:
+    runs = comparison.runs
+    return {
+        "verdict": comparison.verdict,
+        "configuration": comparison.configuration,
+        "metric": {"name": runs.metric.name, "lower_is_better": runs.metric.lower_is_better},
+        "rows": runs.names(),
+        "kinds": list(runs.kinds),
+        "left_out": comparison.left_out,
+        "against_none": {
+            row: {**found._asdict(), "difference": found.difference._asdict()} for row, found in comparison.compared.items()
+        },
+        "collapsed": collapsed(runs),
+        "robustness": robustness(runs),
+        "runs": list(runs.records),
+    }
+
+
+def robustness(runs: Runs) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Returns {what is done: {row: {severity: {"mean", "std"} over seeds}}}, severity 0 being the test data as it is."""
+    gathered: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for run in runs.records:
+        for kind, by_severity in run.get("robustness", {}).items():
+            row = gathered.setdefault(kind, {}).setdefault(run["row"], {})
+            for severity, value in {"0": run["test"], **by_severity}.items():
+                row.setdefault(severity, []).append(value)
+    return {
+        kind: {row: {severity: _summary(values) for severity, values in found.items()} for row, found in rows.items()}
+        for kind, rows in gathered.items()
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+
+
+def _page(comparison: Comparison) -> str:
+    runs = comparison.runs
+    drawn = picture(_differences(comparison), "difference of each row from no feedback")
+    sections = [_section("Differences from no feedback", drawn)]
+    sections.append(_section("Every run", picture(_every_run(runs), "score of every run")))
+    curves = robustness(runs)
+    if curves:
+        note = f"{runs.metric.name} on test data made worse; bands: one standard deviation over seeds."
+        sections.append(_section("Robustness", picture(_curves(curves, runs.metric.name), "metric against severity"), note))
+    spreads = _spreads(runs)
+    if spreads:
+        note = "Standard deviations, averaged over features and seeds."
+        sections.append(_section("How masks vary", _html_table(spreads), note))
+    notes = "".join(f"<p>{html.escape(line)}</p>" for line in [*_warnings(comparison), " ".join(_explained(comparison))])
+    filled = {
+        "VERDICT": html.escape(comparison.verdict),
+        "TABLE": _html_table([_head(runs), *_rows(comparison)]) + notes,
+        "SECTIONS": "\n".join(sections),
+        "SETTINGS": html.escape(json.dumps(comparison.configuration, indent=1, default=str)),
+    }
+    page = PAGE
+    for name, content in filled.items():
+        page = page.replace(name, content, 1)
+    return page
+
+
+def _section(head: str, content: str, note: str = "") -> str:
+    return f"<section><h2>{head}</h2>{f'<p>{html.escape(note)}</p>' if note else ''}<div class=wide>{content}</div></section>"
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) for row in rows[1:])
+    return f"<div class=wide><table><tr>{head}{body}</table></div>"
+
+
+def _figure(width: float, height: float) -> Any:
+    return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
+
+
+def _differences(comparison: Comparison) -> Any:
+    rows = list(comparison.compared)
+    figure = _figure(9.0, 1.0 + 0.4 * len(rows))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        d, p = comparison.compared[row].difference, comparison.compared[row].p
+        sure = p < 0.05
+        colour = ("tab:green" if d.mean > 0 else "tab:red") if sure else "tab:gray"
+        half = 0.0 if math.isinf(d.high) else d.high - d.mean
+        axes.errorbar(d.mean, place, xerr=half, fmt="o", color=colour, capsize=3)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row.replace("$", r"\$") for row in reversed(rows)])
+    axes.set_xlabel(f"better than no feedback by ({comparison.runs.metric.name}, 95 % interval); grey: may be luck")
+    return figure
+
+
+def _every_run(runs: Runs) -> Any:
+    names = runs.names()
+    figure = _figure(9.0, 1.0 + 0.4 * len(names))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(names)):
+        scores = [runs.records[i]["test"] for i in runs.of(row).values()]
+        axes.plot(scores, [place] * len(scores), "o", alpha=0.5, color="tab:blue")
+        axes.plot([np.mean(scores)], [place], "|", markersize=18, color="black")
+    axes.set_yticks(range(len(names)), [row.replace("$", r"\$") for row in reversed(names)])
+    axes.set_xlabel(f"{runs.metric.name} on the test split, one dot per seed; bar: mean")
+    return figure
+
+
+def _curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], metric: str) -> Any:
+    across = min(3, len(curves))
+    down = -(-len(curves) // across)
+    figure = _figure(4.2 * across, 3.4 * down + 0.6)
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, (kind, rows) in zip(grid, curves.items(), strict=False):
+        for row, found in rows.items():
+            x = [float(severity) for severity in found]
+            mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
+            (line,) = axes.plot(x, mean, "o-", markersize=3, label=row.replace("$", r"\$"))
+            axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=line.get_color())
+        axes.set_title(kind.replace("$", r"\$"), fontsize=10)
+        axes.set_xlabel("severity")
+        axes.set_ylabel(metric)
+    for axes in grid[len(curves) :]:
+        axes.set_visible(False)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _spreads(runs: Runs) -> list[list[str]]:
+    rows = [["row", "target", "mean mask", "within samples, over time", "between samples", "between features"]]
+    for row in runs.kinds:
+        spreads = [runs.records[i]["masks"] for i in runs.of(row).values() if "masks" in runs.records[i]]
+        for target in dict.fromkeys(name for spread in spreads for name in spread):
+            own = [spread[target] for spread in spreads if target in spread]
+            means = (np.mean([spread[name] for spread in own]) for name in ("mean", "within", "between", "features"))
+            rows.append([row, target, *(f"{mean:.4f}" for mean in means)])
+    return rows if len(rows) > 1 else []
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Does feedback help?</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; color: #222 }
+section { border-top: 1px solid #ccc; padding: 1rem 0 } h2 { font-size: 1.1rem } img { width: 100%; min-width: 40rem }
+.verdict { font-size: 1.25rem; border-left: .3rem solid #888; padding-left: 1rem }
+.wide { overflow-x: auto } table { border-collapse: collapse } th, td { padding: .2rem .7rem; text-align: left }
+td { white-space: nowrap }
+tr:nth-child(even) { background: #f4f4f4 } pre { font-size: .8rem; overflow-x: auto }
+</style>
+<h1>Does feedback help here?</h1>
+<p class=verdict>VERDICT</p>
+<section>TABLE</section>
+SECTIONS
+<section><details><summary>Settings</summary><pre>SETTINGS</pre></details></section>
+</html>
+"""

@@ -1,0 +1,242 @@
+"""The rows of a comparison, and the training of one of them with one seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.experiments.linear import fit_linear
+from topdown.experiments.losses import Loss
+from topdown.experiments.tasks import Task
+from topdown.experiments.training import fit, predict
+from topdown.latch import TopDownLatch
+from topdown.masking import pool_mask
+from topdown.profile import as_sequence
+from topdown.sequence import lengths_of, valid_steps
+
+Sizes = Mapping[str, int]
+Build = Callable[[Sizes], nn.Module]
+Widen = Callable[[Sizes, float], nn.Module]
+LINEAR, NONE, WIDENED, STATIC = "linear model on pooled features", "none", "none, widened", "static"
+SEVERITIES = {"noise": (0.5, 1.0, 2.0), "features": (0.2, 0.5, 0.8), "steps": (0.2, 0.5, 0.8)}
+RATES = tuple(round(0.1 * i, 1) for i in range(10))  # of steps that are missing, in all modalities
+SEED_OF_CORRUPTION = 77_003  # one for all rows and seeds, so that they meet the same data
+
+
+class Metric(NamedTuple):
+    """What is compared.
+
+    Args:
+        name: Name of it.
+        function: Function (outputs, labels) -> number, of all samples together.
+        lower_is_better: Whether less is better.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor], float]
+    lower_is_better: bool
+
+
+class Row(NamedTuple):
+    """One kind of model.
+
+    Args:
+        name: Name of it.
+        latch: Options of its latch; None for none.
+        modalities: Modalities that it sees; None for all.
+        width: Factor by which the backbone is wider.
+        gaps: Whether steps are missing in training, at random rates.
+    """
+
+    name: str
+    latch: Mapping[str, Any] | None = None
+    modalities: tuple[str, ...] | None = None
+    width: float = 1.0
+    gaps: bool = False
+
+    @property
+    def slug(self) -> str:
+        """Name of it in the name of a file."""
+        return "".join(c if c.isalnum() else "-" for c in self.name) + ("-gaps" if self.gaps else "")
+
+
+class Plan(NamedTuple):
+    """All that the rows of a comparison have in common.
+
+    Args:
+        build: Function that makes the backbone from the features of each modality.
+        widen: Function that makes a wider one from these and a factor; None if there is none.
+        splits: Samples for train, valid and test.
+        task: Task, for the linear model; None where it is not known.
+        loss: Loss to train with.
+        metric: Metric to compare.
+        training: Further options of :func:`topdown.experiments.fit`.
+        robust: Whether to test on data made worse.
+    """
+
+    build: Build
+    widen: Widen | None
+    splits: Mapping[str, SequenceDataset]
+    task: Task | None
+    loss: Loss
+    metric: Metric
+    training: Mapping[str, Any]
+    robust: bool
+
+
+def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
+    """Makes the model of a row; for a seed, all rows of the same backbone begin with the same values of it."""
+    sizes = plan.splits["train"].sizes
+    if row.modalities is not None:
+        sizes = {name: sizes[name] for name in row.modalities}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = plan.build(sizes) if row.width == 1.0 or plan.widen is None else plan.widen(sizes, row.width)
+        if row.latch is None:
+            return backbone
+        example = plan.splits["train"].batch([0, 1] if len(plan.splits["train"]) > 1 else [0])
+        return TopDownLatch(backbone, **row.latch, example_inputs=example.inputs)
+
+
+def size_of(model: nn.Module) -> int:
+    """Returns the number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def width_for(plan: Plan, size: int) -> float | None:
+    """Returns the smallest factor by which a backbone has as many parameters as asked for, or more; None if none is known."""
+    if plan.widen is None:
+        return None
+    low, high = 1.0, 16.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size_of(plan.widen(plan.splits["train"].sizes, middle)) < size else (low, middle)
+    return high
+
+
+def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    """Trains a row with a seed, chooses its epoch on validation data, and tests it.
+
+    Returns:
+        Record of the run, and its outputs for the test samples, of shape (N, ...).
+    """
+    start = time.perf_counter()
+    splits = dict(plan.splits)
+    if row.modalities is not None:
+        splits = {name: data.choose(row.modalities) for name, data in splits.items()}
+    labels, score = splits["test"].labels, plan.metric.function
+    record: dict[str, Any] = {"row": row.name, "gaps": row.gaps, "seed": seed}
+    if row.name == LINEAR:
+        assert plan.task is not None
+        (valid, test), record["parameters"] = fit_linear(plan.task, splits["train"], splits["valid"], splits["test"])
+        record |= {"validation": score(valid, splits["valid"].labels), "test": score(test, labels)}
+        record["seconds"] = time.perf_counter() - start
+        return record, test.numpy()
+    model, best = make_model(plan, row, seed), list[float]()
+    record["parameters"] = size_of(model)
+
+    def on_epoch(_: Mapping[str, float]) -> None:
+        best.append(score(predict(model, splits["test"]), labels))
+
+    def on_step(epoch: int, step: int, _: int) -> None:
+        torch.manual_seed((seed * 10_007 + epoch) * 1_000_003 + step)  # dropout of a step is the same in all rows
+
+    fitted = fit(
+        model,
+        splits["train"],
+        splits["valid"],
+        seed=seed,
+        loss=plan.loss,
+        augment=_with_gaps(seed) if row.gaps else None,
+        on_epoch=on_epoch,
+        on_step=on_step,
+        **plan.training,
+    )
+    outputs = predict(model, splits["test"])
+    record |= {
+        "validation_loss": fitted.best_loss,
+        "validation": score(predict(model, splits["valid"]), splits["valid"].labels),
+        "test": score(outputs, labels),
+        "best_test_epoch": min(best) if plan.metric.lower_is_better else max(best),
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+    }
+    if isinstance(model, TopDownLatch):
+        record["masks"] = mask_spread(model, splits["test"])
+    if plan.robust or row.gaps:
+        record["robustness"] = _robustness(plan, row, model, splits["test"])
+    record["seconds"] = time.perf_counter() - start
+    return record, outputs.numpy()
+
+
+def _with_gaps(seed: int) -> Callable[[SequenceDataset, int], SequenceDataset]:
+    def augment(data: SequenceDataset, epoch: int) -> SequenceDataset:
+        generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + epoch)
+        drawn = torch.rand(len(data), 2, generator=generator, dtype=torch.float64, device="cpu")
+        return data.corrupt("steps", drawn[:, 0] * (drawn[:, 1] < 0.5), seed=seed * 1_000_003 + epoch)
+
+    return augment
+
+
+def _robustness(plan: Plan, row: Row, model: nn.Module, test: SequenceDataset) -> dict[str, dict[str, float]]:
+    """Returns {what is done: {severity: metric}}."""
+    scale = {name: found.deviation for name, found in test.moments().items()}
+    grids: dict[str, Sequence[float]] = {} if row.gaps else dict(SEVERITIES)
+    found: dict[str, dict[str, float]] = {}
+    for kind, severities in {**grids, **({"missing rates": RATES} if row.gaps else {})}.items():
+        found[kind] = {}
+        for severity in severities:
+            what: Any = "steps" if kind == "missing rates" else kind
+            worse = test.corrupt(what, severity, seed=SEED_OF_CORRUPTION, scale=scale)
+            found[kind][f"{severity:g}"] = plan.metric.function(predict(model, worse), test.labels)
+    for name in test.sizes if len(test.sizes) > 1 and not row.gaps else ():
+        try:
+            worse = test.corrupt("missing", 1.0, modalities=[name], seed=SEED_OF_CORRUPTION)
+            found[f"without {name}"] = {"1": plan.metric.function(predict(model, worse), test.labels)}
+        except (DataError, ValueError):  # a model of one's own may not take it
+            continue
+    return found
+
+
+def mask_spread(latch: TopDownLatch, data: SequenceDataset, batch_size: int = 32) -> dict[str, dict[str, float]]:
+    """Tells how masks of each target vary: over the steps of a sample, between samples, and between features.
+
+    Returns:
+        Per target: `mean`; `within`, the standard deviation over the steps of a sample; `between`, that of the means of
+        samples; both averaged over features; and `features`, that of the means of features.
+    """
+    latch.eval()
+    device = next(latch.parameters()).device
+    means: dict[str, list[Tensor]] = {}
+    within: dict[str, list[Tensor]] = {}
+    with torch.inference_mode():
+        for indices in torch.arange(len(data), device="cpu").split(batch_size):
+            batch = data.batch(indices).to(device)
+            for name, mask in latch.masks(batch.inputs, batch.lengths).items():
+                lengths = lengths_of(batch.lengths, name)
+                mask = as_sequence(mask, name, latch.sites)
+                mask = mask.unsqueeze(1) if mask.dim() == 2 else mask
+                mean = pool_mask(mask, lengths)
+                valid = torch.ones(mask.shape[:2]) if lengths is None else valid_steps(lengths, mask.shape[1])
+                apart = ((mask - mean).square() * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+                there = valid.sum(1) > 0
+                means.setdefault(name, []).append(mean.squeeze(1)[there])
+                within.setdefault(name, []).append(apart.sqrt()[there])
+    found = {}
+    for name, parts in means.items():
+        mean = torch.cat(parts)
+        if len(mean) > 1:
+            found[name] = {
+                "mean": float(mean.mean()),
+                "within": float(torch.cat(within[name]).mean()),
+                "between": float(mean.std(0).mean()),
+                "features": float(mean.mean(0).std(correction=0)),
+            }
+    return found

@@ -1,0 +1,84 @@
+"""The runs of a comparison that are done, so that none is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from topdown.datasets.errors import DataError
+from topdown.datasets.files import check_writable, make_directory
+from topdown.experiments.rows import Metric, Row
+from topdown.experiments.verdict import Runs
+from topdown.files import write_file, write_json
+
+Array = np.ndarray[Any, Any]
+
+
+class RunStore:
+    """The runs that are done: in memory, and in a directory if there is one."""
+
+    # What may differ between runs that belong together: other kinds, seeds and rows are further runs.
+    FREE = ("latches", "versions", "robust", "about")
+
+    def __init__(self, out: Path | None, configuration: Mapping[str, Any], labels: torch.Tensor, *, resume: bool) -> None:
+        self.folder = None if out is None else out / "runs"
+        self.labels = labels
+        self.done: dict[tuple[str, bool, int], tuple[dict[str, Any], Array]] = {}
+        self.options = {name: options for name, options in configuration["latches"].items()}
+        if out is None or self.folder is None:
+            return
+        check_writable(out)
+        path = out / "runs" / "configuration.json"
+        fixed = json.loads(json.dumps({k: v for k, v in configuration.items() if k not in self.FREE}))
+        if path.exists():
+            if not resume:
+                raise DataError(f"{out}: holds runs of an earlier comparison; go on with resume, or choose another directory")
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if differ := [name for name in fixed if before.get(name) != fixed[name]]:
+                name = differ[0]
+                raise DataError(f"{out}: was made with {name} {before.get(name)}, not {fixed[name]}; choose another directory")
+        make_directory(self.folder)
+        write_json(path, fixed)
+        write_file(self.folder / "labels.npy", lambda file: np.save(file, labels.numpy(), allow_pickle=False))
+        for path in sorted(self.folder.glob("*.npz")):
+            record, outputs = read_run(path)
+            self.done[record["row"], record["gaps"], record["seed"]] = record, outputs
+
+    def __contains__(self, run: tuple[Row, int]) -> bool:
+        row, seed = run
+        found = self.done.get((row.name, row.gaps, seed))
+        return found is not None and (found[0].get("latch"), found[0].get("width")) == (self._latch(row), row.width)
+
+    def _latch(self, row: Row) -> Any:
+        return json.loads(json.dumps(self.options.get(row.name)))
+
+    def keep(self, row: Row, seed: int, record: dict[str, Any], outputs: Array) -> None:
+        """Keeps a run, whole or not at all."""
+        record = {**record, "latch": self._latch(row), "width": row.width}
+        self.done[row.name, row.gaps, seed] = record, outputs
+        if self.folder is not None:
+            text = json.dumps(record)
+            write_file(self.folder / f"{row.slug}-seed{seed}.npz", lambda file: np.savez(file, record=text, outputs=outputs))
+
+    def runs(self, wanted: Sequence[tuple[Row, int]], metric: Metric, kinds: Sequence[str]) -> Runs:
+        """Returns the runs that were asked for."""
+        found = [self.done[row.name, row.gaps, seed] for row, seed in wanted]
+        return Runs([record for record, _ in found], [outputs for _, outputs in found], self.labels, metric, kinds)
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], Array]:
+    """Reads a run that was kept.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return json.loads(str(file["record"])), file["outputs"]
+    except Exception as error:  # numpy and zipfile raise many kinds on what is damaged
+        raise DataError(f"{path}: is damaged ({type(error).__name__}); delete it to run it again") from None
