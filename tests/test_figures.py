@@ -1,5 +1,6 @@
 import csv
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,7 +8,7 @@ from toys import Toy
 
 from topdown import MaskProfile, TopDownLatch
 from topdown.datasets import SequenceDataset
-from topdown.experiments.figures import draw_masks, relevance_auc, sentiment_profile, write_mask_table
+from topdown.experiments.figures import draw_masks, monotonicity, relevance_auc, sentiment_profile, write_mask_table
 
 
 class First(nn.Module):
@@ -91,3 +92,22 @@ def test_figure(tmp_path):
     image = imread(tmp_path / "masks.png")
     assert image.shape[0] > 500
     assert image[..., :3].std() > 0.05  # something was drawn
+
+
+def test_monotonicity_is_that_of_spearman():
+    stats = pytest.importorskip("scipy.stats")
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.rand(7, 20, generator=generator, dtype=torch.float64)
+    mean[:, 3] = torch.linspace(0.2, 0.7, 7)
+    mean[:, 4] = -mean[:, 3]
+    mean[:, 5] = 0.5  # never changes: monotone, and uncorrelated
+    samples = torch.tensor([3, 5, 0, 2, 9, 9, 1])  # no sample of the third class
+    mean[2] = float("nan")
+    found = monotonicity(MaskProfile(mean, samples, tuple(range(-3, 4))))
+    there = [0, 1, 3, 4, 5, 6]
+    for feature in range(20):
+        expected = 0.0 if feature == 5 else stats.spearmanr(there, mean[there, feature].numpy()).statistic
+        assert float(found.correlation[feature]) == pytest.approx(expected)
+    monotone = [bool((d >= 0).all() or (d <= 0).all()) for d in np.diff(mean[there].numpy(), axis=0).T]
+    assert found.share == pytest.approx(np.mean(monotone))
+    assert monotone[3:6] == [True] * 3

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,45 @@ def sentiment_profile(
         batches = (data.batch(i).to(place) for i in data.batch_lengths().argsort(stable=True).split(batch_size))
         triples = ((latch.masks(b.inputs, b.lengths), b.labels.clamp(-3, 3).round().long(), b.lengths) for b in batches)
         return mask_profile(triples, list(CLASSES))
+
+
+class Monotonicity(NamedTuple):
+    """How the mean mask of each feature changes with the class.
+
+    Args:
+        correlation: Spearman's correlation with the class, of shape (D,); 0 for a feature that does not change.
+        share: Share of features whose mean mask never turns back.
+    """
+
+    correlation: Tensor
+    share: float
+
+
+def monotonicity(profile: MaskProfile) -> Monotonicity:
+    """Tells whether masks rise or fall with the class, over the classes that there are samples of.
+
+    Args:
+        profile: Mean masks per class; classes in their order.
+
+    Raises:
+        ImportError: if scipy is missing.
+
+    Example:
+        >>> mean = torch.tensor([[0.1, 0.5], [0.2, 0.4], [0.4, 0.6]])
+        >>> monotonicity(MaskProfile(mean, torch.ones(3), (0, 1, 2))).share
+        0.5
+    """
+    stats = require("scipy.stats", "experiments")
+    mean = profile.mean[profile.samples > 0].double()
+    if len(mean) < 2:
+        return Monotonicity(torch.full((mean.shape[1],), float("nan"), dtype=torch.float64), float("nan"))
+    ranks = torch.from_numpy(stats.rankdata(mean.numpy(), axis=0))
+    ranks = ranks - ranks.mean(0)
+    order = torch.arange(len(mean), dtype=torch.float64, device="cpu") - (len(mean) - 1) / 2
+    norm = (ranks.square().sum(0) * order.square().sum()).sqrt()
+    correlation = torch.where(norm > 0, (ranks * order.unsqueeze(1)).sum(0) / norm.clamp(min=1e-12), 0.0)
+    steps = mean.diff(dim=0)
+    return Monotonicity(correlation, float(((steps >= 0).all(0) | (steps <= 0).all(0)).double().mean()))
 
 
 def relevance_auc(
