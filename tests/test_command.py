@@ -290,6 +290,14 @@ def test_what_does_not_fit_is_one_line(trained, tmp_path, capsys, arguments, mes
     assert message in failure(capsys, *(argument.format(**places) if "{" in argument else argument for argument in arguments))
 
 
+def test_columns_in_another_order_are_named(trained, tmp_path, capsys):
+    new = tables(tmp_path / "new", labels=False)
+    lines = [line.split(",") for line in (new / "heart.csv").read_text().splitlines()]
+    (new / "heart.csv").write_text("\n".join(f"{i},{b},{a}" for i, a, b in lines) + "\n")
+    said = failure(capsys, "predict", trained / "out/model.pt", new, "--out", tmp_path / "p.csv")
+    assert "'heart' has the columns ['change', 'rate'], but the model takes ['rate', 'change']" in said
+
+
 def test_masks_of_a_model_without_feedback_are_refused(trained, tmp_path, capsys):
     run("train", trained / "data", "--feedback", "none", "--out", tmp_path / "out", *SMALL)
     said = failure(capsys, "predict", tmp_path / "out/model.pt", trained / "data", "--out", tmp_path / "p.csv", "--masks")

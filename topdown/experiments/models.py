@@ -112,6 +112,11 @@ class Trained(NamedTuple):
         data = data.choose(list(sizes))
         if data.sizes != sizes:
             raise DataError(f"{where} has features {data.sizes}, but the model takes {sizes}")
+        for name, wanted in (self.about.get("feature_names") or {}).items():
+            found = (data.report.get("feature_names") or {}).get(name, wanted)
+            if name in sizes and found != wanted:
+                remedy = "put its columns in the order in which the model learned them"
+                raise DataError(f"{where}: {name!r} has the columns {found}, but the model takes {wanted}: {remedy}")
         data = prepared(data, self.description.task)
         return data if self.moments is None else data.standardized(self.moments)
 
