@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from topdown import TopDownLatch
+from topdown import SequenceLSTM, TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets import BucketedSampler, SequenceDataset, data_loader
 from topdown.experiments import fit, predict
@@ -200,3 +200,25 @@ def test_feedback_is_made_where_the_backbone_is(backbone, feedback, declared):
         latch.passes = 2
     assert not any(value.is_meta for value in latch.state_dict().values())
     latch(inputs, lengths)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_frozen_lstm_in_evaluation_mode_asks_cudnn_for_a_backward_pass(monkeypatch, bidirectional):
+    """cuDNN has one in training mode alone; dropout of the kernel is 0, so that no value differs."""
+    lstm = SequenceLSTM(3, 4, bidirectional=bidirectional).requires_grad_(False).eval()
+    weights = [getattr(lstm, name) for name in lstm._flat_weights_names]
+    sequence, lengths = torch.randn(2, 5, 3, requires_grad=True), torch.tensor([5, 2])
+    flags, original = [], torch.lstm
+
+    def recording(*arguments):
+        flags.append(arguments[7])
+        assert arguments[6] == 0.0
+        return original(*arguments)
+
+    monkeypatch.setattr(torch, "lstm", recording)
+    states = lstm._packed(sequence, lengths, weights)
+    states.sum().backward()
+    assert sequence.grad.abs().sum() > 0
+    with torch.no_grad():
+        torch.testing.assert_close(lstm._packed(sequence, lengths, weights), states)
+    assert flags == [True, False]

@@ -82,9 +82,9 @@ class SequenceLSTM(nn.RNNBase):
         counts = torch.full((batch,), steps, device="cpu") if lengths is None else lengths.cpu().clamp(min=1)
         packed = pack_padded_sequence(sequence, counts, batch_first=True, enforce_sorted=False)
         zero = sequence.new_zeros(2 if self.bidirectional else 1, batch, self.hidden_size)
-        states, *_ = torch.lstm(
-            packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, self.training, self.bidirectional
-        )
+        # cuDNN has a backward pass in training mode alone, and a frozen encoder in evaluation mode needs one for the masks.
+        train = self.training or torch.is_grad_enabled()
+        states, *_ = torch.lstm(packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, train, self.bidirectional)
         output, _ = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)
         summed = self.bidirectional and self.directions == "sum"
         return zero_padding(output.unflatten(-1, (2, -1)).sum(-2) if summed else output, lengths)
