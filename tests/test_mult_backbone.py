@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from toys import batch, softmax
 
 from topdown import TopDownLatch
-from topdown.adapters import MulTBackbone
+from topdown.adapters import MulTBackbone, transformer
 from topdown.adapters.reference import mult_from_reference
 from topdown.adapters.transformer import MultiheadAttention, Transformer, attention_mask, sinusoids
 from topdown.sequence import valid_steps
@@ -322,3 +322,38 @@ def test_compiles_in_one_graph_for_aligned_input():
     lengths = torch.tensor([6, 2, 4])
     inputs = batch(latch.backbone.input_sizes)
     torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+@pytest.mark.parametrize("mask", [None, "causal", "lengths"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_short_attention_equals_fused_attention(monkeypatch, mask, dtype, probability):
+    steps, keys = 5, 9
+    lengths = (torch.tensor([5, 2, 3]), torch.tensor([9, 1, 4])) if mask == "lengths" else (None, None)
+    device = torch.device("cpu")
+    allowed = None if mask is None else transformer.attention_mask((steps, keys), lengths, causal=True, device=device)
+    results = {}
+    for small in (0, transformer.SMALL):
+        monkeypatch.setattr(transformer, "SMALL", small)
+        torch.manual_seed(1)
+        query, key, value = (torch.randn(3, 2, n, 4, dtype=dtype, requires_grad=True) for n in (steps, keys, keys))
+        torch.manual_seed(2)
+        output = transformer.attend(query, key, value, allowed, probability)
+        output.float().square().sum().backward()
+        results[small] = [output, query.grad, key.grad, value.grad]
+    if probability:  # other random numbers: the mean over many is the same
+        assert not torch.equal(*(results[small][0] for small in results))
+        return
+    tolerance = 1e-12 if dtype == torch.float64 else 0.05
+    for ours, fused in zip(*results.values(), strict=True):
+        torch.testing.assert_close(ours, fused, rtol=tolerance, atol=tolerance)
+        assert ours.dtype == dtype
+
+
+def test_weights_of_short_attention_are_dropped_as_often_as_asked_for():
+    value = torch.ones(1, 1, 50, 1)
+    query, key = torch.zeros(1, 1, 50, 1), torch.zeros(1, 1, 50, 1)
+    torch.manual_seed(0)
+    outputs = transformer.attend(query, key, value, None, 0.3)
+    assert float(outputs.mean()) == pytest.approx(1.0, abs=0.03)
+    assert float(outputs.std()) == pytest.approx((0.3 / 0.7 / 50) ** 0.5, rel=0.4)
