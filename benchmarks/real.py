@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("build/real"))
+    parser.add_argument("--robust", action="store_true", help="test on data made worse, too")
     parser.add_argument("--leave-one-out", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -255,7 +256,7 @@ def main() -> None:
             widen=made,
             seeds=options.seeds,
             jobs=options.jobs,
-            robust=True,
+            robust=options.robust,
             out=out,
             resume=True,
             about={"set": name, "tuned": best},
