@@ -201,15 +201,15 @@ def main() -> None:
     mean = {name: _mean(records, name, "test") for name in options.variants}
     for name in options.variants:
         own = [record for (variant, _), record in records.items() if variant == name]
-        none, oracle = mean.get("none", float("nan")), mean.get("oracle", float("nan"))
-        share = "" if name in ("none", "oracle") else f"{(none - mean[name]) / (none - oracle):.0%}"
+        none, oracle = _mean(records, "none", "test"), _mean(records, "oracle", "test")
+        share = "" if name in ("none", "oracle") or not none > oracle else f"{(none - mean[name]) / (none - oracle):.0%}"
         ranks = ", ".join(f"{sum(r['rank'][k] for r in own) / len(own):.2f}" for k in own[0].get("rank", ()))
         rows.append((name, str(len(own)), f"{_mean(records, name, 'validation'):.3f}", f"{mean[name]:.3f}", share, ranks))
     print(markdown(rows))
 
 
 def _mean(records: Mapping[tuple[str, int], Mapping[str, Any]], name: str, key: str) -> float:
-    own = [record[key] for (variant, _), record in records.items() if variant == name]
+    own = [record[key] for (variant, _), record in records.items() if variant == name] or [float("nan")]
     return float(sum(own) / len(own))
 
 

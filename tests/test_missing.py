@@ -33,7 +33,7 @@ def test_none_and_nothing_and_a_length_of_zero_say_the_same():
     padded = {name: np.zeros((5, 6, size)) for name, size in data.sizes.items()}
     for name, array in padded.items():
         for i in range(5):
-            array[i, : data.lengths[name][i]] = data[i].inputs[name]
+            array[i, : data.lengths[name][i]] = data[i].inputs[name].numpy()
         array[data.lengths[name].numpy() == 0] = 7  # whatever stands there
     other = SequenceDataset.from_arrays(padded, lengths={name: steps.numpy() for name, steps in data.lengths.items()})
     empty = SequenceDataset.from_arrays({k: [data[i].inputs[k].numpy() for i in range(5)] for k in "ab"})
