@@ -193,18 +193,22 @@ def test_labels_tell_the_task(tmp_path, label, columns, task):
         assert all(1 / 3 < float(row["probability"]) <= 1 for row in rows)
 
 
-def test_several_labels_of_a_sample(tmp_path):
+def test_several_labels_of_a_sample(tmp_path, capsys):
     tables(tmp_path / "data")
     lines = ["id,split,calm,glad"] + [f"s{i},{split},{i % 2},{int(i % 3 == 0)}" for i, split in enumerate(SPLITS)]
     (tmp_path / "data/labels.csv").write_text("\n".join(lines) + "\n")
     run("train", tmp_path / "data", "--out", tmp_path / "out", *SMALL)
     run("predict", tmp_path / "out/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv", "--split", "train", "test")
     rows = read_table(tmp_path / "p.csv")
-    assert list(rows[0]) == ["split", "id", "prediction_0", "prediction_1"]
+    assert list(rows[0]) == ["split", "id", "prediction_calm", "prediction_glad"]
     assert len(rows) == 26
-    assert {row["prediction_0"] for row in rows} <= {"0", "1"}
+    assert {row["prediction_calm"] for row in rows} <= {"0", "1"}
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert set(results["metrics"]["test"]) == {"acc", "f1", "n"}
+    lines = ["id,split,glad,calm"] + [f"s{i},{split},{int(i % 3 == 0)},{i % 2}" for i, split in enumerate(SPLITS)]
+    (tmp_path / "data/labels.csv").write_text("\n".join(lines) + "\n")
+    said = failure(capsys, "evaluate", tmp_path / "out/model.pt", tmp_path / "data")
+    assert "has the labels ['glad', 'calm'], but the model learned ['calm', 'glad']: put them in that order" in said
 
 
 def test_whole_numbers_may_be_numbers(tmp_path):
@@ -256,6 +260,7 @@ def test_data_that_is_made_worse(trained, capsys):
         (["train", "{data}", "--task", "classification"], "classes must be whole numbers, one per sample"),
         (["train", "{data}", "--modalities", "heart", "video"], "has no video.csv; it has 'heart', 'motion'"),
         (["train", "{data}", "--sources", "heart=video"], "'video'"),
+        (["train", "{unaligned}", "--align", "error", "--layers", "1", "--size", "4"], "align"),
         (["train", "{data}", "--sources", "heart"], "'heart' is not TARGET=SOURCE"),
         (["train", "{data}", "--corrupt", "blur:1"], "there is no corruption 'blur'"),
         (["train", "{data}", "--corrupt", "noise"], "is not KIND:SEVERITY, or KIND:SEVERITY:MODALITY,MODALITY"),
@@ -286,8 +291,47 @@ def test_what_does_not_fit_is_one_line(trained, tmp_path, capsys, arguments, mes
     other = tables(tmp_path / "other", labels=False)
     (other / "heart.csv").unlink()
     places = {"data": trained / "data", "out": trained / "out", "model": trained / "out/model.pt"}
-    places |= {"new": new, "wider": wider, "other": other}
+    places |= {"new": new, "wider": wider, "other": other, "unaligned": tables(tmp_path / "unaligned", aligned=False)}
     assert message in failure(capsys, *(argument.format(**places) if "{" in argument else argument for argument in arguments))
+
+
+def test_labels_of_another_task_are_named(trained, tmp_path, capsys):
+    classes = tables(tmp_path / "classes", lambda y: int(y > 0))
+    run("train", classes, "--out", tmp_path / "out", *SMALL)
+    fives = tables(tmp_path / "fives", lambda y: 5)
+    said = failure(capsys, "evaluate", tmp_path / "out/model.pt", trained / "data")
+    assert "but the model is for classification with 2 outputs" in said
+    assert "labels are whole numbers from 5 to 5, 1 per sample" in failure(capsys, "evaluate", tmp_path / "out/model.pt", fives)
+    run("evaluate", trained / "out/model.pt", classes)  # whole numbers are numbers, too
+    run(
+        "predict", tmp_path / "out/model.pt", trained / "data", "--out", tmp_path / "new" / "p.csv"
+    )  # which labels do not matter to
+    assert (tmp_path / "new" / "p.csv").exists()
+
+
+def test_a_training_that_goes_on_keeps_its_options(trained, tmp_path, capsys):
+    arguments = ["train", trained / "data", *SMALL, "--out", tmp_path / "out"]
+    run(*arguments, "--corrupt", "noise:0.1")
+    config = (tmp_path / "out/config.json").read_bytes()
+    for changed, message in (
+        (["--corrupt", "missing:0.9"], "was trained with corrupt ['noise:0.1'], not ['missing:0.9']"),
+        (["--corrupt", "noise:0.1", "--dropout", "0.5"], "was trained with dropout None, not 0.5"),
+        (["--corrupt", "noise:0.1", "--raw"], "was trained with raw False, not True"),
+        (["--corrupt", "noise:0.1", "--feedback", "linear"], "was trained with feedback lstm, not linear"),
+    ):
+        assert message in failure(capsys, *arguments, *changed, "--resume")
+        assert (tmp_path / "out/config.json").read_bytes() == config
+    (tmp_path / "out/model.pt").unlink()  # as if interrupted
+    assert "training.pt: is there already; go on with --resume" in failure(capsys, *arguments, "--corrupt", "noise:0.1")
+    assert "there is no modality 'zz'" in failure(
+        capsys, "train", trained / "data", "--corrupt", "noise:1:zz", "--out", tmp_path / "x"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_numbers_that_look_like_classes_are_named(tmp_path, capsys):
+    data = tables(tmp_path / "data", lambda y: round(1000 * y) + 5000)
+    assert "say --task regression if they are numbers" in failure(capsys, "train", data, *SMALL)
 
 
 def test_columns_in_another_order_are_named(trained, tmp_path, capsys):

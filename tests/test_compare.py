@@ -204,10 +204,16 @@ def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
         one, two = ([r["test"] for r in c.runs.records if r["row"] == row and not r["gaps"]] for c in (found, expected))
         assert one == two
     trained.clear()
+    run(out=tmp_path / "x", resume=True, seeds=2)  # fewer, and not tested on data made worse
+    assert trained == []
     run(out=tmp_path / "x", resume=True, robust=True, seeds=1, latch={"scale": 2.0})  # other latches, the same backbones
     assert sorted(trained) == [("linear", 0), ("static", 0)]
     with pytest.raises(DataError, match="holds runs of an earlier comparison; go on with resume"):
         run(out=tmp_path / "x")
+    with pytest.raises(DataError, match=r"was made with build tiny"):
+        compare(lambda sizes: tiny(sizes), SPLITS, feedback=["linear"], widen=tiny, epochs=2, out=tmp_path / "x", resume=True)
+    with pytest.raises(DataError, match=r"was made with about \{\}, not \{'size': 4\}"):
+        run(out=tmp_path / "x", resume=True, about={"size": 4})
     with pytest.raises(DataError, match=r"was made with training \{'epochs': 2\}, not \{'epochs': 3\}"):
         run(out=tmp_path / "x", resume=True, epochs=3)
 
@@ -398,6 +404,12 @@ def test_processes_change_no_number(tmp_path):
         ({"feedback": {"none": "linear"}}, ValueError, "feedback has a kind called 'none'"),
         ({"splits": {"train": SPLITS["train"], "valid": SPLITS["valid"]}}, DataError, "'test' has no place among the splits"),
         ({"splits": {**SPLITS, "test": SPLITS["test"].relabeled(None)}}, DataError, "'test' has no labels"),
+        ({"on_epoch": print}, ValueError, "on_epoch is what each run has of its own: leave it out"),
+        (
+            {"metric": Metric("odd", lambda y, labels: float("nan"), True)},
+            DataError,
+            "odd of 'a alone', seed 0, is nan: a metric must be a number",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_named(options, error, message):
@@ -443,3 +455,30 @@ def test_a_linear_model_that_is_better_is_a_warning():
     found = Comparison(runs, compared, verdict(runs, compared), {}, {"data": {}})
     assert "WARNING: 'linear model on pooled features' is better than 'none': find a better backbone" in table(found)
     assert "WARNING" not in table(found._replace(compared={k: v for k, v in compared.items() if k != LINEAR}))
+
+
+def test_runs_that_are_not_tested_on_data_made_worse_are_done_again_when_asked(tmp_path):
+    run(out=tmp_path, seeds=1, alone=False)
+    found = run(out=tmp_path, seeds=2, alone=False, robust=True, resume=True)
+    assert all("robustness" in record for record in found.runs.records if record["row"] != LINEAR)
+
+
+def test_names_that_look_alike_in_files_are_told_apart(tmp_path):
+    found = run(out=tmp_path, seeds=1, alone=False, feedback={"a b": "linear", "a-b": "shared", "a/b": "static", "a.b": "lstm"})
+    write_report(found, tmp_path)
+    again = read_comparison(tmp_path)
+    assert again.runs.names() == found.runs.names()
+    assert [r["test"] for r in again.runs.records] == [r["test"] for r in found.runs.records]
+
+
+def test_training_data_may_change_in_each_epoch():
+    epochs = []
+    run(seeds=1, alone=False, widen=None, feedback=["linear"], augment=lambda d, e: epochs.append(e) or d, gaps=True)
+    assert epochs == [1, 2] * 2  # not where gaps are what changes
+
+
+def test_a_modality_that_some_samples_lack_is_not_alone():
+    lacking = {name: data.corrupt("missing", 0.5, modalities=["b"]) for name, data in SPLITS.items()}
+    found = run(splits=lacking, seeds=1)
+    assert set(found.left_out) == {"b alone"}
+    assert found.left_out["b alone"].endswith("samples lack it")

@@ -52,7 +52,8 @@ def own_labels(labels: Any) -> Array:
         raise DataError(f"labels are of {targets.dtype}: they must be numbers; give classes as 0, 1, 2 ...")
     if targets.ndim not in (1, 2) or len(targets) == 0:
         raise DataError(f"labels have shape {targets.shape}: there must be one per sample, (N,), or several, (N, K)")
-    finite = np.isfinite(targets).reshape(len(targets), -1).all(1)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(targets.astype(np.float32)).reshape(len(targets), -1).all(1)
     if len(wrong := np.flatnonzero(~finite)):
         raise DataError(f"label {wrong[0]} is not finite ({len(wrong)} such labels): leave out such samples")
     return targets

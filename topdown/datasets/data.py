@@ -135,7 +135,9 @@ class SequenceDataset(Dataset[Sample]):
         if raw.streams and raw.vectors.keys() == raw.present.keys():
             most = np.maximum.reduce([*(stream.lengths for stream in raw.streams.values()), *raw.present.values()])
             if len(empty := np.flatnonzero(most < 1)):
-                raise DataError(f"{prefix}sample {empty[0]} has no steps, only zeros ({len(empty)} such samples); remove them")
+                which = "" if raw.ids is None else f", the first is {raw.ids[int(empty[0])]!r}"
+                what = f"sample {empty[0]} has no steps, only zeros ({len(empty)} such samples)"
+                raise DataError(f"{prefix}{what}; remove them{which}")
         sequences, vectors, modalities = {}, {}, {}
         for name in list(raw.streams):
             sequences[name], modalities[name] = keep(name, raw.streams.pop(name), sink, f"{where}: {name!r}")
@@ -382,6 +384,8 @@ class SequenceDataset(Dataset[Sample]):
             tensor([-1.3416,  0.4472])
         """
         self._check_clean("standardize them")
+        if missing := [name for name in self.sizes if name not in by]:
+            raise DataError(f"there are no moments of {missing[0]!r}: give those of {list(self.sizes)}")
         sequences = {name: ragged.scaled(*_shift_and_scale(by[name])) for name, ragged in self.sequences.items()}
         vectors = {}
         for name, vector in self.vectors.items():
@@ -398,6 +402,8 @@ class SequenceDataset(Dataset[Sample]):
         """
         if unknown := [name for name in names if name not in self.sizes]:
             raise DataError(f"there is no modality {unknown[0]!r} among {list(self.sizes)}")
+        if not names:
+            raise DataError(f"there is nothing to choose: name some of {list(self.sizes)}")
         return SequenceDataset(
             {name: self.sequences[name] for name in names if name in self.sequences},
             {name: self.vectors[name] for name in names if name in self.vectors},

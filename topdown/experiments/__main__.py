@@ -24,6 +24,7 @@ from topdown.experiments.options import (
     HelpFormatter,
     add_latch_options,
     add_model_options,
+    add_single_options,
     add_training_options,
     number,
     positive,
@@ -63,6 +64,7 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     add_latch_options(own)
     add_model_options(own)
     add_training_options(own)
+    add_single_options(own)
     own.add_argument("--seed", type=number, default=0, metavar="N", help="random seed")
     _add_corruption(own, "train on data made worse, anew in each epoch")
 
@@ -101,6 +103,7 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     many.add_argument("--robust", action="store_true", help="test on noise, and without features, steps and modalities, too")
     many.add_argument("--gaps", action="store_true", help="train on random rates of missing steps, too, and test at 0 to 0.9")
     many.add_argument("--no-alone", action="store_true", help="leave out the rows of each modality alone")
+    many.add_argument("--resume", action="store_true", help="go on with what --out holds; kinds and seeds may be added")
     many.add_argument("--from", dest="earlier", type=Path, metavar="DIR", help="make the report of an earlier comparison again")
     add_latch_options(many)
     add_model_options(many)

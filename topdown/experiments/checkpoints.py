@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.experiments.distributed import rank, wait
+from topdown.experiments.fingerprints import named
 from topdown.files import write_file
 from topdown.latch import TopDownLatch
 
@@ -87,18 +85,6 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     return state
 
 
-def fingerprint(data: SequenceDataset) -> str:
-    """Tells data sets apart by their labels, ids, sizes and lengths."""
-    digest = hashlib.sha256(b"" if data.labels is None else data.labels.numpy().tobytes())
-    digest.update(json.dumps([data.ids, data.sizes]).encode())
-    for lengths in data.lengths.values():
-        digest.update(lengths.numpy().tobytes())
-    for corruption in data.corruptions:
-        digest.update(json.dumps([corruption.kind, corruption.names]).encode())
-        digest.update(corruption.severity.numpy().tobytes() + corruption.seeds.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def latch_options(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Returns the options of every latch in a model, by its path; functions and modules by their names."""
     found = {}
@@ -129,11 +115,6 @@ def load_into(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 def _plain(name: str) -> str:
     return name.replace("_orig_mod.", "")
-
-
-def named(function: object) -> object:
-    """Returns a name for a function, to tell settings apart."""
-    return function if isinstance(function, str) else getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:

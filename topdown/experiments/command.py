@@ -43,14 +43,14 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace, wo
             if sys.stdout.isatty():  # before hours of training, not after
                 require("tqdm", "experiments")
             work()
-    except (DataError, ImportError) as error:
+    except (ImportError, ValueError) as error:  # DataError among them; latches and backbones say what is wrong with an option
         parser.error(str(error))
     except BrokenPipeError:  # as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         print(f"{parser.prog}: stopped, since nothing reads its output any more{how_to_go_on}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        parser.error(f"{error.filename or out}: {error.strerror}; free some space or choose another --out")
+        parser.error(f"{error.filename or out}: {error.strerror}; free some space, or choose another place to write to")
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted{how_to_go_on}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -18,7 +18,7 @@ from torch import nn
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.experiments.checkpoints import fingerprint, named
+from topdown.experiments.fingerprints import fingerprint, named
 from topdown.experiments.losses import Loss
 from topdown.experiments.results import versions
 from topdown.experiments.rows import (
@@ -109,9 +109,9 @@ def compare(
             False)
         out: Directory where runs are kept. (Default: none)
         resume: Whether to go on with runs that are there. (Default: False)
-        about: Whatever else shall stand in the results. (Default: nothing)
+        about: What else runs must have in common to belong together, such as the settings of the model. (Default: nothing)
         say: Function that is called with a line after each run. (Default: none)
-        training: Further options of :func:`topdown.experiments.fit`.
+        training: Further options of :func:`topdown.experiments.fit`, but for `seed`, `checkpoint`, `on_epoch` and `on_step`.
 
     Returns:
         Comparison; :func:`topdown.experiments.write_report` makes pages and tables of it.
@@ -136,6 +136,8 @@ def compare(
     _check_splits(splits)
     if seeds < 1 or jobs < 1:
         raise ValueError(f"seeds={seeds} and jobs={jobs} must be at least 1")
+    if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint", "loss") if name in training]:
+        raise ValueError(f"{taken[0]} is what each run has of its own: leave it out")
     task = task_of(splits) if task is None and (loss is None or metric is None) else task
     if metric is None:
         assert task is not None
@@ -149,7 +151,7 @@ def compare(
     wanted = [(row, seed) for seed in range(seeds) for row in rows if row.name != LINEAR or seed == 0]
     configuration = _configuration(plan, rows, about)
     store = RunStore(directory, configuration, splits["test"].labels, resume=resume)
-    missing = [(row, seed) for row, seed in wanted if (row, seed) not in store]
+    missing = [(row, seed) for row, seed in wanted if not store.has(row, seed, robust=robust)]
     if say is not None and len(missing) < len(wanted):
         say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
     begun = time.time()
@@ -191,9 +193,11 @@ def make_rows(
     names = tuple(plan.splits["train"].sizes)
     for name in names if alone and len(names) > 1 else ():
         row = Row(f"{name} alone", modalities=(name,))
+        lacking = sum(int((data.lengths[name] == 0).sum()) for data in plan.splits.values() if name in data.lengths)
+        if lacking:
+            left_out[row.name] = f"{lacking} samples lack it"
+            continue
         try:
-            for data in plan.splits.values():
-                data.choose([name])
             make_model(plan, row, 0)
             rows.append(row)
         except ValueError as error:

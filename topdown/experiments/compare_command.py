@@ -18,7 +18,7 @@ from topdown.experiments.compare_report import read_comparison, table, write_rep
 from topdown.experiments.distributed import world_size
 from topdown.experiments.models import Description, build_backbone
 from topdown.experiments.options import NOTHING_KEPT, latch_options
-from topdown.experiments.train import describe, load_for_training, used_options
+from topdown.experiments.train import describe, load_for_training
 from topdown.files import require
 
 
@@ -36,6 +36,8 @@ def compare_command(options: argparse.Namespace) -> None:
     require("scipy.stats", "experiments")
     require("matplotlib.figure", "plots")
     if options.earlier is not None:
+        if options.out is not None:
+            make_directory(options.out)
         _finish(read_comparison(options.earlier), options.out or options.earlier)
         return
     if options.data is None:
@@ -76,7 +78,7 @@ def compare_command(options: argparse.Namespace) -> None:
         gaps=options.gaps,
         out=out,
         resume=options.resume,
-        about={"model": description._asdict(), "standardized": moments is not None, "options": used_options(options)},
+        about={"model": description._asdict(), "standardized": moments is not None},
         say=say,
         epochs=options.epochs,
         batch_size=options.batch_size,

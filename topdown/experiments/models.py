@@ -103,7 +103,7 @@ class Trained(NamedTuple):
         """Returns data as the model takes it.
 
         Raises:
-            DataError: if the data has other modalities or features than those that the model learned from.
+            DataError: if the data has other modalities, features or labels than those that the model learned from.
         """
         data = data.as_sequences() if data.vectors else data
         sizes = self.description.input_sizes
@@ -117,6 +117,9 @@ class Trained(NamedTuple):
             if name in sizes and found != wanted:
                 remedy = "put its columns in the order in which the model learned them"
                 raise DataError(f"{where}: {name!r} has the columns {found}, but the model takes {wanted}: {remedy}")
+        learned, given = self.about.get("label_names"), data.report.get("label_names")
+        if learned and given and data.labels is not None and learned != given:
+            raise DataError(f"{where} has the labels {given}, but the model learned {learned}: put them in that order")
         data = prepared(data, self.description.task)
         return data if self.moments is None else data.standardized(self.moments)
 

@@ -59,6 +59,7 @@ def sentiment_parser(name: str) -> OneLineParser:
     add("--seeds", type=positive, default=5, metavar="N", help="runs of each kind, with seeds 0 to N-1")
     add("--samples", type=positive, metavar="N", help="training samples of the synthetic data; 1000 by default")
     add_training_options(parser)
+    add_single_options(parser)
     parser.set_defaults(device="cpu")
     return parser
 
@@ -72,6 +73,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--patience", type=positive, default=10, metavar="N", help="epochs without a fall before training stops")
     add("--out", type=Path, metavar="DIR", help="where to write results; nothing is kept without it")
     add("--device", default="auto", help="such as cpu or cuda; auto: a GPU if there is one")
+
+
+def add_single_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what has a meaning for trainings one after the other."""
+    add = parser.add_argument
     add("--workers", type=number, default=0, metavar="N", help="processes that make batches beside the training")
     add("--resume", action="store_true", help="go on with what --out holds; --epochs may have grown")
     add("--tensorboard", type=Path, metavar="DIR", help="write losses for TensorBoard, too (extra tensorboard)")

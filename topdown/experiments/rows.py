@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -64,7 +66,7 @@ class Row(NamedTuple):
     @property
     def slug(self) -> str:
         """Name of it in the name of a file."""
-        return "".join(c if c.isalnum() else "-" for c in self.name) + ("-gaps" if self.gaps else "")
+        return quote(self.name, safe=" ,") + (".gaps" if self.gaps else "")
 
 
 class Plan(NamedTuple):
@@ -154,10 +156,9 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         splits["valid"],
         seed=seed,
         loss=plan.loss,
-        augment=_with_gaps(seed) if row.gaps else None,
         on_epoch=on_epoch,
         on_step=on_step,
-        **plan.training,
+        **{**plan.training, **({"augment": _with_gaps(seed)} if row.gaps else {})},
     )
     outputs = predict(model, splits["test"])
     record |= {
@@ -172,6 +173,8 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         record["masks"] = mask_spread(model, splits["test"])
     if plan.robust or row.gaps:
         record["robustness"] = _robustness(plan, row, model, splits["test"])
+    if not math.isfinite(record["test"]):
+        raise DataError(f"{plan.metric.name} of {row.name!r}, seed {seed}, is {record['test']}: a metric must be a number")
     record["seconds"] = time.perf_counter() - start
     return record, outputs.numpy()
 

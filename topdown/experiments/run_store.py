@@ -12,7 +12,7 @@ import torch
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
-from topdown.experiments.rows import Metric, Row
+from topdown.experiments.rows import LINEAR, Metric, Row
 from topdown.experiments.verdict import Runs
 from topdown.files import write_file, write_json
 
@@ -23,7 +23,7 @@ class RunStore:
     """The runs that are done: in memory, and in a directory if there is one."""
 
     # What may differ between runs that belong together: other kinds, seeds and rows are further runs.
-    FREE = ("latches", "versions", "robust", "about")
+    FREE = ("latches", "versions", "robust")
 
     def __init__(self, out: Path | None, configuration: Mapping[str, Any], labels: torch.Tensor, *, resume: bool) -> None:
         self.folder = None if out is None else out / "runs"
@@ -49,10 +49,12 @@ class RunStore:
             record, outputs = read_run(path)
             self.done[record["row"], record["gaps"], record["seed"]] = record, outputs
 
-    def __contains__(self, run: tuple[Row, int]) -> bool:
-        row, seed = run
-        found = self.done.get((row.name, row.gaps, seed))
-        return found is not None and (found[0].get("latch"), found[0].get("width")) == (self._latch(row), row.width)
+    def has(self, row: Row, seed: int, *, robust: bool) -> bool:
+        """Tells whether a run is done, of the same latch and width, and tested on data made worse if that is asked for."""
+        found, _ = self.done.get((row.name, row.gaps, seed), (None, None))
+        if found is None or (robust and row.name != LINEAR and "robustness" not in found):
+            return False
+        return (found.get("latch"), found.get("width")) == (self._latch(row), row.width)
 
     def _latch(self, row: Row) -> Any:
         return json.loads(json.dumps(self.options.get(row.name)))

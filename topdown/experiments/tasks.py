@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from topdown.experiments.losses import Loss
 from topdown.experiments.metrics import classification_metrics, multilabel_metrics, regression_metrics
 
 TaskName = Literal["regression", "classification", "multilabel"]
+MANY = 100  # classes beyond which labels had better be told what they are
 LOSS_OF: dict[TaskName, Loss] = {"regression": "mae", "classification": "cross_entropy", "multilabel": "bce"}
 
 
@@ -50,11 +51,30 @@ class Task(NamedTuple):
             return multilabel_metrics(outputs.view_as(labels), labels)
         return regression_metrics(outputs.view_as(labels), labels)
 
-    def columns(self) -> list[str]:
-        """Names the predictions of a sample, for a table."""
+    def columns(self, names: Sequence[str] = ()) -> list[str]:
+        """Names the predictions of a sample, for a table; `names` are those of several labels, or their numbers."""
         if self.name == "classification":
             return ["prediction", "probability"]
-        return ["prediction"] if self.output_size == 1 else [f"prediction_{i}" for i in range(self.output_size)]
+        if self.output_size == 1:
+            return ["prediction"]
+        return [f"prediction_{name}" for name in names or range(self.output_size)]
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Checks that labels may be compared with outputs.
+
+        Raises:
+            DataError: if they are of another task.
+        """
+        columns = 1 if labels.dim() == 1 else labels.shape[1]
+        whole, least, most = not labels.is_floating_point(), float(labels.min()), float(labels.max())
+        fits = columns == (1 if self.name == "classification" else self.output_size)
+        if self.name == "classification":
+            fits = fits and whole and 0 <= least <= most < self.output_size
+        elif self.name == "multilabel":
+            fits = fits and 0 <= least <= most <= 1
+        if not fits:
+            found = f"{'whole numbers' if whole else 'numbers'} from {least:g} to {most:g}, {columns} per sample"
+            raise DataError(f"labels are {found}, but the model is for {self.name} with {self.output_size} outputs")
 
     def rows(self, outputs: Tensor) -> list[list[float]]:
         """Returns the predictions of each sample: a class and its probability, 0 or 1 for each label, or numbers."""
@@ -100,6 +120,10 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
         least, most = min(int(y.min()) for y in labels.values()), max(int(y.max()) for y in labels.values())
         if least < 0:
             raise DataError(f"a class is {least}: number classes from 0")
+        count = sum(len(y) for y in labels.values())
+        if most >= max(count, MANY) and asked is None:
+            remedy = "say --task regression if they are numbers, or classification if they are not"
+            raise DataError(f"labels are whole numbers up to {most}, more than the {count} samples: {remedy}")
         return Task(name, max(2, most + 1))
     return Task(name, columns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from topdown.datasets.load import load_splits
 from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
 from topdown.experiments.distributed import rank, wait, world_size
-from topdown.experiments.models import Description, build_backbone, build_model, save_model
+from topdown.experiments.models import Description, build_model, save_model
 from topdown.experiments.options import NOTHING_KEPT, latch_options
 from topdown.experiments.reporting import show_training, tensorboard, write_history
 from topdown.experiments.results import versions
@@ -29,6 +30,7 @@ from topdown.files import write_json
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("command", "config", "resume")
+MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a training that goes on
 
 
 class Asked(NamedTuple):
@@ -57,7 +59,8 @@ def load_for_training(options: argparse.Namespace) -> tuple[Splits, Task, dict[s
     }
     for needed in ("train", "valid"):
         if needed not in splits:
-            remedy = "give each sample one of train, valid and test as its split"
+            other = next((name for name in ("val", "dev", "validation") if name in splits), None)
+            remedy = f"call {other!r} 'valid'" if other else "give each sample one of train, valid and test as its split"
             raise DataError(f"{path}: has no split {needed!r} but {list(splits)}; {remedy}")
         if splits[needed].labels is None:
             raise DataError(f"{path}: {needed} has no labels to learn from")
@@ -96,18 +99,19 @@ def train(options: argparse.Namespace) -> None:
         raise DataError("--resume needs --out: the directory of the training to go on with")
     if out is not None:
         check_writable(out)
-        if (out / "model.pt").exists() and not options.resume:
-            raise DataError(f"{out / 'model.pt'}: is there already; go on with --resume, or choose another --out")
+        there = next((out / name for name in ("model.pt", "training.pt") if (out / name).exists()), None)
+        if there is not None and not options.resume:
+            raise DataError(f"{there}: is there already; go on with --resume, or choose another --out")
+        check_same(out / "config.json", options)
     splits, task, moments = load_for_training(options)
     description = describe(options, splits, task, options.feedback)
-    build_backbone(description)
+    build_model(description, options.seed)
+    corrupted(splits["train"], options.corrupt or (), 0)
     wait()  # until all have seen the directory as it was
     if out is not None and rank() == 0:
         make_directory(out)
         config = {k: v for k, v in used_options(options).items() if v is not None and k not in ("data", "out", "device")}
         write_json(out / "config.json", config)
-        if not options.resume:
-            (out / "training.pt").unlink(missing_ok=True)
     wait()
     print(data_table(splits), flush=True)
     print(
@@ -151,6 +155,7 @@ def train(options: argparse.Namespace) -> None:
         "epoch": fitted.best_epoch,
         "data": options.data.name,
         "feature_names": splits["train"].report.get("feature_names"),
+        "label_names": splits["train"].report.get("label_names"),
     }
     save_model(out / "model.pt", model, description, moments, about)
     write_history(out / "history.csv", [({}, fitted.history)])
@@ -170,6 +175,23 @@ def train(options: argparse.Namespace) -> None:
         },
     )
     print(f"Written to {out}: model.pt, results.json, history.csv, config.json, training.pt (to go on with --resume)")
+
+
+def check_same(path: Path, options: argparse.Namespace) -> None:
+    """Checks that a training that goes on has the options with which it began.
+
+    Raises:
+        DataError: naming the first that it has not.
+    """
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(used_options(options)))
+    for name in dict.fromkeys([*before, *now]):
+        if name not in MAY_CHANGE and before.get(name) != now.get(name):
+            raise DataError(
+                f"{path.parent}: was trained with {name} {before.get(name)}, not {now.get(name)}; choose another --out"
+            )
 
 
 def augmentation(corrupt: Sequence[Asked] | None, seed: int) -> Augment | None:

@@ -17,15 +17,14 @@ from topdown.datasets.errors import DataError
 from topdown.experiments.checkpoints import (
     Progress,
     copy_of,
-    fingerprint,
     keep,
     latch_options,
     load_into,
-    named,
     own_random_numbers,
     resume,
 )
 from topdown.experiments.distributed import parallel, rank, total, world_size
+from topdown.experiments.fingerprints import fingerprint, named
 from topdown.experiments.losses import LOSSES, Loss, prediction_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -154,7 +153,7 @@ def fit(
             start = time.perf_counter()
             epoch = len(progress.history) + 1
             if loader is None or augment is not None:
-                seen = train if augment is None else augment(train, epoch)
+                seen = train if augment is None else _augmented(augment(train, epoch), train)
                 loader = data_loader(seen, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
             if rank():  # another dropout in each process
                 torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
@@ -171,6 +170,15 @@ def fit(
                 on_epoch(record)
         load_into(model, progress.best_weights)
         return Fit(progress.best_epoch, progress.best_loss, progress.history)
+
+
+def _augmented(found: object, train: SequenceDataset) -> SequenceDataset:
+    if not isinstance(found, SequenceDataset) or len(found) != len(train):
+        what = f"{len(found)} samples" if isinstance(found, SequenceDataset) else f"a {type(found).__name__}"
+        raise DataError(
+            f"augment returned {what}: it must return a SequenceDataset of the {len(train)} samples that it was given"
+        )
+    return found
 
 
 def _check_finite(record: Mapping[str, float]) -> None:

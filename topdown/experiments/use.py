@@ -12,7 +12,7 @@ from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable
+from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.load import load_splits
 from topdown.datasets.options import data_options
 from topdown.experiments.distributed import rank
@@ -34,6 +34,12 @@ def evaluate(options: argparse.Namespace) -> None:
         splits = {name: corrupted(data, options.corrupt, options.seed) for name, data in splits.items()}
     if not any(data.labels is not None for data in splits.values()):
         raise DataError(f"{options.data}: has no labels to compare with; predict works without")
+    for name, data in splits.items():
+        if data.labels is not None:
+            try:
+                trained.description.task.check_labels(data.labels)
+            except DataError as error:
+                raise DataError(f"{options.data}: {name}: {error}") from None
     metrics = evaluate_splits(trained.model, splits, trained.description.task, options)
     print_metrics(metrics)
     if options.out is not None and rank() == 0:
@@ -43,7 +49,8 @@ def evaluate(options: argparse.Namespace) -> None:
 def predict_command(options: argparse.Namespace) -> None:
     """Writes the predictions of a model for every sample of some data, with their ids."""
     out: Path = options.out
-    check_writable(out.parent)
+    for place in (out, *([options.page] if options.page is not None else [])):
+        check_writable(place.parent)
     trained = load_model(options.checkpoint)
     latch = trained.model if isinstance(trained.model, TopDownLatch) else None
     if latch is None and (options.masks or options.page):
@@ -57,17 +64,23 @@ def predict_command(options: argparse.Namespace) -> None:
     masked = _mask_columns(trained) if latch is not None and options.masks else []
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*(["split"] if several else []), "id", *task.columns(), *masked])
+    names = task.columns(trained.about.get("label_names") or ())
+    table.writerow([*(["split"] if several else []), "id", *names, *masked])
     for split, data in splits.items():
         outputs = predict(trained.model, data, batch_size=options.batch_size, device=options.device)
         masks = mean_masks(latch, data, options.batch_size) if latch is not None and options.masks else [[]] * len(data)
         for name, row, of_sample in zip(data.ids, task.rows(outputs), masks, strict=True):
             table.writerow([*([split] if several else []), name, *row, *of_sample])
     if rank() == 0:
+        make_directory(out.parent)
         write_text(out, text.getvalue())
         print(f"{sum(map(len, splits.values()))} predictions written to {out}")
         if latch is not None and options.page is not None:
-            _write_page(options.page, latch, next(iter(splits.values())), trained, options.samples)
+            make_directory(options.page.parent)
+            split, data = next(iter(splits.items()))
+            count = _write_page(options.page, latch, data, trained, options.samples)
+            what = f"{count} samples of {split}, from the lowest prediction to the highest"
+            print(f"masks of {what}, drawn in {options.page}")
 
 
 def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> list[list[float | str]]:
@@ -107,8 +120,8 @@ def _splits(trained: Trained, options: argparse.Namespace) -> dict[str, Sequence
     return {name: trained.prepare(splits[name], f"{options.data}: {name}") for name in names}
 
 
-def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, samples: int) -> None:
-    """Writes a page with the masks of the first samples of each prediction, or of the lowest, middle and highest ones."""
+def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, samples: int) -> int:
+    """Writes a page with the masks of some samples, from the lowest prediction to the highest, and returns how many."""
     outputs = predict(latch, data)
     chosen = _spread(outputs, samples)
     batch = data.batch(chosen).to(next(latch.parameters()).device)
@@ -119,7 +132,7 @@ def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained:
     if batch.labels is not None:
         titles = [f"{title} (label {label})" for title, label in zip(titles, batch.labels.tolist(), strict=True)]
     write_page(path, trace, titles=titles, lengths=batch.lengths, feature_names=trained.about.get("feature_names"))
-    print(f"masks of {len(chosen)} samples, from the lowest prediction to the highest, drawn in {path}")
+    return len(chosen)
 
 
 def _spread(outputs: Tensor, count: int) -> list[int]:

@@ -144,7 +144,8 @@ def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
     found = dynamic[best]
     d, seeds, samples = found.difference, found.difference.seeds, len(runs.labels)
     said = f"{_by(d.mean, runs.metric)} (95 % interval {_number(d.low)} to {_number(d.high)}, {_probability(found.p)}"
-    said += f" for {len([r for r in runs.kinds if r in compared])} kinds, {seeds} seeds, {samples} test samples)"
+    kinds = len([row for row in runs.kinds if row in compared])
+    said += f" for {kinds} kind{'s' if kinds > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''}, {samples} test samples)"
     if d.seeds < 2:
         return f"Nothing can be said from one seed: {best!r} {said}."
     if found.p < LEVEL and d.mean > 0:

@@ -46,10 +46,10 @@ def read(source: Source) -> Found:
     tables = {name: _Table(path) for name, path in paths.items()}
     used = list(paths.values())
     if (folder / LABELS).is_file():
-        ids, labels, splits = _labels(folder / LABELS)
+        ids, labels, label_names, splits = _labels(folder / LABELS)
         used.append(folder / LABELS)
     else:
-        ids, labels = list(dict.fromkeys(i for table in tables.values() for i in table.ids)), None
+        ids, labels, label_names = list(dict.fromkeys(i for table in tables.values() for i in table.ids)), None, list[str]()
         splits = ["all"] * len(ids)
     for name, table in tables.items():
         if stray := sorted(set(table.ids) - set(ids)):
@@ -68,7 +68,7 @@ def read(source: Source) -> Found:
             names,
             streams,
             {name: values for name, (values, _) in vectors.items()},
-            {"feature_names": {name: table.features for name, table in tables.items()}},
+            {"feature_names": {name: table.features for name, table in tables.items()}, "label_names": label_names},
             {name: there for name, (_, there) in vectors.items() if not there.all()},
         )
     return source.folder_found("folder of tables (.csv)", made, used, None)
@@ -106,8 +106,8 @@ class _Table:
         return vectors, lengths
 
 
-def _labels(path: Path) -> tuple[list[str], Array | None, list[str]]:
-    """Returns ids, labels (N,) or (N, K) or None, and the split of each sample."""
+def _labels(path: Path) -> tuple[list[str], Array | None, list[str], list[str]]:
+    """Returns ids, labels (N,) or (N, K) or None, the names of the labels, and the split of each sample."""
     rows = _rows(path)
     head = next(rows)[1]
     columns = [name for name in head if name not in ("id", "split")]
@@ -126,7 +126,7 @@ def _labels(path: Path) -> tuple[list[str], Array | None, list[str]]:
             )
         whole = all(cell.strip().lstrip("+-").isdecimal() for row in cells for cell in row)
         labels = (values.astype(np.int64) if whole else values)[:, 0 if len(columns) == 1 else slice(None)]
-    return ids, labels, [row.get("split") or "all" for _, row in samples]
+    return ids, labels, columns, [row.get("split") or "all" for _, row in samples]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
