@@ -106,7 +106,7 @@ def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path):
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert content["processes"] == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "checkpoints", "masks.csv", "masks.png", "results.json", "table.md"
+        "checkpoints", "history.csv", "masks.csv", "masks.png", "results.json", "table.md"
     ]  # fmt: skip
     ended = subprocess.run(
         [sys.executable, EXAMPLE, *map(str, options), "--epochs", "1", "--resume"], capture_output=True, text=True
