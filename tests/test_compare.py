@@ -300,6 +300,15 @@ def test_verdicts(scores, lower, begins):
     assert verdict(runs, compare_rows(runs)).startswith(begins)
 
 
+def test_a_kind_that_is_surely_better_counts_before_one_that_only_looks_better():
+    scores = {NONE: [1.0, 1.1, 0.9, 1.0], "sure": [0.9, 1.0, 0.8, 0.91], "lucky": [0.9, 1.1, 0.2, 1.1]}
+    runs = fake(scores, kinds=("sure", "lucky"))
+    compared = compare_rows(runs)
+    assert compared["lucky"].difference.mean > compared["sure"].difference.mean
+    assert compared["lucky"].p > 0.05 > compared["sure"].p
+    assert verdict(runs, compared).startswith("Feedback helps here: 'sure' lowers mae by 0.0975")
+
+
 def test_masks_that_have_become_constants_are_said_to_be():
     runs = fake({NONE: [1.0, 2.0], "linear": [1.0, 2.0]})
     for record in runs.records:

@@ -140,7 +140,8 @@ def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
     dynamic = {row: compared[row] for row in runs.kinds if row in compared and row != STATIC}
     if not dynamic:
         return "No kind of feedback was compared with no feedback."
-    best = max(dynamic, key=lambda row: dynamic[row].difference.mean)
+    sure = [row for row, c in dynamic.items() if c.p < LEVEL and c.difference.mean > 0]
+    best = max(sure or dynamic, key=lambda row: dynamic[row].difference.low if sure else dynamic[row].difference.mean)
     found = dynamic[best]
     d, seeds, samples = found.difference, found.difference.seeds, len(runs.labels)
     said = f"{_by(d.mean, runs.metric)} (95 % interval {_number(d.low)} to {_number(d.high)}, {_probability(found.p)}"
@@ -148,7 +149,7 @@ def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
     said += f" for {kinds} kind{'s' if kinds > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''}, {samples} test samples)"
     if d.seeds < 2:
         return f"Nothing can be said from one seed: {best!r} {said}."
-    if found.p < LEVEL and d.mean > 0:
+    if sure:
         controls = [row for row in (WIDENED, STATIC) if runs.of(row)]
         against = {row: _difference(runs, _pairs(runs, best, row)) for row in controls}
         lost = [row for row, c in against.items() if not (c.p < LEVEL and c.mean > 0)]
