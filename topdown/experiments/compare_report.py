@@ -7,7 +7,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 from topdown.datasets.errors import DataError
 from topdown.datasets.report import markdown
 from topdown.experiments.compare import Comparison, metric_of
+from topdown.experiments.compare_pictures import draw_curves, draw_differences, draw_runs
 from topdown.experiments.rows import LINEAR, NONE
 from topdown.experiments.run_store import read_run
 from topdown.experiments.tasks import Task
 from topdown.experiments.verdict import LEVEL, Runs, collapsed, compare_rows, inflation, verdict
-from topdown.files import require, write_json, write_text
+from topdown.files import write_json, write_text
 from topdown.plots import picture
 
 HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds to decide", "best test epoch adds", "parameters")
@@ -178,13 +179,13 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 def _page(comparison: Comparison) -> str:
     runs = comparison.runs
-    drawn = picture(_differences(comparison), "difference of each row from no feedback")
+    drawn = picture(draw_differences(comparison), "difference of each row from no feedback")
     sections = [_section("Differences from no feedback", drawn)]
-    sections.append(_section("Every run", picture(_every_run(runs), "score of every run")))
+    sections.append(_section("Every run", picture(draw_runs(runs), "score of every run")))
     curves = robustness(runs)
     if curves:
         note = f"{runs.metric.name} on test data made worse; bands: one standard deviation over seeds."
-        sections.append(_section("Robustness", picture(_curves(curves, runs.metric.name), "metric against severity"), note))
+        sections.append(_section("Robustness", picture(draw_curves(curves, runs.metric.name), "metric against severity"), note))
     spreads = _spreads(runs)
     if spreads:
         note = "Standard deviations, averaged over features and seeds."
@@ -210,60 +211,6 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}" for cell in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) for row in rows[1:])
     return f"<div class=wide><table><tr>{head}{body}</table></div>"
-
-
-def _figure(width: float, height: float) -> Any:
-    return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
-
-
-def _differences(comparison: Comparison) -> Any:
-    rows = list(comparison.compared)
-    figure = _figure(9.0, 1.0 + 0.4 * len(rows))
-    axes = figure.subplots()
-    for place, row in enumerate(reversed(rows)):
-        d, p = comparison.compared[row].difference, comparison.compared[row].p
-        sure = p < 0.05
-        colour = ("tab:green" if d.mean > 0 else "tab:red") if sure else "tab:gray"
-        half = 0.0 if math.isinf(d.high) else d.high - d.mean
-        axes.errorbar(d.mean, place, xerr=half, fmt="o", color=colour, capsize=3)
-    axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [row.replace("$", r"\$") for row in reversed(rows)])
-    axes.set_xlabel(f"better than no feedback by ({comparison.runs.metric.name}, 95 % interval); grey: may be luck")
-    return figure
-
-
-def _every_run(runs: Runs) -> Any:
-    names = runs.names()
-    figure = _figure(9.0, 1.0 + 0.4 * len(names))
-    axes = figure.subplots()
-    for place, row in enumerate(reversed(names)):
-        scores = [runs.records[i]["test"] for i in runs.of(row).values()]
-        axes.plot(scores, [place] * len(scores), "o", alpha=0.5, color="tab:blue")
-        axes.plot([np.mean(scores)], [place], "|", markersize=18, color="black")
-    axes.set_yticks(range(len(names)), [row.replace("$", r"\$") for row in reversed(names)])
-    axes.set_xlabel(f"{runs.metric.name} on the test split, one dot per seed; bar: mean")
-    return figure
-
-
-def _curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], metric: str) -> Any:
-    across = min(3, len(curves))
-    down = -(-len(curves) // across)
-    figure = _figure(4.2 * across, 3.4 * down + 0.6)
-    grid = figure.subplots(down, across, squeeze=False).flatten()
-    for axes, (kind, rows) in zip(grid, curves.items(), strict=False):
-        for row, found in rows.items():
-            x = [float(severity) for severity in found]
-            mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
-            (line,) = axes.plot(x, mean, "o-", markersize=3, label=row.replace("$", r"\$"))
-            axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=line.get_color())
-        axes.set_title(kind.replace("$", r"\$"), fontsize=10)
-        axes.set_xlabel("severity")
-        axes.set_ylabel(metric)
-    for axes in grid[len(curves) :]:
-        axes.set_visible(False)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
-    return figure
 
 
 def _spreads(runs: Runs) -> list[list[str]]:

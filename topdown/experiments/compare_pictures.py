@@ -1,0 +1,70 @@
+"""Pictures of a comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from topdown.experiments.compare import Comparison
+from topdown.experiments.verdict import Runs
+from topdown.files import require
+
+
+def _figure(width: float, height: float) -> Any:
+    return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
+
+
+def draw_differences(comparison: Comparison) -> Any:
+    """Draws the difference of each row from no feedback, with its interval."""
+    rows = list(comparison.compared)
+    figure = _figure(9.0, 1.0 + 0.4 * len(rows))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        d, p = comparison.compared[row].difference, comparison.compared[row].p
+        sure = p < 0.05
+        colour = ("tab:green" if d.mean > 0 else "tab:red") if sure else "tab:gray"
+        half = 0.0 if math.isinf(d.high) else d.high - d.mean
+        axes.errorbar(d.mean, place, xerr=half, fmt="o", color=colour, capsize=3)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row.replace("$", r"\$") for row in reversed(rows)])
+    axes.set_xlabel(f"better than no feedback by ({comparison.runs.metric.name}, 95 % interval); grey: may be luck")
+    return figure
+
+
+def draw_runs(runs: Runs) -> Any:
+    """Draws the score of every run."""
+    names = runs.names()
+    figure = _figure(9.0, 1.0 + 0.4 * len(names))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(names)):
+        scores = [runs.records[i]["test"] for i in runs.of(row).values()]
+        axes.plot(scores, [place] * len(scores), "o", alpha=0.5, color="tab:blue")
+        axes.plot([np.mean(scores)], [place], "|", markersize=18, color="black")
+    axes.set_yticks(range(len(names)), [row.replace("$", r"\$") for row in reversed(names)])
+    axes.set_xlabel(f"{runs.metric.name} on the test split, one dot per seed; bar: mean")
+    return figure
+
+
+def draw_curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], metric: str) -> Any:
+    """Draws a metric against severity, with a band of one standard deviation over seeds for each row."""
+    across = min(3, len(curves))
+    down = -(-len(curves) // across)
+    figure = _figure(4.2 * across, 3.4 * down + 0.6)
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, (kind, rows) in zip(grid, curves.items(), strict=False):
+        for row, found in rows.items():
+            x = [float(severity) for severity in found]
+            mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
+            (line,) = axes.plot(x, mean, "o-", markersize=3, label=row.replace("$", r"\$"))
+            axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=line.get_color())
+        axes.set_title(kind.replace("$", r"\$"), fontsize=10)
+        axes.set_xlabel("severity")
+        axes.set_ylabel(metric)
+    for axes in grid[len(curves) :]:
+        axes.set_visible(False)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
