@@ -94,7 +94,10 @@ def test_sites_and_parts_of_the_model_are_saved(tmp_path):
         latch.save_pretrained(tmp_path, also=["head"])
     again = TopDownLatch.from_pretrained(make(), tmp_path).eval()
     assert again.sites == latch.sites
-    assert torch.equal(again(**MODEL_INPUTS)["logits"], latch(**MODEL_INPUTS)["logits"])
+    saved = {k: v for k, v in latch.state_dict().items() if not k.startswith("backbone.") or "head" in k}
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in saved.items())
+    # Where values stand in memory decides how some machines add them up.
+    torch.testing.assert_close(again(**MODEL_INPUTS)["logits"], latch(**MODEL_INPUTS)["logits"], rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match=r"Model has no 'haed', but \['head', "):
         latch.save_pretrained(tmp_path, also=["haed"])
 
