@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from topdown.adapters.dropout import Dropout
 from topdown.adapters.inputs import check_batch, check_sequences, present_encodings
-from topdown.adapters.transformer import DropoutOn, Transformer, attention_mask
+from topdown.adapters.transformer import DropoutOn, Transformer, attention_bias, attention_mask
 from topdown.backbone import Inputs
 from topdown.naming import ModalityDict
 from topdown.sequence import Lengths, last_valid, lengths_of, padded_lengths, zero_missing, zero_padding
@@ -169,18 +169,17 @@ class MulTBackbone(nn.Module):
         valid = {k: padded_lengths(lengths_of(lengths, k), sequence.shape[1]) for k, sequence in present.items()}
         projected = {k: self._project(k, sequence, valid[k]) for k, sequence in present.items()}
         encodings = {}
+        biases: dict[tuple[int, int], Tensor | None] = {}
         for k, target in projected.items():
             crossed = []
             for j, transformer in self.crossmodal[k].items():
                 if j not in projected:
                     crossed.append(torch.zeros_like(target))
                     continue
-                steps = (target.shape[1], projected[j].shape[1])
-                allowed = attention_mask(steps, (valid[k], valid[j]), causal=self.causal, device=target.device)
-                crossed.append(zero_missing(transformer(target, projected[j], allowed), valid[j]))
-            steps = (target.shape[1], target.shape[1])
-            allowed = attention_mask(steps, (valid[k], valid[k]), causal=self.causal, device=target.device)
-            encodings[k] = zero_padding(self.memory[k](torch.cat(crossed, dim=-1), None, allowed), valid[k])
+                bias = self._bias(target, projected[j], valid[k], valid[j], biases)
+                crossed.append(zero_missing(transformer(target, projected[j], bias), valid[j]))
+            bias = self._bias(target, target, valid[k], valid[k], biases)
+            encodings[k] = zero_padding(self.memory[k](torch.cat(crossed, dim=-1), None, bias), valid[k])
         return encodings
 
     def fuse(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
@@ -204,6 +203,19 @@ class MulTBackbone(nn.Module):
         states = {name: last_valid(encoding, lengths_of(lengths, name)) for name, encoding in present.items()}
         missing = torch.zeros_like(next(iter(states.values())))
         return torch.cat([states.get(name, missing) for name in self.input_sizes], dim=-1)
+
+    def _bias(
+        self, target: Tensor, source: Tensor, m: Tensor | None, n: Tensor | None, known: dict[tuple[int, int], Tensor | None]
+    ) -> Tensor | None:
+        """Returns what is added to the scores of a pair; without lengths, the same for all pairs of the same steps."""
+        steps = (target.shape[1], source.shape[1])
+        if m is None and n is None and steps in known:
+            return known[steps]
+        allowed = attention_mask(steps, (m, n), causal=self.causal, device=target.device)
+        bias = None if allowed is None else attention_bias(allowed, target.dtype)
+        if m is None and n is None:
+            known[steps] = bias
+        return bias
 
     def _project(self, name: str, sequence: Tensor, lengths: Tensor | None) -> Tensor:
         sequence = zero_padding(sequence, lengths)  # a wider kernel sees beyond the last step

@@ -53,13 +53,14 @@ class MultiheadAttention(nn.Module):
         self.cross = cross
         self.output = xavier(size, size)
 
-    def forward(self, queries: Tensor, keys: Tensor | None, allowed: Tensor | None) -> Tensor:
+    def forward(self, queries: Tensor, keys: Tensor | None, bias: Tensor | None) -> Tensor:
         """Attends from one sequence to another, or to itself.
 
         Args:
             queries: Sequence of shape (B, T, D).
             keys: Sequence of shape (B, S, D), for attention across; None within `queries`.
-            allowed: True where attention may go, of shape (B, 1, T, S) or (1, 1, T, S); None for everywhere.
+            bias: What is added to the scores, of shape (B, 1, T, S) or (1, 1, T, S): see :func:`attention_bias`; None for
+                nothing.
 
         Returns:
             Attended values of shape (B, T, D).
@@ -73,13 +74,13 @@ class MultiheadAttention(nn.Module):
         if probability and self.dropout_on == "keys":
             value = value * dropout(torch.ones_like(value[..., :1]), probability)
             probability = 0.0
-        attended = attend(query, key, value, allowed, probability)
+        attended = attend(query, key, value, bias, probability)
         result: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return result
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, probability: float) -> Tensor:
-    r"""Computes :math:`\mathrm{softmax}(q k^\top / \sqrt{d}) \, v`, fused, or in three steps where that is faster.
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, probability: float) -> Tensor:
+    r"""Computes :math:`\mathrm{softmax}(q k^\top / \sqrt{d} + b) \, v`, fused, or in three steps where that is faster.
 
     On a CPU, torch's fused kernel is made for long sequences: up to 64 steps or so, with the few numbers that a head has in
     MulT, two batched products and a softmax are faster (`benchmarks/mult.py`).
@@ -88,19 +89,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, pr
         query: Queries of shape (B, heads, T, d).
         key: Keys of shape (B, heads, S, d).
         value: Values of shape (B, heads, S, d).
-        allowed: True where attention may go, broadcast to (B, heads, T, S); None for everywhere.
+        bias: What is added to the scores, of shape (B, 1, T, S) or (1, 1, T, S); None for nothing.
         probability: Share of the weights that is dropped.
 
     Returns:
         Attended values of shape (B, heads, T, d).
     """
     batch, heads, steps, size = query.shape
+    bias = None if bias is None else bias.to(query.dtype)  # autocast does not see to it
     if query.device.type != "cpu" or torch.compiler.is_compiling() or steps * key.shape[2] > SMALL:
-        return scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=probability)
+        return scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=probability)
     flat = [x.reshape(batch * heads, -1, size) for x in (query, key, value)]
-    bias = query.new_zeros(1)
-    if allowed is not None:
-        bias = bias.expand(allowed.shape).masked_fill(~allowed, -math.inf)
+    if bias is None:
+        bias = query.new_zeros(1)
+    else:
         bias = bias[0, 0] if len(bias) == 1 else bias.expand(-1, heads, -1, -1).reshape(batch * heads, *bias.shape[2:])
     scores = torch.baddbmm(bias, flat[0], flat[1].transpose(1, 2), alpha=size**-0.5)
     weights = nn.functional.dropout(scores.softmax(-1), probability, probability > 0.0)
@@ -149,11 +151,11 @@ class TransformerLayer(nn.Module):
         self.relu_dropout = Dropout(relu_dropout)
         self.residual_dropout = Dropout(residual_dropout)
 
-    def forward(self, sequence: Tensor, source: Tensor | None, allowed: Tensor | None) -> Tensor:
+    def forward(self, sequence: Tensor, source: Tensor | None, bias: Tensor | None) -> Tensor:
         """Maps a sequence (B, T, D) to the same shape; it attends to `source` (B, S, D), or to itself when that is None."""
         normed = self.attention_norm(sequence)
         keys = None if source is None else self.attention_norm(source)
-        sequence = sequence + self.residual_dropout(self.attention(normed, keys, allowed))
+        sequence = sequence + self.residual_dropout(self.attention(normed, keys, bias))
         hidden = self.relu_dropout(torch.relu(self.expand(self.feedforward_norm(sequence))))
         result: Tensor = sequence + self.residual_dropout(self.contract(hidden))
         return result
@@ -217,12 +219,14 @@ class Transformer(nn.Module):
         Args:
             sequence: Sequence that attends.
             source: Sequence that it attends to, of shape (B, S, D); None within itself.
-            allowed: True where attention may go, broadcast to (B, heads, T, S); None for everywhere.
+            allowed: True where attention may go, of shape (B, 1, T, S) or (1, 1, T, S), or what :func:`attention_bias` makes of
+                it, for use in several; None for everywhere.
         """
+        bias = allowed if allowed is None or allowed.is_floating_point() else attention_bias(allowed, sequence.dtype)
         sequence = self._embed(sequence)
         source = None if source is None else self._embed(source)
         for layer in self.layers:
-            sequence = layer(sequence, source, allowed)
+            sequence = layer(sequence, source, bias)
         result: Tensor = self.norm(sequence)
         return result
 
@@ -293,6 +297,18 @@ def attention_mask(
     query, key = torch.arange(queries, device=device).unsqueeze(1), torch.arange(keys, device=device)
     past = key <= query + shift
     return past if valid is None else past & valid
+
+
+def attention_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns what is added to the scores of attention: 0 where it may go, else minus infinity.
+
+    Made once for all layers, since each keeps what it was given until its backward pass.
+
+    Example:
+        >>> attention_bias(torch.tensor([True, False]), torch.float32)
+        tensor([0., -inf])
+    """
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -math.inf)
 
 
 def xavier(input_size: int, output_size: int, *, stacked: int | None = None) -> nn.Linear:

@@ -54,7 +54,7 @@ def mask_of(queries: int, keys: int) -> Tensor:
     return torch.zeros(queries, keys).masked_fill(~allowed[0, 0], float("-inf"))
 
 
-def explicit_attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, probability: float) -> Tensor:
+def explicit_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, probability: float) -> Tensor:
     """Writes attention out, step by step, as the public code does."""
     batch, heads, steps, size = query.shape
     q, k, v = (x.reshape(batch * heads, -1, size) for x in (query * size**-0.5, key, value))
@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--times", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--latch", action="store_true", help="measure latches with feedback 'lstm' around the models")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -154,7 +155,7 @@ def main() -> None:
         return
     print(f"{versions()}, batch {options.batch_size}, {options.rounds} rounds after one to warm up")
     rows = [("time, mode", "variant", "ms", "times as fast as explicit", "aim", "peak MiB", "of explicit")]
-    for time_, steps in STEPS.items():
+    for time_, steps in ((name, STEPS[name]) for name in options.times):
         inputs = make_inputs(steps, options.batch_size)
         models = {variant: make(variant, options.latch) for variant in VARIANTS}
         outputs = [call(variant, model, "inference", inputs) for variant, model in models.items()]

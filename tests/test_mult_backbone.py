@@ -338,7 +338,8 @@ def test_short_attention_equals_fused_attention(monkeypatch, mask, dtype, probab
         torch.manual_seed(1)
         query, key, value = (torch.randn(3, 2, n, 4, dtype=dtype, requires_grad=True) for n in (steps, keys, keys))
         torch.manual_seed(2)
-        output = transformer.attend(query, key, value, allowed, probability)
+        bias = None if allowed is None else transformer.attention_bias(allowed, dtype)
+        output = transformer.attend(query, key, value, bias, probability)
         output.float().square().sum().backward()
         results[small] = [output, query.grad, key.grad, value.grad]
     if probability:  # other random numbers: the mean over many is the same
@@ -357,3 +358,18 @@ def test_weights_of_short_attention_are_dropped_as_often_as_asked_for():
     outputs = transformer.attend(query, key, value, None, 0.3)
     assert float(outputs.mean()) == pytest.approx(1.0, abs=0.03)
     assert float(outputs.std()) == pytest.approx((0.3 / 0.7 / 50) ** 0.5, rel=0.4)
+
+
+def test_the_layers_of_all_pairs_of_the_same_steps_share_one_mask():
+    """Each keeps what it was given until its backward pass: with ten thousand steps a copy of each layer is gigabytes."""
+    model = make(causal=True).train()
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, MultiheadAttention):
+            module.register_forward_pre_hook(lambda _, given, name=name: seen.__setitem__(name, given[2]))
+    model({k: torch.randn(2, 6 if k == "text" else 9, size, dtype=torch.float64) for k, size in SIZES.items()})
+    shapes = {}
+    for bias in seen.values():
+        shapes.setdefault(tuple(bias.shape[-2:]), set()).add(bias.data_ptr())
+    assert {shape: len(places) for shape, places in shapes.items()} == {(6, 9): 1, (6, 6): 1, (9, 6): 1, (9, 9): 1}
+    assert len(seen) > 4 * 2
