@@ -2,8 +2,8 @@
 
     python benchmarks/large.py [--threads 2]
 
-Latches with "linear" feedback around MulT (d = 30, 5 heads, 4 layers; 50 words against T steps of audio and video) and around the
-paper's baseline; noise of sizes 300/74/35.
+Latches with "linear" feedback around MulT (d = 30, 5 heads, 4 layers; 50 words against T steps of audio and video) and around
+the paper's baseline; noise of sizes 300/74/35.
 """
 
 from __future__ import annotations
