@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from topdown.experiments.distributed import rank
 from topdown.files import require, write_text
 
 Record = Mapping[str, float]
@@ -82,7 +83,7 @@ def write_history(path: Path, histories: Sequence[tuple[Mapping[str, Any], Seque
 
 @contextlib.contextmanager
 def tensorboard(folder: str | Path | None, about: str = "") -> Iterator[Callable[[Record], None]]:
-    """Writes losses and learning rates for TensorBoard with torch's own writer; nothing without a folder.
+    """Writes losses and learning rates for TensorBoard with torch's own writer, in process 0; nothing without a folder.
 
     Yields:
         A function to call with the record of each epoch.
@@ -90,10 +91,11 @@ def tensorboard(folder: str | Path | None, about: str = "") -> Iterator[Callable
     Raises:
         ImportError: if tensorboard is missing.
     """
-    if folder is None:
+    if folder is not None:
+        require("tensorboard", "tensorboard")
+    if folder is None or rank():
         yield lambda record: None
         return
-    require("tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(Path(folder) / about)) as writer:
