@@ -59,7 +59,7 @@ class MultiheadAttention(nn.Module):
         Args:
             queries: Sequence of shape (B, T, D).
             keys: Sequence of shape (B, S, D), for attention across; None within `queries`.
-            bias: What is added to the scores, of shape (B, 1, T, S) or (1, 1, T, S): see :func:`attention_bias`; None for
+            bias: What is added to the scores, of shape (B or 1, 1, T or 1, S): see :func:`attention_bias`; None for
                 nothing.
 
         Returns:
@@ -89,7 +89,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, proba
         query: Queries of shape (B, heads, T, d).
         key: Keys of shape (B, heads, S, d).
         value: Values of shape (B, heads, S, d).
-        bias: What is added to the scores, of shape (B, 1, T, S) or (1, 1, T, S); None for nothing.
+        bias: What is added to the scores, of shape (B or 1, 1, T or 1, S); None for nothing.
         probability: Share of the weights that is dropped.
 
     Returns:
@@ -219,7 +219,7 @@ class Transformer(nn.Module):
         Args:
             sequence: Sequence that attends.
             source: Sequence that it attends to, of shape (B, S, D); None within itself.
-            allowed: True where attention may go, of shape (B, 1, T, S) or (1, 1, T, S), or what :func:`attention_bias` makes of
+            allowed: True where attention may go, of shape (B or 1, 1, T or 1, S), or what :func:`attention_bias` makes of
                 it, for use in several; None for everywhere.
         """
         bias = allowed if allowed is None or allowed.is_floating_point() else attention_bias(allowed, sequence.dtype)

@@ -18,6 +18,7 @@ from topdown.experiments import Metric, compare, read_comparison, write_report
 from topdown.experiments.__main__ import main
 from topdown.experiments.compare import Comparison, metric_of
 from topdown.experiments.compare_report import robustness, table
+from topdown.experiments.fingerprints import named
 from topdown.experiments.linear import fit_linear, pooled_features
 from topdown.experiments.rows import (
     LINEAR,
@@ -492,3 +493,124 @@ def test_a_modality_that_some_samples_lack_is_not_alone():
     found = run(splits=lacking, seeds=1)
     assert set(found.left_out) == {"b alone"}
     assert found.left_out["b alone"].endswith("samples lack it")
+
+
+def test_a_report_is_made_of_the_runs_of_its_comparison_alone(tmp_path):
+    write_report(run(out=tmp_path, seeds=3, alone=False), tmp_path)
+    found = run(out=tmp_path, seeds=2, alone=False, latch={"passes": 2}, resume=True)
+    write_report(found, tmp_path)
+    again = read_comparison(tmp_path)
+    assert table(again) == table(found)
+    assert {record["seed"] for record in again.runs.records} == {0, 1}
+    (tmp_path / "runs" / "none-seed1.npz").unlink()
+    with pytest.raises(DataError, match="the run of 'none' with seed 1 is gone"):
+        read_comparison(tmp_path)
+
+
+def test_a_module_as_feedback_is_another_in_each_run():
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+
+        def forward(self, encodings):
+            return {"a": {"b": self.a(encodings["b"])}, "b": {"a": self.b(encodings["a"])}}
+
+    torch.manual_seed(0)
+    module = Fixed()
+    before = [p.clone() for p in module.parameters()]
+    found = run(feedback={"mine": module}, seeds=2, alone=False, widen=None)
+    assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
+    plan = Plan(tiny, None, SPLITS, None, "mae", metric_of(Task("regression", 1)), {"epochs": 2}, False)
+    alone, _ = run_row(plan, Row("mine", latch={"feedback": module}), 1)
+    (second,) = (r for r in found.runs.records if (r["row"], r["seed"]) == ("mine", 1))
+    assert alone["test"] == second["test"]
+
+
+class Maker:
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, sizes):
+        return LSTMBackbone(sizes, hidden_size=self.size)
+
+    def make(self, sizes):
+        return self(sizes)
+
+
+def test_functions_are_told_apart_by_what_they_hold():
+    one, two, same = Maker(1), Maker(2), Maker(1)
+    assert named(one) == named(same) != named(two)
+    assert named(one.make) == named(same.make) != named(two.make)
+    held = [functools.partial(torch.add, torch.tensor([float(i)])) for i in (1, 2, 1)]
+    assert named(held[0]) == named(held[2]) != named(held[1])
+
+    def recursive(depth):
+        return recursive(depth - 1) if depth else 0
+
+    assert named(recursive).startswith("test_functions_are_told_apart_by_what_they_hold")
+
+
+def test_other_metrics_and_versions_are_other_comparisons(tmp_path, monkeypatch):
+    metric = Metric("m", lambda y, labels: float((y.view_as(labels) - labels).abs().mean()), True)
+    other = Metric("m", lambda y, labels: float((y.view_as(labels) - labels).abs().max()), True)
+    run(out=tmp_path, seeds=1, alone=False, metric=metric)
+    with pytest.raises(DataError, match="was made with metric_function"):
+        run(out=tmp_path, seeds=1, alone=False, metric=other, resume=True)
+    versions = sys.modules["topdown.experiments.compare"].versions()
+    monkeypatch.setattr(sys.modules["topdown.experiments.compare"], "versions", lambda: {**versions, "torch": "0"})
+    with pytest.raises(DataError, match="was made with versions"):
+        run(out=tmp_path, seeds=1, alone=False, metric=metric, resume=True)
+
+
+class WholeBatches(torch.nn.Module):
+    """Takes lengths as one tensor alone."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.inner = LSTMBackbone(sizes, hidden_size=2)
+
+    def forward(self, inputs, lengths):
+        return self.inner(inputs, lengths.cpu())
+
+
+def test_what_a_model_does_not_take_is_said():
+    found = compare(WholeBatches, SPLITS, feedback={}, seeds=1, epochs=1, robust=True, alone=False)
+    assert "Not tested: without a, since the model does not take it (AttributeError: " in table(found)
+    assert set(robustness(found.runs)) == {"noise", "features", "steps"}
+
+
+def test_a_metric_that_a_resample_does_not_have_is_left_out_of_the_bootstrap():
+    def both_classes(outputs, labels):
+        if labels.unique().numel() < 2:
+            raise ValueError("one class")
+        return float((outputs.argmax(1) == labels).float().mean())
+
+    runs = fake({NONE: [1.0, 1.1, 0.9], "linear": [0.5, 0.6, 0.4]})
+    labels = torch.zeros(60, dtype=torch.int64)
+    labels[0] = 1
+    outputs = [np.eye(2, dtype=np.float32)[[0] * 60] for _ in runs.outputs]
+    found = compare_rows(runs._replace(labels=labels, outputs=outputs, metric=Metric("acc", both_classes, False)))
+    assert found["linear"].difference.sample_error == 0.0
+
+
+def test_a_bad_difference_stands_within_the_interval_that_is_said():
+    runs = fake({NONE: [1.0, 1.1, 0.9], "linear": [1.05, 1.2, 0.99]})
+    said = verdict(runs, compare_rows(runs))
+    by, low, high = (float(said.partition(mark)[2].split()[0].rstrip(",")) for mark in ("raises mae by ", "interval ", " to "))
+    assert low <= by <= high
+
+
+def test_a_kind_may_not_have_the_name_of_another_row():
+    with pytest.raises(ValueError, match="feedback has a kind called 'a alone', which is the name of another row"):
+        run(feedback={"a alone": "linear"})
+    assert Row("lstm.gaps").slug != Row("lstm", gaps=True).slug
+
+
+@pytest.mark.parametrize("wanted", [10_000, 100_000])
+def test_a_tiny_model_is_widened_as_far_as_it_takes(wanted):
+    plan = Plan(tiny, lambda sizes, f: LSTMBackbone(sizes, hidden_size=round(f)), SPLITS, None, "mae", ODD, {}, False)
+    assert size_of(plan.widen(SPLITS["train"].sizes, width_for(plan, wanted))) >= wanted
+    before = torch.get_rng_state()
+    width_for(plan, wanted)
+    assert torch.equal(torch.get_rng_state(), before)

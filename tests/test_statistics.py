@@ -108,6 +108,6 @@ def test_the_seeds_that_would_decide_do():
     found = [stats.ttest_1samp(rng.normal(mean, spread, needed), 0.0).pvalue < 0.05 for _ in range(600)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.05)
     assert seeds_to_decide(pilot, 0.01) > needed
-    assert seeds_to_decide(pilot._replace(sample_error=0.3), 0.05) is None  # the test set alone leaves more doubt
+    assert seeds_to_decide(pilot._replace(sample_error=0.3), 0.05) == math.inf  # the test set alone leaves more doubt
     assert seeds_to_decide(pilot._replace(mean=0.0), 0.05) is None
-    assert seeds_to_decide(pilot._replace(mean=0.001), 0.05) is None
+    assert seeds_to_decide(pilot._replace(mean=0.001), 0.05) == math.inf

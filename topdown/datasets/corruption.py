@@ -1,11 +1,12 @@
 r"""Data made worse on purpose, the same way each time: noise, features, steps or modalities that are gone.
 
-Each sample has random numbers of its own, which depend on its seed alone, not on its batch: so what a sample becomes is the
-same in training, in evaluation, in a subset, and in a store that is larger than memory.
+Each modality of each sample has random numbers of its own, which depend on its seed and its name, not on its batch: so what a
+sample becomes is the same in training, in evaluation, in a subset, and in a store that is larger than memory.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, get_args
 
@@ -43,10 +44,10 @@ class Corruption(NamedTuple):
         severity = float(self.severity[index])
         if severity == 0.0:
             return dict(inputs)
-        generator = torch.Generator("cpu").manual_seed(int(self.seeds[index]))
         done = dict(inputs)
-        for name in self.names:  # in this order, whatever the order of the inputs
-            x = inputs[name]
+        for name in self.names:  # each with random numbers of its own, so that it is the same without the others
+            seed = (int(self.seeds[index]) + zlib.crc32(name.encode())) % 2**63
+            generator, x = torch.Generator("cpu").manual_seed(seed), inputs[name]
             if self.kind == "noise":
                 done[name] = x + severity * self.scale[name] * torch.randn(x.shape, generator=generator, device="cpu")
             else:

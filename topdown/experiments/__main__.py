@@ -9,7 +9,6 @@ python -m topdown.experiments predict results/model.pt NEW --out predictions.csv
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,7 +98,7 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     kinds = ["static", *(kind for kind in KINDS if kind not in ("none", "static"))]
     many.add_argument("--feedback", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=f"of {', '.join(kinds)}")
     many.add_argument("--seeds", type=positive, default=10, metavar="N", help="runs of each row, with seeds 0 to N-1")
-    many.add_argument("--jobs", type=positive, default=os.cpu_count(), metavar="N", help="processes of one thread each")
+    many.add_argument("--jobs", type=positive, metavar="N", help="processes of one thread each; one per core by default")
     many.add_argument("--robust", action="store_true", help="test on noise, and without features, steps and modalities, too")
     many.add_argument("--gaps", action="store_true", help="train on random rates of missing steps, too, and test at 0 to 0.9")
     many.add_argument("--no-alone", action="store_true", help="leave out the rows of each modality alone")

@@ -51,9 +51,10 @@ def resume(path: Path, parts: Mapping[str, Any], settings: Mapping[str, object],
     """
     state = load_checkpoint(path, device)
     if (before := state.get("settings")) != settings:
-        differ = [name for name in settings if not isinstance(before, dict) or before.get(name) != settings[name]]
+        every = dict.fromkeys([*before, *settings]) if isinstance(before, dict) else settings
+        differ = [name for name in every if not isinstance(before, dict) or before.get(name) != settings.get(name)]
         found = {name: before.get(name) for name in differ} if isinstance(before, dict) else before
-        wanted = {name: settings[name] for name in differ}
+        wanted = {name: settings.get(name) for name in differ}
         raise DataError(f"{path}: of a training with {found}, not {wanted}; delete it to train anew")
     try:
         load_into(parts["model"], state["model"])
@@ -131,7 +132,7 @@ def random_state(device: torch.device) -> list[Tensor]:
 
 def _set_random_state(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0].cpu())
-    if _has_random_numbers(device):
+    if _has_random_numbers(device) and len(states) > 1:  # none, if the training began on the CPU
         torch.get_device_module(device).set_rng_state(states[-1].cpu(), device)
 
 

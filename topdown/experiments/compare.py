@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from torch import nn
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.experiments.distributed import world_size
 from topdown.experiments.fingerprints import fingerprint, named
 from topdown.experiments.losses import Loss
 from topdown.experiments.results import versions
@@ -86,9 +88,10 @@ def compare(
 ) -> Comparison:
     """Compares kinds of feedback around a model of your own with no feedback, with a wider model, and with simpler ones.
 
-    Every row has the same seeds, batches, initial backbone and dropout streams; each epoch is chosen on `valid`, and `test` is
-    reported. Differences are paired by seed; their intervals count both seeds and test samples, and their probabilities are
-    corrected for the number of kinds. Runs are in one thread each, so that their number does not change them.
+    Every row has the same seeds, order of batches and initial backbone, and begins each step with the same random numbers; the
+    epoch is chosen on `valid`, and `test` is reported. Differences are paired by seed; their intervals count both seeds and
+    test samples, and their probabilities are corrected for the number of kinds. Runs are in one thread each, so that their
+    number does not change them.
 
     Args:
         build: Function {modality: features} -> backbone, called once a run; where it raises ValueError for one modality alone,
@@ -134,9 +137,11 @@ def compare(
     """
     start, directory = time.time(), None if out is None else Path(out)
     _check_splits(splits)
+    if world_size() > 1:
+        raise ValueError("compare starts processes of its own: call it in one process, and pass jobs=")
     if seeds < 1 or jobs < 1:
         raise ValueError(f"seeds={seeds} and jobs={jobs} must be at least 1")
-    if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint", "loss") if name in training]:
+    if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint") if name in training]:
         raise ValueError(f"{taken[0]} is what each run has of its own: leave it out")
     task = task_of(splits) if task is None and (loss is None or metric is None) else task
     if metric is None:
@@ -209,8 +214,11 @@ def make_rows(
     if width is not None and sizes:
         rows.append(Row(WIDENED, width=width))
     elif sizes:
-        left_out[WIDENED] = "nobody said how to make the model wider: pass widen="
+        nobody = "nobody said how to make the model wider: pass widen="
+        left_out[WIDENED] = nobody if plan.widen is None else "no factor gives it as many parameters as the largest latch has"
     rows += latches
+    if twice := [row.name for i, row in enumerate(rows) if row.name in [other.name for other in rows[:i]]]:
+        raise ValueError(f"feedback has a kind called {twice[0]!r}, which is the name of another row: call it otherwise")
     if gaps:
         rows += [row._replace(gaps=True) for row in rows if row.name == NONE or row.latch is not None]
     return rows, left_out
@@ -252,7 +260,9 @@ def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | N
         "build": named(plan.build),
         "task": None if plan.task is None else list(plan.task),
         "loss": plain(plan.loss),
+        "widen": plain(plan.widen),
         "metric": plan.metric.name,
+        "metric_function": [named(plan.metric.function), plan.metric.lower_is_better],
         "training": plain(plan.training),
         "robust": plan.robust,
         "latches": {row.name: plain(row.latch) for row in rows if row.latch is not None},
@@ -278,6 +288,9 @@ def _run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int) -> Itera
         pending = {pool.submit(_run, row, seed): (row, seed) for row, seed in missing}
         for done in concurrent.futures.as_completed(pending):
             yield *pending[done], *done.result()
+    except BrokenProcessPool:
+        remedy = "use fewer jobs, and go on with resume; what is done is kept if there is a directory"
+        raise DataError(f"a process was killed, for lack of memory perhaps: {remedy}") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

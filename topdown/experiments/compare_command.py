@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,7 @@ def compare_command(options: argparse.Namespace) -> None:
         widen=made,
         task=task,
         seeds=options.seeds,
-        jobs=options.jobs,
+        jobs=options.jobs or _cores(options.device),
         alone=not options.no_alone,
         robust=options.robust,
         gaps=options.gaps,
@@ -87,6 +88,13 @@ def compare_command(options: argparse.Namespace) -> None:
         device=options.device,
     )
     _finish(found, out)
+
+
+def _cores(device: str) -> int:
+    """Returns how many processes to use: the cores that this one may, or one on a GPU."""
+    if not device.startswith("cpu"):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finish(found: Comparison, out: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from topdown.experiments.compare import Comparison
-from topdown.experiments.verdict import Runs
+from topdown.experiments.verdict import LEVEL, Runs
 from topdown.files import require
 
 
@@ -24,7 +24,7 @@ def draw_differences(comparison: Comparison) -> Any:
     axes = figure.subplots()
     for place, row in enumerate(reversed(rows)):
         d, p = comparison.compared[row].difference, comparison.compared[row].p
-        sure = p < 0.05
+        sure = p < LEVEL
         colour = ("tab:green" if d.mean > 0 else "tab:red") if sure else "tab:gray"
         half = 0.0 if math.isinf(d.high) else d.high - d.mean
         axes.errorbar(d.mean, place, xerr=half, fmt="o", color=colour, capsize=3)
@@ -54,17 +54,21 @@ def draw_curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[str, floa
     down = -(-len(curves) // across)
     figure = _figure(4.2 * across, 3.4 * down + 0.6)
     grid = figure.subplots(down, across, squeeze=False).flatten()
+    names = list(dict.fromkeys(row for rows in curves.values() for row in rows))
+    lines: dict[str, Any] = {}
     for axes, (kind, rows) in zip(grid, curves.items(), strict=False):
         for row, found in rows.items():
             x = [float(severity) for severity in found]
             mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
-            (line,) = axes.plot(x, mean, "o-", markersize=3, label=row.replace("$", r"\$"))
-            axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=line.get_color())
+            number = names.index(row)  # the same colour in every panel, and another style beyond ten
+            style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+            (lines[row],) = axes.plot(x, mean, marker="o", markersize=3, label=row.replace("$", r"\$"), **style)
+            axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=style["color"])
         axes.set_title(kind.replace("$", r"\$"), fontsize=10)
         axes.set_xlabel("severity")
         axes.set_ylabel(metric)
     for axes in grid[len(curves) :]:
         axes.set_visible(False)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    plain = [row.replace("$", r"\$") for row in names]
+    figure.legend([lines[row] for row in names], plain, loc="outside lower center", ncols=4, fontsize=8)
     return figure

@@ -21,7 +21,7 @@ from topdown.experiments.compare_pictures import draw_curves, draw_differences, 
 from topdown.experiments.rows import LINEAR, NONE
 from topdown.experiments.run_store import read_run
 from topdown.experiments.tasks import Task
-from topdown.experiments.verdict import LEVEL, Runs, collapsed, compare_rows, inflation, verdict
+from topdown.experiments.verdict import LEVEL, Runs, collapsed, compare_rows, inflation, probability, spreads_of, verdict
 from topdown.files import write_json, write_text
 from topdown.plots import picture
 
@@ -45,7 +45,8 @@ def _warnings(comparison: Comparison) -> list[str]:
     for row, targets in collapsed(runs).items():
         what = f"masks of {row!r} have become constants for {', '.join(targets)}"
         lines.append(f"WARNING: {what}: they vary neither within nor between samples.")
-    return lines
+    untested = {what: why for run in runs.records for what, why in run.get("not_tested", {}).items()}
+    return lines + [f"Not tested: {what}, since the model does not take it ({why})." for what, why in untested.items()]
 
 
 def _explained(comparison: Comparison) -> list[str]:
@@ -93,15 +94,17 @@ def read_comparison(out: str | Path) -> Comparison:
     out = Path(out)
     try:
         content = json.loads((out / "results.json").read_text(encoding="utf-8"))
-        configuration, kinds, wanted = content["configuration"], content["kinds"], content["rows"]
+        configuration, kinds, done = content["configuration"], content["kinds"], [tuple(key) for key in content["done"]]
         labels = np.load(out / "runs" / "labels.npy", allow_pickle=False)
+        paths = sorted((out / "runs").glob("*.npz"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{out}: holds no comparison ({error}); name a directory that compare wrote") from None
     if configuration["task"] is None or Task(*configuration["task"]).metric != configuration["metric"]:
         raise DataError(f"{out}: its metric is a function of one's own; call compare(..., resume=True) again")
-    found = [read_run(path) for path in sorted((out / "runs").glob("*.npz"))]
-    order = {name: i for i, name in enumerate(wanted)}
-    found = sorted((f for f in found if f[0]["row"] in order), key=lambda f: (f[0]["gaps"], order[f[0]["row"]], f[0]["seed"]))
+    kept = {(record["row"], record["gaps"], record["seed"]): (record, outputs) for record, outputs in map(read_run, paths)}
+    if missing := [key for key in done if key not in kept]:
+        raise DataError(f"{out}: the run of {missing[0][0]!r} with seed {missing[0][2]} is gone; compare again with --resume")
+    found = [kept[key] for key in done]
     metric = metric_of(Task(*configuration["task"]))
     runs = Runs([r for r, _ in found], [o for _, o in found], torch.from_numpy(labels), metric, kinds)
     compared = compare_rows(runs)
@@ -124,10 +127,11 @@ def _rows(comparison: Comparison) -> list[list[str]]:
             found = comparison.compared[row]
             d = found.difference
             cells[2] = f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
-            cells[3] = f"{found.p:.3f}" if found.p >= 0.001 else "< 0.001"
+            cells[3] = probability(found.p)
             if not math.isnan(found.spread):
                 cells[4] = f"{found.spread:.2f} (p {found.spread_p:.2f})"
-            cells[5] = "never" if found.seeds_to_decide is None else f"{found.seeds_to_decide}"
+            needed = found.seeds_to_decide
+            cells[5] = "" if needed is None else "never" if math.isinf(needed) else f"{needed:.0f}"
         rows.append(cells)
     return rows
 
@@ -147,7 +151,7 @@ def _results(comparison: Comparison) -> dict[str, Any]:
         "verdict": comparison.verdict,
         "configuration": comparison.configuration,
         "metric": {"name": runs.metric.name, "lower_is_better": runs.metric.lower_is_better},
-        "rows": runs.names(),
+        "done": [[run["row"], run["gaps"], run["seed"]] for run in runs.records],
         "kinds": list(runs.kinds),
         "left_out": comparison.left_out,
         "against_none": {
@@ -216,7 +220,7 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 def _spreads(runs: Runs) -> list[list[str]]:
     rows = [["row", "target", "mean mask", "within samples, over time", "between samples", "between features"]]
     for row in runs.kinds:
-        spreads = [runs.records[i]["masks"] for i in runs.of(row).values() if "masks" in runs.records[i]]
+        spreads = spreads_of(runs, row)
         for target in dict.fromkeys(name for spread in spreads for name in spread):
             own = [spread[target] for spread in spreads if target in spread]
             means = (np.mean([spread[name] for spread in own]) for name in ("mean", "within", "between", "features"))

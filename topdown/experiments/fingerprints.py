@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from types import CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -30,8 +30,10 @@ def fingerprint(data: SequenceDataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def named(function: object) -> Any:
-    """Returns a name for a function that another function of that name does not have.
+def named(function: object, depth: int = 3) -> Any:
+    """Returns a name for a function that another of that name does not have, by its code and by what it holds.
+
+    What is held is looked at down to a depth; of modules, it is the type alone.
 
     Example:
         >>> named("mae"), named(torch.nn.Linear), named(lambda x: x + 1) == named(lambda x: x + 2)
@@ -40,26 +42,38 @@ def named(function: object) -> Any:
     if isinstance(function, str):
         return function
     if isinstance(function, functools.partial):
-        held = [named(function.func), *map(_plain, function.args), *(f"{k}={_plain(v)}" for k, v in function.keywords.items())]
-        return f"{held[0]}({', '.join(held[1:])})"
+        held = [*map(_plain, function.args), *(f"{name}={_plain(value)}" for name, value in function.keywords.items())]
+        return f"{named(function.func, depth)}({', '.join(held)})"
+    if isinstance(function, MethodType):
+        return f"{_plain(function.__self__, depth)}.{named(function.__func__, depth)}"
     if isinstance(function, FunctionType):
-        held = [_plain(cell.cell_contents) for cell in function.__closure__ or ()]
-        content = json.dumps([_code(function.__code__), held, _plain(function.__defaults__), _plain(function.__kwdefaults__)])
-        return f"{function.__qualname__} {hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    return getattr(function, "__qualname__", type(function).__qualname__)
+        held = [
+            _plain(cell.cell_contents, depth - 1) for cell in function.__closure__ or () if cell.cell_contents is not function
+        ]
+        defaults = [_plain(function.__defaults__, depth - 1), _plain(function.__kwdefaults__, depth - 1)]
+        return f"{function.__qualname__} {_short([_code(function.__code__, depth), held, defaults])}"
+    if isinstance(function, (type, BuiltinFunctionType)) or isinstance(function, torch.nn.Module) or depth <= 0:
+        return getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{type(function).__qualname__} {_short(_plain(getattr(function, '__dict__', {}), depth - 1))}"
 
 
-def _code(code: CodeType) -> list[Any]:
-    constants = [_code(value) if isinstance(value, CodeType) else _plain(value) for value in code.co_consts]
+def _short(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+
+
+def _code(code: CodeType, depth: int) -> list[Any]:
+    constants = [_code(value, depth) if isinstance(value, CodeType) else _plain(value, depth) for value in code.co_consts]
     return [code.co_code.hex(), constants, list(code.co_names)]
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, depth: int = 3) -> str:
     """Describes a value that a function holds: plain ones as they are, all else by name, since it may be anything."""
     if isinstance(value, dict):
-        return str({str(key): _plain(held) for key, held in value.items()})
+        return str({str(key): _plain(held, depth - 1) for key, held in value.items()})
     if isinstance(value, (list, tuple)):
-        return str([_plain(held) for held in value])
+        return str([_plain(held, depth - 1) for held in value])
     if isinstance(value, (str, int, float, bool, bytes, type(None))):
         return repr(value)
-    return str(named(value))
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {_short(value.detach().cpu().tolist())}"
+    return str(named(value, depth - 1)) if depth > 0 else type(value).__qualname__

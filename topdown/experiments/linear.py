@@ -21,13 +21,12 @@ def pooled_features(data: SequenceDataset) -> Tensor:
     A modality that a sample lacks is zero there.
     """
     rows = []
-    for parts in torch.arange(len(data), device="cpu").split(256):
-        for i in parts.tolist():
-            pooled = []
-            for name, x in data[i].inputs.items():
-                x = x.reshape(-1, data.sizes[name]).double()
-                pooled += [x.mean(0), x.std(0, correction=0)] if len(x) else [x.new_zeros(2 * data.sizes[name])]
-            rows.append(torch.cat(pooled))
+    for sample in data:
+        pooled = []
+        for name, x in sample.inputs.items():
+            x = x.reshape(-1, data.sizes[name]).double()
+            pooled += [x.mean(0), x.std(0, correction=0)] if len(x) else [x.new_zeros(2 * data.sizes[name])]
+        rows.append(torch.cat(pooled))
     return torch.stack(rows)
 
 
@@ -50,7 +49,7 @@ def fit_linear(
     used = deviation > 1e-9
     inputs = [torch.nn.functional.pad((x - mean)[:, used] / deviation[used], (0, 1), value=1.0) for x in features]
     labels = torch.as_tensor(train.labels).double().reshape(len(train), -1)
-    fits = [_ridge if task.name == "regression" else _logistic][0](inputs[0], labels, task)
+    fits = _ridge(inputs[0], labels) if task.name == "regression" else _logistic(inputs[0], labels, task)
     best: tuple[float, Tensor] | None = None
     for weight in fits:
         score = task.metrics((inputs[1] @ weight).float(), valid.labels)[task.metric]
@@ -61,7 +60,7 @@ def fit_linear(
     return [(x @ best[1]).float() for x in inputs[1:]], best[1].numel()
 
 
-def _ridge(x: Tensor, y: Tensor, task: Task) -> list[Tensor]:
+def _ridge(x: Tensor, y: Tensor) -> list[Tensor]:
     """Returns weights for each strength; the intercept, the last row, is not penalized."""
     penalty = torch.ones(x.shape[1], dtype=x.dtype)
     penalty[-1] = 0.0

@@ -143,8 +143,12 @@ def load_model(path: str | Path) -> Trained:
     Raises:
         DataError: if it is no such file.
     """
-    state = load_checkpoint(Path(path))
-    if state.get("format") != FORMAT:
+    try:
+        state = load_checkpoint(Path(path))
+    except DataError as error:
+        remedy = "; give the model.pt of a training"
+        raise DataError(str(error).replace("; delete it to train anew", remedy)) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise DataError(f"{path}: is not a {FORMAT}, which `python -m topdown.experiments train` writes")
     found = state.pop("description")
     description = Description(**{**found, "task": Task(**found["task"])})

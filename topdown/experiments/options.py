@@ -17,8 +17,8 @@ from topdown.feedback import FEEDBACK
 KINDS = ("none", *FEEDBACK)
 ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
 LARGEST = 10_000_000
-# Options that may differ between a run and its continuation.
 NOTHING_KEPT = "\nNothing will be kept, since there is no --out: give it a directory for results and checkpoints.\n"
+# Options that may differ between a run and its continuation.
 FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume", "workers", "tensorboard")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ Widen = Callable[[Sizes, float], nn.Module]
 LINEAR, NONE, WIDENED, STATIC = "linear model on pooled features", "none", "none, widened", "static"
 SEVERITIES = {"noise": (0.5, 1.0, 2.0), "features": (0.2, 0.5, 0.8), "steps": (0.2, 0.5, 0.8)}
 RATES = tuple(round(0.1 * i, 1) for i in range(10))  # of steps that are missing, in all modalities
+WIDEST = 1024.0  # factor of a wider backbone
 SEED_OF_CORRUPTION = 77_003  # one for all rows and seeds, so that they meet the same data
 
 
@@ -66,7 +68,7 @@ class Row(NamedTuple):
     @property
     def slug(self) -> str:
         """Name of it in the name of a file."""
-        return quote(self.name, safe=" ,") + (".gaps" if self.gaps else "")
+        return quote(self.name, safe=" ,").replace(".", "%2E") + (".gaps" if self.gaps else "")
 
 
 class Plan(NamedTuple):
@@ -103,8 +105,10 @@ def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
         backbone = plan.build(sizes) if row.width == 1.0 or plan.widen is None else plan.widen(sizes, row.width)
         if row.latch is None:
             return backbone
+        options: dict[str, Any] = dict(row.latch)
+        options |= {k: copy.deepcopy(v) for k, v in options.items() if isinstance(v, nn.Module)}  # of no other run
         example = plan.splits["train"].batch([0, 1] if len(plan.splits["train"]) > 1 else [0])
-        return TopDownLatch(backbone, **row.latch, example_inputs=example.inputs)
+        return TopDownLatch(backbone, **options, example_inputs=example.inputs)
 
 
 def size_of(model: nn.Module) -> int:
@@ -116,10 +120,15 @@ def width_for(plan: Plan, size: int) -> float | None:
     """Returns the smallest factor by which a backbone has as many parameters as asked for, or more; None if none is known."""
     if plan.widen is None:
         return None
-    low, high = 1.0, 16.0
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if size_of(plan.widen(plan.splits["train"].sizes, middle)) < size else (low, middle)
+    sizes, low, high = plan.splits["train"].sizes, 1.0, 2.0
+    with torch.random.fork_rng(devices=[]):
+        while size_of(plan.widen(sizes, high)) < size:
+            low, high = high, 2 * high
+            if high > WIDEST:
+                return None
+        for _ in range(12):
+            middle = (low + high) / 2
+            low, high = (middle, high) if size_of(plan.widen(sizes, middle)) < size else (low, middle)
     return high
 
 
@@ -148,7 +157,7 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         best.append(score(predict(model, splits["test"]), labels))
 
     def on_step(epoch: int, step: int, _: int) -> None:
-        torch.manual_seed((seed * 10_007 + epoch) * 1_000_003 + step)  # dropout of a step is the same in all rows
+        torch.manual_seed((seed * 10_007 + epoch) * 1_000_003 + step)  # each step begins alike in all rows
 
     fitted = fit(
         model,
@@ -172,7 +181,7 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
     if isinstance(model, TopDownLatch):
         record["masks"] = mask_spread(model, splits["test"])
     if plan.robust or row.gaps:
-        record["robustness"] = _robustness(plan, row, model, splits["test"])
+        record["robustness"], record["not_tested"] = _robustness(plan, row, model, splits["test"])
     if not math.isfinite(record["test"]):
         raise DataError(f"{plan.metric.name} of {row.name!r}, seed {seed}, is {record['test']}: a metric must be a number")
     record["seconds"] = time.perf_counter() - start
@@ -188,11 +197,14 @@ def _with_gaps(seed: int) -> Callable[[SequenceDataset, int], SequenceDataset]:
     return augment
 
 
-def _robustness(plan: Plan, row: Row, model: nn.Module, test: SequenceDataset) -> dict[str, dict[str, float]]:
-    """Returns {what is done: {severity: metric}}."""
+def _robustness(
+    plan: Plan, row: Row, model: nn.Module, test: SequenceDataset
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Returns {what is done: {severity: metric}}, and what a model does not take and why."""
     scale = {name: found.deviation for name, found in test.moments().items()}
     grids: dict[str, Sequence[float]] = {} if row.gaps else dict(SEVERITIES)
     found: dict[str, dict[str, float]] = {}
+    left_out: dict[str, str] = {}
     for kind, severities in {**grids, **({"missing rates": RATES} if row.gaps else {})}.items():
         found[kind] = {}
         for severity in severities:
@@ -203,9 +215,9 @@ def _robustness(plan: Plan, row: Row, model: nn.Module, test: SequenceDataset) -
         try:
             worse = test.corrupt("missing", 1.0, modalities=[name], seed=SEED_OF_CORRUPTION)
             found[f"without {name}"] = {"1": plan.metric.function(predict(model, worse), test.labels)}
-        except (DataError, ValueError):  # a model of one's own may not take it
-            continue
-    return found
+        except Exception as error:  # a model of one's own may not take samples that lack something
+            left_out[f"without {name}"] = f"{type(error).__name__}: {error}"
+    return found, left_out
 
 
 def mask_spread(latch: TopDownLatch, data: SequenceDataset, batch_size: int = 32) -> dict[str, dict[str, float]]:

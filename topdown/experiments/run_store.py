@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 class RunStore:
     """The runs that are done: in memory, and in a directory if there is one."""
 
-    # What may differ between runs that belong together: other kinds, seeds and rows are further runs.
+    # What may differ between runs that belong together: other kinds and rows are further runs; of versions, two count.
     FREE = ("latches", "versions", "robust")
 
     def __init__(self, out: Path | None, configuration: Mapping[str, Any], labels: torch.Tensor, *, resume: bool) -> None:
@@ -34,7 +34,9 @@ class RunStore:
             return
         check_writable(out)
         path = out / "runs" / "configuration.json"
-        fixed = json.loads(json.dumps({k: v for k, v in configuration.items() if k not in self.FREE}))
+        shared = {k: v for k, v in configuration.items() if k not in self.FREE}
+        shared["versions"] = {name: configuration["versions"][name] for name in ("torch", "topdown")}
+        fixed = json.loads(json.dumps(shared))
         if path.exists():
             if not resume:
                 raise DataError(f"{out}: holds runs of an earlier comparison; go on with resume, or choose another directory")

@@ -134,7 +134,7 @@ def spread_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, f
     return ratio, float(stats.pearsonr(a + b, a - b).pvalue)
 
 
-def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8, most: int = 10_000) -> int | None:
+def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8, most: int = 10_000) -> float | None:
     """Returns the seeds it takes to find a difference as large as it looks, in four of five attempts.
 
     Args:
@@ -144,7 +144,8 @@ def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8,
         most: Largest number that counts as possible. (Default: 10,000)
 
     Returns:
-        Number of seeds; None if no number would do, since the test samples alone leave more doubt than that.
+        Number of seeds; infinity if none would do, since the test samples alone leave more doubt than that, or if it is larger
+        than `most`; None if it cannot be told from one seed, or there is no difference.
 
     Example:
         >>> seeds_to_decide(Difference(1.0, 0, 0, 0, seed_error=1.0, sample_error=0.0, seeds=4), 0.05)
@@ -156,7 +157,7 @@ def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8,
     wanted = abs(difference.mean) / float(normal.ppf(1 - level / 2) + normal.ppf(power))  # standard error that would do
     left = wanted**2 - difference.sample_error**2
     if left <= 0.0:
-        return None
+        return math.inf
     of_one = difference.seed_error**2 * difference.seeds
     needed = math.ceil(of_one / left) + 2  # since the spread itself has to be estimated
-    return needed if needed <= most else None
+    return needed if needed <= most else math.inf

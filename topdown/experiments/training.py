@@ -76,8 +76,8 @@ def fit(
     once an epoch, and at nothing else); training stops when it has not fallen for `patience` epochs. Section 3 of the paper,
     but for batch size and epochs, which are those of its public code.
 
-    The order of the batches depends on `seed` and the epoch alone, so that different models see the same batches. Random
-    numbers of the caller are left as they were.
+    The order of the batches depends on `seed`, the epoch and lengths alone, so that different models see the same batches.
+    Random numbers of the caller are left as they were.
 
     In a process of a group of `torch.distributed`, each process takes its share of every batch, gradients are averaged over all
     samples of the batch, and the losses are those of all processes: without dropout the same, step by step, as in one process.

@@ -66,8 +66,10 @@ def predict_command(options: argparse.Namespace) -> None:
     table = csv.writer(text, lineterminator="\n")
     names = task.columns(trained.about.get("label_names") or ())
     table.writerow([*(["split"] if several else []), "id", *names, *masked])
+    first = torch.zeros(0)
     for split, data in splits.items():
         outputs = predict(trained.model, data, batch_size=options.batch_size, device=options.device)
+        first = first if len(first) else outputs
         masks = mean_masks(latch, data, options.batch_size) if latch is not None and options.masks else [[]] * len(data)
         for name, row, of_sample in zip(data.ids, task.rows(outputs), masks, strict=True):
             table.writerow([*([split] if several else []), name, *row, *of_sample])
@@ -78,7 +80,7 @@ def predict_command(options: argparse.Namespace) -> None:
         if latch is not None and options.page is not None:
             make_directory(options.page.parent)
             split, data = next(iter(splits.items()))
-            count = _write_page(options.page, latch, data, trained, options.samples)
+            count = _write_page(options.page, latch, data, trained, first, options.samples)
             what = f"{count} samples of {split}, from the lowest prediction to the highest"
             print(f"masks of {what}, drawn in {options.page}")
 
@@ -120,9 +122,8 @@ def _splits(trained: Trained, options: argparse.Namespace) -> dict[str, Sequence
     return {name: trained.prepare(splits[name], f"{options.data}: {name}") for name in names}
 
 
-def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, samples: int) -> int:
+def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, outputs: Tensor, samples: int) -> int:
     """Writes a page with the masks of some samples, from the lowest prediction to the highest, and returns how many."""
-    outputs = predict(latch, data)
     chosen = _spread(outputs, samples)
     batch = data.batch(chosen).to(next(latch.parameters()).device)
     with torch.inference_mode():

@@ -58,7 +58,7 @@ class Compared(NamedTuple):
         p: Its probability without a difference, corrected for the number of kinds where the row is a kind of feedback.
         spread: Ratio of the standard deviations over seeds, the row over no feedback.
         spread_p: Probability of a ratio as far from 1 if there were no difference in spread.
-        seeds_to_decide: Seeds that it would take; None if no number would.
+        seeds_to_decide: Seeds that it would take; infinity if no number would, None if one seed or no difference tells nothing.
         inflation: What choosing the best epoch by the test set would add to the score, on average; nan where unknown.
     """
 
@@ -66,7 +66,7 @@ class Compared(NamedTuple):
     p: float
     spread: float
     spread_p: float
-    seeds_to_decide: int | None
+    seeds_to_decide: float | None
     inflation: float
 
 
@@ -129,7 +129,10 @@ def _difference(runs: Runs, pairs: Sequence[tuple[int, int]]) -> Difference:
     def score(indices: Array) -> float:
         chosen = torch.from_numpy(indices)
         labels = runs.labels[chosen]
-        scores = {i: runs.metric.function(outputs[chosen], labels) for i, outputs in tensors.items()}
+        try:
+            scores = {i: runs.metric.function(outputs[chosen], labels) for i, outputs in tensors.items()}
+        except ValueError:  # as of a metric that is not defined where a class is missing
+            return float("nan")
         return float(np.mean([sign * (scores[a] - scores[b]) for a, b in pairs]))
 
     return paired_difference(values, bootstrap_error(score, len(runs.labels)), len(runs.labels))
@@ -144,7 +147,8 @@ def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
     best = max(sure or dynamic, key=lambda row: dynamic[row].difference.low if sure else dynamic[row].difference.mean)
     found = dynamic[best]
     d, seeds, samples = found.difference, found.difference.seeds, len(runs.labels)
-    said = f"{_by(d.mean, runs.metric)} (95 % interval {_number(d.low)} to {_number(d.high)}, {_probability(found.p)}"
+    low, high = (d.low, d.high) if d.mean >= 0 else (-d.high, -d.low)  # of what is said, which has no sign
+    said = f"{_by(d.mean, runs.metric)} (95 % interval {_number(low)} to {_number(high)}, p {_equals(found.p)}"
     kinds = len([row for row in runs.kinds if row in compared])
     said += f" for {kinds} kind{'s' if kinds > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''}, {samples} test samples)"
     if d.seeds < 2:
@@ -162,27 +166,32 @@ def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
     worst = min(dynamic, key=lambda row: dynamic[row].difference.mean)
     if all(c.p < LEVEL and c.difference.mean < 0 for c in dynamic.values()):
         return f"Feedback hurts here: the best kind, {best!r}, {said}."
-    if found.seeds_to_decide is None:
-        more = "no number of seeds would decide: the test set is too small for a difference like this"
-    elif d.mean <= 0:
+    if d.mean <= 0 or found.seeds_to_decide is None:
         more = "no kind is better than none on average"
+    elif math.isinf(found.seeds_to_decide):
+        more = "no number of seeds would decide: the test set is too small for a difference like this"
     else:
-        more = f"about {found.seeds_to_decide} seeds would decide, if the difference is as large as it looks"
+        more = f"about {found.seeds_to_decide:.0f} seeds would decide, if the difference is as large as it looks"
     hurts = dynamic[worst]
-    note = f"; {worst!r} is worse than none ({_probability(hurts.p)})" if hurts.p < LEVEL and hurts.difference.mean < 0 else ""
+    note = f"; {worst!r} is worse than none (p {_equals(hurts.p)})" if hurts.p < LEVEL and hurts.difference.mean < 0 else ""
     return f"No evidence that feedback helps here: the best kind, {best!r}, {said}; {more}{note}."
 
 
 def collapsed(runs: Runs) -> dict[str, list[str]]:
-    """Returns, per kind, the targets whose masks are constants: they vary neither within nor between samples, in any run."""
+    """Returns, per kind, the targets whose masks are constants in most runs: they vary neither within nor between samples."""
     found: dict[str, list[str]] = {}
     for row in runs.kinds:
-        spreads = [runs.records[i]["masks"] for i in runs.of(row).values() if "masks" in runs.records[i]]
+        spreads = spreads_of(runs, row)
         for target in dict.fromkeys(name for spread in spreads for name in spread):
             values = [max(s[target]["within"], s[target]["between"]) for s in spreads if target in s]
             if row != STATIC and float(np.median(values)) < COLLAPSED:
                 found.setdefault(row, []).append(target)
     return found
+
+
+def spreads_of(runs: Runs, row: str) -> list[Mapping[str, Mapping[str, float]]]:
+    """Returns how masks of a row vary, run by run: see :func:`topdown.experiments.rows.mask_spread`."""
+    return [runs.records[i]["masks"] for i in runs.of(row).values() if "masks" in runs.records[i]]
 
 
 def _pairs(runs: Runs, row: str, other: str) -> list[tuple[int, int]]:
@@ -201,5 +210,10 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else str(value)
 
 
-def _probability(p: float) -> str:
-    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+def probability(p: float) -> str:
+    """Writes a probability."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _equals(p: float) -> str:
+    return f"= {probability(p)}" if p >= 0.001 else probability(p)
