@@ -2,6 +2,8 @@
 
     python benchmarks/recipe.py [--seeds 1] [--samples 1000] [--variants NAME ...] [--out recipe.jsonl]
 
+`--probe` tells instead how well a linear model reads the planted codes from the encodings, before and after some training.
+
 Each variant trains the paper's baseline with feedback by the paper's protocol. Printed are the errors, the share of the
 oracle's gap that is closed, and how masks rank relevant features above others (chance 0.5). Runs in --out are not done again.
 """
@@ -23,6 +25,8 @@ from topdown.datasets import SequenceDataset
 from topdown.datasets.report import markdown
 from topdown.experiments import fit, predict, synthetic_splits
 from topdown.experiments.figures import relevance_auc
+from topdown.experiments.synthetic import GROUPS, SIZES, feature_groups
+from topdown.files import require
 
 Splits = Mapping[str, SequenceDataset]
 RATE = 5e-4  # of the paper
@@ -177,6 +181,41 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
     return record | ({} if latch is None else {"rank": relevance_auc(latch, test, relevance["test"])})
 
 
+def codes(relevance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the planted code of each modality in each sample, from what it makes relevant in another one."""
+    names, found = list(SIZES), {}
+    for own, name in enumerate(names):
+        other = names[(own + 1) % len(names)]
+        groups = feature_groups(other)
+        firsts = [int(((groups[:, 0] == own) & (groups[:, 1] == value)).nonzero()[0]) for value in range(GROUPS)]
+        found[name] = relevance[other][:, firsts].argmax(1)
+    return found
+
+
+def probe(splits: Splits, relevance: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Prints the test accuracy of logistic regression from encodings, averaged over time, to the code of their modality."""
+    linear: Any = require("sklearn.linear_model", "test")
+    torch.manual_seed(0)
+    backbone = LSTMBackbone(splits["train"].sizes)
+    for epochs in (0, 8):
+        if epochs:
+            fit(backbone, splits["train"], splits["valid"], epochs=epochs)
+        read: dict[str, dict[str, Tensor]] = {}
+        for split in ("train", "test"):
+            data, parts = splits[split], dict[str, list[Tensor]]()
+            with torch.inference_mode():
+                for i in torch.arange(len(data)).split(50):
+                    batch = data.batch(i)
+                    for name, r in backbone.eval().encode(batch.inputs, batch.lengths).items():
+                        parts.setdefault(name, []).append(r.sum(1) / cast(Tensor, batch.lengths).view(-1, 1))
+            read[split] = {name: torch.cat(found) for name, found in parts.items()}
+        train, test = codes(relevance["train"]), codes(relevance["test"])
+        for name in SIZES:
+            model = linear.LogisticRegression(max_iter=2000).fit(read["train"][name].numpy(), train[name].numpy())
+            accuracy = model.score(read["test"][name].numpy(), test[name].numpy())
+            print(f"{name}, after {epochs} epochs: code read in {accuracy:.1%} of test samples (chance {1 / GROUPS:.0%})")
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -184,10 +223,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     count = options.samples
     splits, relevance = synthetic_splits((count, count // 5, count * 2 // 5))
+    if options.probe:
+        probe(splits, relevance)
+        return
     lines = options.out.read_text().splitlines() if options.out is not None and options.out.exists() else []
     records = {(record["variant"], record["seed"]): record for record in map(json.loads, lines)}
     for seed in range(options.seeds):
