@@ -111,10 +111,11 @@ def main() -> None:
     print(f"Planted structure, {options.seeds} seeds.\n\n{table(found)}\n", flush=True)
     for numbers in (False, True):
         alarms, either = 0, 0
-        makers = {"build": build_regression, "widen": widen_regression} if numbers else {"build": build, "widen": widen}
+        made = (build_regression, widen_regression) if numbers else (build, widen)
+        makers: dict[str, Any] = dict(zip(("build", "widen"), made, strict=True))
         for repetition in range(1, options.repetitions + 1):
             data = shuffled(splits(repetition, (300, 100, 300)), repetition, numbers=numbers)
-            found = compare(splits=data, alone=False, seeds=options.seeds, **makers, **training)  # type: ignore[arg-type]
+            found = compare(splits=data, alone=False, seeds=options.seeds, **makers, **training)
             alarms += found.verdict.startswith(("Feedback helps", "Feedback is better"))
             either += any(found.compared[kind].p < 0.05 for kind in found.runs.kinds)
         what = "numbers drawn at random (mae)" if numbers else "shuffled labels (acc)"

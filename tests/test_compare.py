@@ -196,7 +196,7 @@ def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
         trained.append((row.name, seed))
         return run_row(plan, row, seed)
 
-    monkeypatch.setattr(sys.modules["topdown.experiments.compare"], "run_row", recording)
+    monkeypatch.setattr(sys.modules["topdown.experiments.run_all"], "run_row", recording)
     found = run(out=tmp_path / "x", resume=True, robust=True, feedback=["static", "linear", "shared"], say=said.append)
     assert said[0] == "7 of 15 runs are there already"  # of the same width, since width goes by whole units
     of_seed_1 = [(row, 1) for row in ("a alone", "b alone", NONE, WIDENED, "static", "linear", "shared")]

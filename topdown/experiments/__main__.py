@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from topdown.datasets.corruption import check_severity
 from topdown.datasets.errors import DataError
 from topdown.datasets.options import OneLineParser, add_data_options
+from topdown.experiments.asked import asked_corruption
 from topdown.experiments.command import run_command
 from topdown.experiments.compare_command import compare_command
 from topdown.experiments.options import (
@@ -29,7 +29,7 @@ from topdown.experiments.options import (
     positive,
     read_config,
 )
-from topdown.experiments.train import Asked, train
+from topdown.experiments.train import train
 from topdown.experiments.use import evaluate, predict_command
 
 PROGRAM = "python -m topdown.experiments"
@@ -132,21 +132,10 @@ def _add_corruption(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--corrupt",
         nargs="+",
-        type=_corruption,
+        type=asked_corruption,
         metavar="KIND:SEVERITY[:MODALITY,...]",
         help=f"{what}: noise, features, steps or missing",
     )
-
-
-def _corruption(text: str) -> Asked:
-    kind, _, rest = text.partition(":")
-    severity, _, names = rest.partition(":")
-    try:
-        check_severity(kind, float(severity), 1)  # type: ignore[arg-type]
-    except ValueError as error:
-        said = str(error) if isinstance(error, DataError) else "is not KIND:SEVERITY, or KIND:SEVERITY:MODALITY,MODALITY"
-        raise argparse.ArgumentTypeError(f"{text!r}: {said}") from None
-    return Asked(kind, float(severity), tuple(names.split(",")) if names else ())  # type: ignore[arg-type]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from topdown.datasets.errors import DataError
 from topdown.experiments.distributed import rank, wait
 from topdown.experiments.fingerprints import named
+from topdown.experiments.random_numbers import random_state, set_random_state
 from topdown.files import write_file
 from topdown.latch import TopDownLatch
 
@@ -62,7 +62,7 @@ def resume(path: Path, parts: Mapping[str, Any], settings: Mapping[str, object],
         raise DataError(f"{path}: of another model; delete it to train anew") from None
     parts["optimizer"].load_state_dict(state["optimizer"])
     parts["scheduler"].load_state_dict(state["scheduler"])
-    _set_random_state(state["random"], device)
+    set_random_state(state["random"], device)
     return Progress(*(state[name] for name in Progress._fields))
 
 
@@ -116,25 +116,3 @@ def load_into(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 def _plain(name: str) -> str:
     return name.replace("_orig_mod.", "")
-
-
-def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
-    """Leaves the random numbers of the caller as they were, on the CPU and on a device."""
-    there = [device] if _has_random_numbers(device) else []
-    return torch.random.fork_rng(devices=there, device_type=device.type if there else "cuda")
-
-
-def random_state(device: torch.device) -> list[Tensor]:
-    """Returns the state of the random numbers on the CPU, and on a device if that has its own."""
-    own = [torch.get_device_module(device).get_rng_state(device)] if _has_random_numbers(device) else []
-    return [torch.get_rng_state(), *own]
-
-
-def _set_random_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0].cpu())
-    if _has_random_numbers(device) and len(states) > 1:  # none, if the training began on the CPU
-        torch.get_device_module(device).set_rng_state(states[-1].cpu(), device)
-
-
-def _has_random_numbers(device: torch.device) -> bool:
-    return device.type not in ("cpu", "meta")

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-import multiprocessing
-import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -34,10 +28,10 @@ from topdown.experiments.rows import (
     Row,
     Widen,
     make_model,
-    run_row,
     size_of,
     width_for,
 )
+from topdown.experiments.run_all import run_all
 from topdown.experiments.run_store import RunStore
 from topdown.experiments.tasks import Task, task_of
 from topdown.experiments.verdict import Compared, Runs, compare_rows, verdict
@@ -125,6 +119,7 @@ def compare(
 
     Example:
         >>> from topdown.adapters import LSTMBackbone
+        >>> import numpy as np
         >>> rng = np.random.default_rng(0)
         >>> data = SequenceDataset.from_arrays({k: rng.normal(size=(30, 3, 2)) for k in "ab"}, rng.normal(size=30))
         >>> parts = {"train": data[:10], "valid": data[10:20], "test": data[20:]}
@@ -160,7 +155,7 @@ def compare(
     if say is not None and len(missing) < len(wanted):
         say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
     begun = time.time()
-    for number, (row, seed, record, outputs) in enumerate(_run_all(plan, missing, jobs), 1):
+    for number, (row, seed, record, outputs) in enumerate(run_all(plan, missing, jobs), 1):
         store.keep(row, seed, record, outputs)
         if say is not None:
             left = (time.time() - begun) / number * (len(missing) - number)
@@ -269,54 +264,6 @@ def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | N
         "about": plain(about or {}),
         "versions": versions(),
     }
-
-
-def _run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int) -> Iterator[tuple[Row, int, dict[str, Any], Any]]:
-    if jobs == 1 or len(missing) < 2:
-        with _one_thread():
-            for row, seed in missing:
-                yield row, seed, *run_row(plan, row, seed)
-        return
-    try:
-        packed = pickle.dumps(plan)
-    except Exception as error:
-        remedy = "define functions at the top of a module, or pass jobs=1"
-        raise ValueError(f"other processes cannot be given what is compared ({error}): {remedy}") from None
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(min(jobs, len(missing)), context, _begin, (packed,))
-    try:
-        pending = {pool.submit(_run, row, seed): (row, seed) for row, seed in missing}
-        for done in concurrent.futures.as_completed(pending):
-            yield *pending[done], *done.result()
-    except BrokenProcessPool:
-        remedy = "use fewer jobs, and go on with resume; what is done is kept if there is a directory"
-        raise DataError(f"a process was killed, for lack of memory perhaps: {remedy}") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_plan: Plan | None = None  # of a process that was begun to run rows of it
-
-
-def _begin(packed: bytes) -> None:
-    global _plan
-    torch.set_num_threads(1)
-    _plan = pickle.loads(packed)
-
-
-def _run(row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
-    assert _plan is not None
-    return run_row(_plan, row, seed)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _time(seconds: float) -> str:

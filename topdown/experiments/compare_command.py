@@ -18,7 +18,7 @@ from topdown.experiments.compare import Comparison, compare
 from topdown.experiments.compare_report import read_comparison, table, write_report
 from topdown.experiments.distributed import world_size
 from topdown.experiments.models import Description, build_backbone
-from topdown.experiments.options import NOTHING_KEPT, latch_options
+from topdown.experiments.options import NOTHING_KEPT, latch_arguments
 from topdown.experiments.train import describe, load_for_training
 from topdown.files import require
 
@@ -69,7 +69,7 @@ def compare_command(options: argparse.Namespace) -> None:
         made,
         splits,
         feedback=[kind for kind in dict.fromkeys(options.feedback) if kind != "none"],
-        latch=latch_options(options, aligned=aligned),
+        latch=latch_arguments(options, aligned=aligned),
         widen=made,
         task=task,
         seeds=options.seeds,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
-from topdown.experiments.training import device_of
+from topdown.experiments.over_data import masks_of
 from topdown.files import require, write_file, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
@@ -29,12 +29,8 @@ def sentiment_profile(
     latch: TopDownLatch, data: SequenceDataset, *, batch_size: int = 32, device: str | torch.device | None = None
 ) -> dict[str, MaskProfile]:
     """Averages the masks of a latch per sentiment class, labels rounded to -3..3, over a data set."""
-    place = device_of(latch, device)
-    latch.eval().to(place)
-    with torch.inference_mode():
-        batches = (data.batch(i).to(place) for i in data.batch_lengths().argsort(stable=True).split(batch_size))
-        triples = ((latch.masks(b.inputs, b.lengths), b.labels.clamp(-3, 3).round().long(), b.lengths) for b in batches)
-        return mask_profile(triples, list(CLASSES))
+    found = masks_of(latch, data, batch_size=batch_size, device=device)
+    return mask_profile(((m, b.labels.clamp(-3, 3).round().long(), b.lengths) for _, b, m in found), list(CLASSES))
 
 
 class Monotonicity(NamedTuple):
@@ -97,18 +93,14 @@ def relevance_auc(
         Probability per modality that, within a sample, a relevant feature has a higher mask (averaged over time) than one
         that is not, averaged over samples: 1 is perfect, 0.5 is chance.
     """
-    place = device_of(latch, device)
-    latch.eval().to(place)
     sums: dict[str, float] = {}
-    with torch.inference_mode():
-        for indices in torch.arange(len(data)).split(batch_size):
-            batch = data.batch(indices).to(place)
-            for name, mask in latch.masks(batch.inputs, batch.lengths).items():
-                pooled = pool_mask(mask, lengths_of(batch.lengths, name)).squeeze(1).cpu()
-                for sample, relevant in zip(pooled, relevance[name][indices].bool(), strict=True):
-                    difference = sample[relevant].unsqueeze(1) - sample[~relevant]
-                    auc = (difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()
-                    sums[name] = sums.get(name, 0.0) + float(auc)
+    for indices, batch, masks in masks_of(latch, data, batch_size=batch_size, device=device):
+        for name, mask in masks.items():
+            pooled = pool_mask(mask, lengths_of(batch.lengths, name)).squeeze(1).cpu()
+            for sample, relevant in zip(pooled, relevance[name][indices].bool(), strict=True):
+                difference = sample[relevant].unsqueeze(1) - sample[~relevant]
+                auc = (difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()
+                sums[name] = sums.get(name, 0.0) + float(auc)
     return {name: value / len(data) for name, value in sums.items()}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from topdown.adapters import LSTMBackbone, MulTBackbone
@@ -14,6 +13,7 @@ from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
+from topdown.experiments.random_numbers import seeded
 from topdown.experiments.tasks import Task, prepared
 from topdown.latch import TopDownLatch
 
@@ -73,8 +73,7 @@ def build_backbone(description: Description) -> nn.Module:
 
 def build_model(description: Description, seed: int) -> nn.Module:
     """Makes a model; the backbone has the same initial values for a seed, whatever the latch around it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         backbone = build_backbone(description)
         if description.latch is None:
             return backbone

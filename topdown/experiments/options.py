@@ -108,7 +108,7 @@ def add_latch_options(parser: argparse.ArgumentParser) -> None:
     add("--align", choices=("error", "interpolate", "pool"), help="where times differ; interpolate by default then")
 
 
-def latch_options(options: argparse.Namespace, *, aligned: bool) -> dict[str, Any]:
+def latch_arguments(options: argparse.Namespace, *, aligned: bool) -> dict[str, Any]:
     """Returns the options of a latch as :class:`topdown.TopDownLatch` takes them, but for the kind of feedback."""
     names = ("combine", "passes", "scale", "start", "encoder_grad", "mask_dropout")
     chosen = {name: getattr(options, name) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import io
@@ -10,7 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import nn
+
+from topdown.datasets.data import SequenceDataset
 from topdown.experiments.distributed import rank
+from topdown.experiments.training import Fit, fit
 from topdown.files import require, write_text
 
 Record = Mapping[str, float]
@@ -105,3 +110,39 @@ def tensorboard(folder: str | Path | None, about: str = "") -> Iterator[Callable
                 writer.add_scalar(name, record[name], int(record["epoch"]))
 
         yield write
+
+
+def fit_and_show(
+    model: nn.Module, splits: Mapping[str, SequenceDataset], options: argparse.Namespace, seed: int, label: str, **more: Any
+) -> Fit:
+    """Trains as the options of a command say, and shows how it goes.
+
+    Args:
+        model: Model to train.
+        splits: Samples, of which `train` and `valid` are used.
+        options: Options that :func:`topdown.experiments.options.add_training_options` and `add_single_options` ask for.
+        seed: Random seed.
+        label: Name of the training.
+        more: Further options of :func:`topdown.experiments.fit`.
+    """
+    with show_training(label, options.epochs) as show, tensorboard(options.tensorboard, label.replace(" ", "-")) as write:
+
+        def on_epoch(record: dict[str, float]) -> None:
+            show.on_epoch(record)
+            write(record)
+
+        return fit(
+            model,
+            splits["train"],
+            splits["valid"],
+            seed=seed,
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            patience=options.patience,
+            device=options.device,
+            workers=options.workers,
+            on_epoch=on_epoch,
+            on_step=show.on_step,
+            **more,
+        )

@@ -17,6 +17,8 @@ from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.experiments.linear import fit_linear
 from topdown.experiments.losses import Loss
+from topdown.experiments.over_data import masks_of
+from topdown.experiments.random_numbers import seeded
 from topdown.experiments.tasks import Task
 from topdown.experiments.training import fit, predict
 from topdown.latch import TopDownLatch
@@ -100,8 +102,7 @@ def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
     sizes = plan.splits["train"].sizes
     if row.modalities is not None:
         sizes = {name: sizes[name] for name in row.modalities}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         backbone = plan.build(sizes) if row.width == 1.0 or plan.widen is None else plan.widen(sizes, row.width)
         if row.latch is None:
             return backbone
@@ -121,7 +122,7 @@ def width_for(plan: Plan, size: int) -> float | None:
     if plan.widen is None:
         return None
     sizes, low, high = plan.splits["train"].sizes, 1.0, 2.0
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):
         while size_of(plan.widen(sizes, high)) < size:
             low, high = high, 2 * high
             if high > WIDEST:
@@ -227,23 +228,19 @@ def mask_spread(latch: TopDownLatch, data: SequenceDataset, batch_size: int = 32
         Per target: `mean`; `within`, the standard deviation over the steps of a sample; `between`, that of the means of
         samples; both averaged over features; and `features`, that of the means of features.
     """
-    latch.eval()
-    device = next(latch.parameters()).device
     means: dict[str, list[Tensor]] = {}
     within: dict[str, list[Tensor]] = {}
-    with torch.inference_mode():
-        for indices in torch.arange(len(data), device="cpu").split(batch_size):
-            batch = data.batch(indices).to(device)
-            for name, mask in latch.masks(batch.inputs, batch.lengths).items():
-                lengths = lengths_of(batch.lengths, name)
-                mask = as_sequence(mask, name, latch.sites)
-                mask = mask.unsqueeze(1) if mask.dim() == 2 else mask
-                mean = pool_mask(mask, lengths)
-                valid = torch.ones(mask.shape[:2]) if lengths is None else valid_steps(lengths, mask.shape[1])
-                apart = ((mask - mean).square() * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-                there = valid.sum(1) > 0
-                means.setdefault(name, []).append(mean.squeeze(1)[there])
-                within.setdefault(name, []).append(apart.sqrt()[there])
+    for _, batch, masks in masks_of(latch, data, batch_size=batch_size):
+        for name, raw in masks.items():
+            lengths = lengths_of(batch.lengths, name)
+            mask = as_sequence(raw, name, latch.sites)  # on the CPU, as lengths are
+            mask = mask.unsqueeze(1) if mask.dim() == 2 else mask
+            mean = pool_mask(mask, lengths)
+            valid = torch.ones(mask.shape[:2], device="cpu") if lengths is None else valid_steps(lengths, mask.shape[1])
+            apart = ((mask - mean).square() * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+            there = valid.sum(1) > 0
+            means.setdefault(name, []).append(mean.squeeze(1)[there])
+            within.setdefault(name, []).append(apart.sqrt()[there])
     found = {}
     for name, parts in means.items():
         mean = torch.cat(parts)

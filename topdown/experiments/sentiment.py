@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from topdown.datasets.errors import DataError
@@ -24,10 +23,11 @@ from topdown.experiments.figures import Profiles, draw_masks, relevance_auc, sen
 from topdown.experiments.inputs import Inputs, check_backbone, load_inputs
 from topdown.experiments.metrics import sentiment_metrics
 from topdown.experiments.options import FREE_OPTIONS, KINDS, NOTHING_KEPT, ORACLE, sentiment_parser
-from topdown.experiments.reporting import show_training, tensorboard, write_history
+from topdown.experiments.random_numbers import seeded
+from topdown.experiments.reporting import fit_and_show, write_history
 from topdown.experiments.results import check_no_runs, checkpoint_path, read_runs, versions
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
-from topdown.experiments.training import Fit, fit, predict
+from topdown.experiments.training import Fit, predict
 from topdown.feedback import FEEDBACK
 from topdown.files import require, write_json, write_text
 from topdown.latch import TopDownLatch
@@ -158,8 +158,7 @@ def _configuration(options: argparse.Namespace, experiment: Experiment, inputs: 
 
 
 def _model(kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, sizes: Mapping[str, int]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # the same initial backbone for every kind
+    with seeded(seed):  # the same initial backbone for every kind
         backbone = experiment.build(sizes, options)
         if kind in ("none", ORACLE):
             return backbone
@@ -175,29 +174,8 @@ def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
     if unfinished is not None and not options.resume and rank() == 0:
         unfinished.unlink(missing_ok=True)
     wait()
-    label = f"{kind} seed {seed}"
-    with show_training(label, options.epochs) as show, tensorboard(options.tensorboard, label.replace(" ", "-")) as write:
-
-        def on_epoch(record: dict[str, float]) -> None:
-            show.on_epoch(record)
-            write(record)
-
-        fitted = fit(
-            model,
-            splits["train"],
-            splits["valid"],
-            seed=seed,
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            epochs=options.epochs,
-            patience=options.patience,
-            device=options.device,
-            workers=options.workers,
-            checkpoint=unfinished,
-            on_epoch=on_epoch,
-            on_step=show.on_step,
-            **experiment.protocol,
-        )
+    label, own = f"{kind} seed {seed}", {"checkpoint": unfinished, **experiment.protocol}
+    fitted = fit_and_show(model, splits, options, seed, label, **own)
     metrics = {}
     for split in ("valid", "test"):
         outputs = predict(model, splits[split], batch_size=options.batch_size, device=options.device)

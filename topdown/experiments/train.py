@@ -6,42 +6,32 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from topdown.datasets.corruption import Kind, Moments
+from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.load import load_splits
 from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
+from topdown.experiments.asked import augmentation, corrupted
 from topdown.experiments.distributed import rank, wait, world_size
 from topdown.experiments.models import Description, build_model, save_model
-from topdown.experiments.options import NOTHING_KEPT, latch_options
-from topdown.experiments.reporting import show_training, tensorboard, write_history
+from topdown.experiments.options import NOTHING_KEPT, latch_arguments
+from topdown.experiments.reporting import fit_and_show, write_history
 from topdown.experiments.results import versions
 from topdown.experiments.tasks import Task, prepared, task_of
-from topdown.experiments.training import Augment, fit, predict
+from topdown.experiments.training import predict
 from topdown.files import write_json
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("command", "config", "resume")
 MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a training that goes on
-
-
-class Asked(NamedTuple):
-    """A corruption that was asked for; no names are all modalities."""
-
-    kind: Kind
-    severity: float
-    names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return ":".join([self.kind, f"{self.severity:g}", *([",".join(self.names)] if self.names else [])])
 
 
 def load_for_training(options: argparse.Namespace) -> tuple[Splits, Task, dict[str, Moments] | None]:
@@ -88,7 +78,7 @@ def describe(options: argparse.Namespace, splits: Splits, task: Task, feedback: 
         raise DataError(
             f"{options.data}: its modalities have steps of their own, which --backbone lstm does not take; use mult"
         )
-    latch = None if feedback == "none" else {"feedback": feedback, **latch_options(options, aligned=aligned)}
+    latch = None if feedback == "none" else {"feedback": feedback, **latch_arguments(options, aligned=aligned)}
     return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch)
 
 
@@ -122,29 +112,10 @@ def train(options: argparse.Namespace) -> None:
     if out is None:
         print(NOTHING_KEPT, flush=True)
     model = build_model(description, options.seed)
-    with show_training(options.feedback, options.epochs) as show, tensorboard(options.tensorboard) as write:
-
-        def on_epoch(record: dict[str, float]) -> None:
-            show.on_epoch(record)
-            write(record)
-
-        fitted = fit(
-            model,
-            splits["train"],
-            splits["valid"],
-            seed=options.seed,
-            loss=task.loss,
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            epochs=options.epochs,
-            patience=options.patience,
-            device=options.device,
-            workers=options.workers,
-            augment=augmentation(options.corrupt, options.seed),
-            checkpoint=None if out is None else out / "training.pt",
-            on_epoch=on_epoch,
-            on_step=show.on_step,
-        )
+    augment = augmentation(options.corrupt, options.seed)
+    checkpoint = None if out is None else out / "training.pt"
+    own = {"loss": task.loss, "augment": augment, "checkpoint": checkpoint}
+    fitted = fit_and_show(model, splits, options, options.seed, options.feedback, **own)
     metrics = evaluate_splits(model, {k: data for k, data in splits.items() if k != "train"}, task, options)
     print(f"\nbest epoch {fitted.best_epoch} of {len(fitted.history)}, validation loss {fitted.best_loss:.4f}")
     print_metrics(metrics)
@@ -192,24 +163,6 @@ def check_same(path: Path, options: argparse.Namespace) -> None:
             raise DataError(
                 f"{path.parent}: was trained with {name} {before.get(name)}, not {now.get(name)}; choose another --out"
             )
-
-
-def augmentation(corrupt: Sequence[Asked] | None, seed: int) -> Augment | None:
-    """Returns what corrupts the training data anew in each epoch; None for nothing."""
-    if not corrupt:
-        return None
-
-    def augment(data: SequenceDataset, epoch: int) -> SequenceDataset:
-        return corrupted(data, corrupt, (seed * 1_000_003 + epoch) * 101)
-
-    return augment
-
-
-def corrupted(data: SequenceDataset, corrupt: Sequence[Asked], seed: int) -> SequenceDataset:
-    """Returns data with corruptions, one after the other."""
-    for number, asked in enumerate(corrupt):
-        data = data.corrupt(asked.kind, asked.severity, modalities=asked.names or None, seed=seed + number)
-    return data
 
 
 def evaluate_splits(

@@ -20,12 +20,12 @@ from topdown.experiments.checkpoints import (
     keep,
     latch_options,
     load_into,
-    own_random_numbers,
     resume,
 )
 from topdown.experiments.distributed import parallel, rank, total, world_size
 from topdown.experiments.fingerprints import fingerprint, named
 from topdown.experiments.losses import LOSSES, Loss, prediction_of
+from topdown.experiments.random_numbers import own_random_numbers
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Augment = Callable[[SequenceDataset, int], SequenceDataset]

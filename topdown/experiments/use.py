@@ -15,9 +15,11 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.load import load_splits
 from topdown.datasets.options import data_options
+from topdown.experiments.asked import corrupted
 from topdown.experiments.distributed import rank
 from topdown.experiments.models import Trained, load_model
-from topdown.experiments.train import corrupted, evaluate_splits, print_metrics
+from topdown.experiments.over_data import masks_of
+from topdown.experiments.train import evaluate_splits, print_metrics
 from topdown.experiments.training import predict
 from topdown.files import require, write_json, write_text
 from topdown.latch import TopDownLatch
@@ -88,19 +90,13 @@ def predict_command(options: argparse.Namespace) -> None:
 def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> list[list[float | str]]:
     """Returns the mask of every feature of every sample, averaged over its steps; nothing where it lacks the modality."""
     rows: list[list[float | str]] = [[] for _ in range(len(data))]
-    device = next(latch.parameters()).device
-    with torch.inference_mode():
-        for indices in torch.arange(len(data), device="cpu").split(batch_size):
-            batch = data.batch(indices).to(device)
-            masks = latch.masks(batch.inputs, batch.lengths)
-            for name, size in data.sizes.items():
-                if name not in masks:
-                    continue
-                valid = lengths_of(batch.lengths, name)
-                pooled = pool_mask(masks[name], valid).reshape(len(indices), size).cpu()
-                for row, (i, values) in enumerate(zip(indices.tolist(), pooled.tolist(), strict=True)):
-                    there = valid is None or int(valid[row]) > 0
-                    rows[i] += [round(value, 6) for value in values] if there else [""] * size
+    for indices, batch, masks in masks_of(latch, data, batch_size=batch_size):
+        for name in (name for name in data.sizes if name in masks):
+            valid, size = lengths_of(batch.lengths, name), data.sizes[name]
+            pooled = pool_mask(masks[name], valid).reshape(len(indices), size).cpu()
+            for row, (i, values) in enumerate(zip(indices.tolist(), pooled.tolist(), strict=True)):
+                there = valid is None or int(valid[row]) > 0
+                rows[i] += [round(value, 6) for value in values] if there else [""] * size
     return rows
 
 

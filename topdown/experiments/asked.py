@@ -1,0 +1,53 @@
+"""Corruptions that a command was asked for, as text and as what they do to data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from topdown.datasets.corruption import Kind, check_severity
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
+from topdown.experiments.training import Augment
+
+
+class Asked(NamedTuple):
+    """A corruption that was asked for; no names are all modalities."""
+
+    kind: Kind
+    severity: float
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ":".join([self.kind, f"{self.severity:g}", *([",".join(self.names)] if self.names else [])])
+
+
+def asked_corruption(text: str) -> Asked:
+    """Takes KIND:SEVERITY[:MODALITY,...] from the command line."""
+    kind, _, rest = text.partition(":")
+    severity, _, names = rest.partition(":")
+    try:
+        check_severity(kind, float(severity), 1)  # type: ignore[arg-type]
+    except ValueError as error:
+        said = str(error) if isinstance(error, DataError) else "is not KIND:SEVERITY, or KIND:SEVERITY:MODALITY,MODALITY"
+        raise argparse.ArgumentTypeError(f"{text!r}: {said}") from None
+    return Asked(kind, float(severity), tuple(names.split(",")) if names else ())  # type: ignore[arg-type]
+
+
+def augmentation(corrupt: Sequence[Asked] | None, seed: int) -> Augment | None:
+    """Returns what corrupts the training data anew in each epoch; None for nothing."""
+    if not corrupt:
+        return None
+
+    def augment(data: SequenceDataset, epoch: int) -> SequenceDataset:
+        return corrupted(data, corrupt, (seed * 1_000_003 + epoch) * 101)
+
+    return augment
+
+
+def corrupted(data: SequenceDataset, corrupt: Sequence[Asked], seed: int) -> SequenceDataset:
+    """Returns data with corruptions, one after the other."""
+    for number, asked in enumerate(corrupt):
+        data = data.corrupt(asked.kind, asked.severity, modalities=asked.names or None, seed=seed + number)
+    return data
