@@ -1,10 +1,13 @@
-"""What a GPU makes of it: a training step and inference of a latch, eager, in half precision and compiled, and its stalls.
+"""What a GPU makes of it: a training step and inference, beside the plain models, in half precision, compiled, and its stalls.
 
-    python benchmarks/gpu.py [--rounds 10]
+    python benchmarks/gpu.py [--rounds 20] [--batch-size 32]
 
-Needs CUDA, and says so where there is none. Prints medians of milliseconds per step on batches of 32 with lengths as in
-word-aligned MOSEI, from pinned memory without waiting; the peak of memory; and how often a forward pass made the host wait for
-the device: lengths stay on the CPU, so packing needs nothing back, and the number should be 0.
+Needs CUDA, and says so where there is none; `--device cpu` only checks that the script works. Batches have lengths as in
+word-aligned MOSEI, from pinned memory without waiting. Plain is the public model of the paper written down directly
+(benchmarks/plain.py), and MulT with attention step by step (benchmarks/mult.py). All variants of a backbone with one kind of
+feedback alternate in one process; printed are medians in milliseconds, and of the ratio to plain in the same round; the peak of
+memory over what was held before a step; how often a forward pass made the host wait for the device, which should be 0, since
+lengths stay on the CPU; and of how many graphs a compiled training step consists.
 """
 
 from __future__ import annotations
@@ -15,34 +18,116 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
-from plain import SIZES
+from measure import ratio
+from mult import explicit_attention
+from plain import SIZES, PlainModel
 from speed import mosei_like
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from topdown import TopDownLatch
-from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.adapters import LSTMBackbone, MulTBackbone, transformer
 from topdown.datasets import Batch, data_loader
 from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
 
-
-def milliseconds(call: Callable[[], object], rounds: int) -> float:
-    """Returns the median time of a call, the device included."""
-    times = []
-    for _ in range(rounds + 2):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[2:])
+TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+VARIANTS = ("plain", "float32", *TYPES, "compiled")
 
 
-def waits(call: Callable[[], object]) -> int:
+class Variant(NamedTuple):
+    """One way to run a model: a forward pass on a batch, its optimizer, and the graphs that its compiler has made."""
+
+    model: nn.Module
+    forward: Callable[[], Tensor]
+    optimizer: torch.optim.Optimizer
+    graphs: Callable[[], str] = lambda: ""
+
+
+def make_model(backbone: str, kind: str) -> nn.Module:
+    """Makes a backbone, bare or in a latch."""
+    torch.manual_seed(0)
+    made = LSTMBackbone(SIZES) if backbone == "LSTM" else MulTBackbone(SIZES)
+    return made if kind == "none" else TopDownLatch(made, kind)  # type: ignore[arg-type]
+
+
+def make(backbone: str, kind: str, batch: Batch, device: torch.device, names: Collection[str]) -> dict[str, Variant]:
+    """Makes variants of a model; the plain LSTM model has feedback LSTMs or none."""
+
+    def variant(model: nn.Module, forward: Callable[[nn.Module], Any], **more: Any) -> Variant:
+        moved = model.to(device)
+        return Variant(moved, lambda: forward(moved), torch.optim.Adam(moved.parameters(), fused=True), **more)
+
+    def ours(model: nn.Module) -> Any:
+        return model(batch.inputs, batch.lengths)
+
+    def explicit(model: nn.Module) -> Any:
+        with patch.object(transformer, "attend", explicit_attention):
+            return model(batch.inputs)
+
+    def within(dtype: torch.dtype, model: nn.Module) -> Any:
+        with torch.autocast(device.type, dtype=dtype):
+            return ours(model)
+
+    plain = PlainModel(kind != "none") if backbone == "LSTM" else make_model(backbone, kind)
+    made = {"plain": variant(plain, (lambda model: model(batch.inputs)) if backbone == "LSTM" else explicit)}
+    made["float32"] = variant(make_model(backbone, kind), ours)
+    made |= {name: variant(make_model(backbone, kind), functools.partial(within, t)) for name, t in TYPES.items()}
+    counter: Any = CompileCounterWithBackend("inductor")
+    compiled: Any = torch.compile(make_model(backbone, kind).to(device), backend=counter)
+    made["compiled"] = variant(compiled, ours, graphs=lambda: str(counter.frame_count))
+    return {name: made[name] for name in names}
+
+
+def train_step(variant: Variant, labels: Tensor) -> None:
+    """Takes a training step."""
+    variant.model.train()
+    variant.optimizer.zero_grad(set_to_none=True)
+    (variant.forward().float().squeeze(-1) - labels).abs().mean().backward()
+    variant.optimizer.step()
+
+
+def inference(variant: Variant) -> None:
+    """Predicts."""
+    variant.model.eval()
+    with torch.no_grad():
+        variant.forward()
+
+
+def alternate(calls: Mapping[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Times calls in turn, in milliseconds, the device included, after three rounds that do not count."""
+    wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 3):
+        for name, call in calls.items():
+            wait()
+            start = time.perf_counter()
+            call()
+            wait()
+            if number >= 3:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def peak_mib(call: Callable[[], None], device: torch.device) -> str:
+    """Returns the peak of a call over what was held before, in MiB; unknown but on CUDA."""
+    if device.type != "cuda":
+        return ""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"
+
+
+def waits(call: Callable[[], None], device: torch.device) -> str:
     """Counts how often a call makes the host wait for the device."""
+    if device.type != "cuda":
+        return ""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -50,54 +135,62 @@ def waits(call: Callable[[], object]) -> int:
             call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
+    return str(sum("synchroniz" in str(warning.message) for warning in caught))
 
 
-def run(model: nn.Module, batch: Batch, dtype: torch.dtype | None) -> torch.Tensor:
-    """Predicts, in half precision if one is given."""
-    with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
-        output: torch.Tensor = model(batch.inputs, batch.lengths)
-    return output
+def rows_of(
+    backbone: str, kind: str, batch: Batch, device: torch.device, names: Collection[str], rounds: int
+) -> list[tuple[str, ...]]:
+    """Measures variants of a model."""
+    variants = make(backbone, kind, batch, device, names)
+    training = {name: functools.partial(train_step, variant, batch.labels) for name, variant in variants.items()}
+    predicting = {name: functools.partial(inference, variant) for name, variant in variants.items()}
+    steps = alternate(training, rounds, device)
+    graphs = {name: variant.graphs() for name, variant in variants.items()}  # before those of inference
+    passes = alternate(predicting, rounds, device)
+    return [
+        (
+            backbone,
+            kind,
+            name,
+            f"{statistics.median(steps[name]):.2f}",
+            f"{ratio(steps, 'plain', name):.2f}",
+            f"{statistics.median(passes[name]):.2f}",
+            f"{ratio(passes, 'plain', name):.2f}",
+            peak_mib(training[name], device),
+            waits(predicting[name], device),
+            graphs[name],
+        )
+        for name in variants
+    ]
 
 
-def train_step(forward: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    """Takes a training step."""
-    optimizer.zero_grad(set_to_none=True)
-    (forward().float().squeeze(-1) - batch.labels).abs().mean().backward()
-    optimizer.step()
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--backbones", nargs="+", choices=("LSTM", "MulT"), default=("LSTM", "MulT"))
+    parser.add_argument("--kinds", nargs="+", default=("none", "linear", "shared", "lstm"))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="plain is the first of them")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("gpu.py needs CUDA, and there is none here")
-    batch = next(iter(data_loader(mosei_like(640), 32, pin_memory=True))).to("cuda")
-    backbones: dict[str, Callable[[], nn.Module]] = {"LSTM": lambda: LSTMBackbone(SIZES), "MulT": lambda: MulTBackbone(SIZES)}
-    rows = [("backbone", "feedback", "variant", "training ms", "inference ms", "peak MiB", "waits in forward")]
-    for backbone, make in backbones.items():
-        for kind in ("none", "linear", "shared", "lstm"):
-            for variant in ("float32", "bfloat16", "float16", "compiled"):
-                torch.manual_seed(0)
-                model = make() if kind == "none" else TopDownLatch(make(), kind)  # type: ignore[arg-type]
-                model.cuda()
-                called: nn.Module = torch.compile(model) if variant == "compiled" else model  # type: ignore[assignment]
-                optimizer = torch.optim.Adam(model.parameters(), fused=True)
-                dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(variant)
-
-                forward = functools.partial(run, called, batch, dtype)
-                train = functools.partial(train_step, forward, optimizer, batch)
-                torch.cuda.reset_peak_memory_stats()
-                training = milliseconds(train, options.rounds)
-                peak = torch.cuda.max_memory_allocated() / 2**20
-                model.eval()
-                with torch.inference_mode():
-                    inference = milliseconds(forward, options.rounds)
-                    stalls = waits(forward)
-                rows.append((backbone, kind, variant, f"{training:.2f}", f"{inference:.2f}", f"{peak:.0f}", str(stalls)))
-    print(torch.cuda.get_device_name(), versions())
+    data = mosei_like(options.batch_size * 20)
+    batch = next(iter(data_loader(data, options.batch_size, pin_memory=device.type == "cuda"))).to(device)
+    rows: list[tuple[str, ...]] = [
+        (
+            *("backbone", "feedback", "variant", "training ms", "times as fast as plain", "inference ms"),
+            *("times as fast as plain", "peak MiB", "waits in forward", "graphs"),
+        )
+    ]
+    for backbone in options.backbones:
+        for kind in options.kinds:
+            rows += rows_of(backbone, kind, batch, device, options.variants, options.rounds)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, to check the script alone"
+    print(f"{name}, {versions()}, batches of {options.batch_size}, {options.rounds} rounds after three to warm up")
     print(markdown(rows))
 
 

@@ -47,18 +47,18 @@ AIMS = {
 
 
 @functools.cache
-def mask_of(queries: int, keys: int) -> Tensor:
+def mask_of(queries: int, keys: int, device: torch.device) -> Tensor:
     """Makes the mask of sequences without padding, once."""
-    allowed = transformer.attention_mask((queries, keys), (None, None), causal=True, device=torch.device("cpu"))
+    allowed = transformer.attention_mask((queries, keys), (None, None), causal=True, device=device)
     assert allowed is not None
-    return torch.zeros(queries, keys).masked_fill(~allowed[0, 0], float("-inf"))
+    return torch.zeros(queries, keys, device=device).masked_fill(~allowed[0, 0], float("-inf"))
 
 
 def explicit_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, probability: float) -> Tensor:
     """Writes attention out, step by step, as the public code does."""
     batch, heads, steps, size = query.shape
     q, k, v = (x.reshape(batch * heads, -1, size) for x in (query * size**-0.5, key, value))
-    scores = torch.bmm(q, k.transpose(1, 2)) + mask_of(steps, key.shape[2])
+    scores = torch.bmm(q, k.transpose(1, 2)) + mask_of(steps, key.shape[2], key.device)
     weights = torch.nn.functional.dropout(torch.softmax(scores, -1), probability, probability > 0)
     _ = weights.view(batch, heads, steps, -1).sum(1) / heads
     return torch.bmm(weights, v).view(batch, heads, steps, size)

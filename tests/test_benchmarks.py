@@ -1,10 +1,11 @@
-"""The scripts of the paper's tables and its Fig. 2 run on a small file, and print figures that are those of the data."""
+"""Scripts of the paper's tables and its Fig. 2 print figures of the data; that for GPUs compares models that do the same."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from layouts import mult_file
 
 pytest.importorskip("scipy.stats")
@@ -60,3 +61,30 @@ def test_figure_2_has_a_row_for_each_modality_and_a_picture(tmp_path):
     ]
     assert all(0 <= float(value) <= 1 for *_, value in rows)
     assert (tmp_path / "out" / "figure2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_script_for_gpus_compares_models_that_predict_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    from topdown.datasets import Batch
+
+    torch.manual_seed(0)
+    inputs = {name: torch.randn(2, 6, size) for name, size in gpu.SIZES.items()}
+    batch = Batch(inputs=inputs, lengths=torch.tensor([6, 6]), labels=torch.randn(2), ids=["a", "b"])
+    names = ("plain", "float32", "bfloat16")
+    variants = gpu.make("MulT", "linear", batch, torch.device("cpu"), names)
+    for variant in variants.values():
+        variant.model.eval()
+    with torch.no_grad():
+        plain, ours, half = (variants[name].forward().float() for name in names)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)  # not a bit less than step by step
+    torch.testing.assert_close(half, plain, atol=0.05, rtol=0)
+    assert not torch.equal(half, ours)
+    before = [p.detach().clone() for p in variants["float32"].model.parameters()]
+    gpu.train_step(variants["float32"], batch.labels)
+    moved = [not torch.equal(p, q) for p, q in zip(before, variants["float32"].model.parameters(), strict=True)]
+    assert all(moved)
+    rows = gpu.rows_of("LSTM", "none", batch, torch.device("cpu"), names, rounds=1)
+    assert [row[2] for row in rows] == list(names)
+    assert rows[0][4] == "1.00"

@@ -94,6 +94,20 @@ def test_a_compiled_latch_is_one_graph_and_not_compiled_again_for_other_shapes(b
     assert counter.frame_count == 1
 
 
+def test_a_training_step_without_lstms_is_one_graph_with_the_same_gradients():
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    latch, counter = make("mult", "linear"), CompileCounter()
+    (inputs, lengths), found = batch(), []
+    for called in (latch, torch.compile(latch, backend=counter, fullgraph=True)):
+        latch.zero_grad()
+        called(inputs, lengths).square().sum().backward()
+        found.append([p.grad.clone() for p in latch.parameters()])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
+    assert counter.frame_count == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_compiled_lstm_gives_the_type_of_autocast(dtype):
     torch._dynamo.reset()
