@@ -21,6 +21,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_one_table_by_itself_is_refused_with_the_folder_to_name(folder):
+    with pytest.raises(DataError) as caught:
+        load_splits(folder / "heart.csv")
+    assert str(caught.value) == f"{folder / 'heart.csv'}: is one table; give the folder that holds all of them, {folder}"
+
+
 def test_tables_are_read(folder):
     splits = load_splits(folder)
     assert {split: data.ids for split, data in splits.items()} == {"train": ["a", "b"], "test": ["c"]}

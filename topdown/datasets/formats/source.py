@@ -79,6 +79,8 @@ class Source:
             if not path.exists():
                 raise DataError(f"{path}: there is no such file; check the path")
             self.is_folder = path.is_dir()
+            if path.suffix.lower() == ".csv" and not self.is_folder:
+                raise DataError(f"{path}: is one table; give the folder that holds all of them, {path.parent}")
             self.start = b"" if self.is_folder else _start(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
