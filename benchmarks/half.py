@@ -94,7 +94,7 @@ def trained(kind: str, name: str, seed: int, samples: int) -> float:
 
 def errors(seeds: int, samples: int, jobs: int) -> str:
     """Compares errors after training, paired by seed."""
-    kinds, names = ("none", "shared", "lstm"), ("float32", "bfloat16")
+    kinds, names = ("none", "shared"), ("float32", "bfloat16")
     asked = [(kind, name, seed) for kind in kinds for name in names for seed in range(seeds)]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         futures = {key: pool.submit(trained, *key, samples) for key in asked}

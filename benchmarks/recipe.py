@@ -2,7 +2,7 @@
 
     python benchmarks/recipe.py [--seeds 1] [--samples 1000] [--variants NAME ...] [--out recipe.jsonl]
 
-`--probe` tells instead how well a linear model reads the planted codes from the encodings, before and after some training.
+benchmarks/why.py says what stands in the way.
 
 Each variant trains the paper's baseline with feedback by the paper's protocol. Printed are the errors, the share of the
 oracle's gap that is closed, and how masks rank relevant features above others (chance 0.5). Runs in --out are not done again.
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from why import codes, scale_input_weights
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
@@ -25,8 +27,7 @@ from topdown.datasets import SequenceDataset
 from topdown.datasets.report import markdown
 from topdown.experiments import fit, predict, synthetic_splits
 from topdown.experiments.figures import relevance_auc
-from topdown.experiments.synthetic import GROUPS, SIZES, feature_groups
-from topdown.files import require
+from topdown.experiments.synthetic import GROUPS, SIZES
 
 Splits = Mapping[str, SequenceDataset]
 RATE = 5e-4  # of the paper
@@ -47,6 +48,25 @@ class LowRank(nn.Module):
             encoding = encoding.sum(1, keepdim=True) / count
         logits: Tensor = self.up(torch.tanh(self.down(encoding)))
         return logits.expand(-1, steps, -1)
+
+
+class TellsCodes(nn.Module):
+    """The baseline with the planted codes, which are inputs here, as encodings beside its own: nothing has to be read."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.input_sizes, self.encoding_sizes = SIZES, {f"code of {name}": GROUPS for name in SIZES}
+
+    def encode(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> dict[str, Tensor]:
+        """Returns encodings of shape (B, T, d), and codes of shape (B, 3)."""
+        own = {name: inputs[name] for name in SIZES}
+        return {**self.backbone.encode(own, lengths), **{name: inputs[name] for name in self.encoding_sizes}}
+
+    def fuse(self, encodings: Mapping[str, Tensor], lengths: Any = None) -> Tensor:
+        """Predicts."""
+        output: Tensor = self.backbone.fuse({name: encodings[name] for name in SIZES}, lengths)
+        return output
 
 
 class QuietFirstPass(TopDownLatch):
@@ -84,6 +104,28 @@ def loss_of_both(output: Any, labels: Tensor) -> Tensor:
     return cast(Tensor, error if first is None else error + 0.5 * (first.view_as(labels) - labels).abs().mean())
 
 
+class Sparse(nn.Module):
+    """Returns masks beside the prediction, in training, for a loss that wants them small."""
+
+    def __init__(self, latch: TopDownLatch) -> None:
+        super().__init__()
+        self.latch = latch
+
+    def forward(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> Any:
+        """Returns a prediction, or in training that and the masks."""
+        if not self.training:
+            return self.latch(inputs, lengths)
+        trace = self.latch.trace(inputs, lengths)
+        return trace.output, trace.masks
+
+
+def loss_with_sparsity(output: Any, labels: Tensor) -> Tensor:
+    """Adds the mean of all masks."""
+    prediction, masks = output if isinstance(output, tuple) else (output, {})
+    error = (prediction.view_as(labels) - labels).abs().mean()
+    return cast(Tensor, error + 0.1 * sum(mask.mean() for mask in masks.values()))
+
+
 class Variant(NamedTuple):
     """One way to train feedback.
 
@@ -94,6 +136,10 @@ class Variant(NamedTuple):
         both: Whether the first pass has a loss of its own.
         warm: Whether the backbone is trained by itself before.
         oracle: Whether irrelevant features are removed.
+        told: Whether feedback reads the planted codes instead of encodings.
+        sparse: Whether the loss wants masks small.
+        input_scale: Factor of the input weights of the encoders at the start.
+        noise: Noise on the inputs in training, in their standard deviations.
     """
 
     options: Mapping[str, Any] | None = None
@@ -102,11 +148,15 @@ class Variant(NamedTuple):
     both: bool = False
     warm: bool = False
     oracle: bool = False
+    told: bool = False
+    sparse: bool = False
+    input_scale: float = 1.0
+    noise: float = 0.0
 
 
 def with_options(feedback: Any, rate: float = 1.0, **more: Any) -> Variant:
     """Makes a variant of options of a latch."""
-    own = {name: more.pop(name) for name in ("latch", "both", "warm") if name in more}
+    own = {name: more.pop(name) for name in set(Variant._fields) - {"options", "rate"} if name in more}
     return Variant({"feedback": feedback, **more}, rate, **own)
 
 
@@ -147,6 +197,22 @@ VARIANTS = {
     "low rank, rate x 10, product, scale 4": with_options(low_rank(), 10, combine="product", scale=4.0),
     "low rank, rate x 10, scale 2": with_options(low_rank(), 10, scale=2.0),
     "low rank, rate x 10, 2 passes": with_options(low_rank(), 10, passes=2),
+    "low rank, rate x 10, sparsity": with_options(low_rank(), 10, sparse=True),
+    "low rank, rate x 10, mask dropout": with_options(low_rank(), 10, mask_dropout=0.2),
+    "none, noise on inputs": Variant(noise=1.0),
+    "low rank, rate x 10, noise on inputs": with_options(low_rank(), 10, noise=1.0),
+    "none, small input weights": Variant(input_scale=0.1),
+    "oracle, small input weights": Variant(oracle=True, input_scale=0.1),
+    "linear, small input weights, rate x 30, product": with_options("linear", 30, input_scale=0.1, combine="product"),
+    "low rank, small input weights, rate x 10": with_options(low_rank(), 10, input_scale=0.1),
+    "low rank, small input weights, rate x 30, product": with_options(low_rank(), 30, input_scale=0.1, combine="product"),
+    "shared, small input weights, rate x 30, product": with_options("shared", 30, input_scale=0.1, combine="product"),
+    "codes told, linear, rate x 10": with_options("linear", 10, told=True),
+    "codes told, linear, rate x 30, product": with_options("linear", 30, told=True, combine="product"),
+    "codes told, linear, small input weights, rate x 10": with_options("linear", 10, told=True, input_scale=0.1),
+    "codes told, linear, small input weights, rate x 30, product": with_options(
+        "linear", 30, told=True, input_scale=0.1, combine="product"
+    ),
 }
 
 
@@ -155,11 +221,16 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
     variant, training = VARIANTS[name], dict[str, Any]()
     if variant.oracle:
         splits = {split: data.masked(relevance[split]) for split, data in splits.items()}
+    if variant.told:
+        splits = {split: with_codes(data, relevance[split]) for split, data in splits.items()}
     torch.manual_seed(seed)
-    backbone = LSTMBackbone(splits["train"].sizes)
+    backbone: nn.Module = LSTMBackbone(SIZES)
+    scale_input_weights(backbone, variant.input_scale)
     if variant.warm:
         fit(backbone, splits["train"], splits["valid"], seed=seed)
-    latch = None if variant.options is None else variant.latch(backbone, **variant.options)
+    sources = {k: [f"code of {j}" for j in SIZES if j != k] for k in SIZES} if variant.told else None
+    seen = TellsCodes(backbone) if variant.told else backbone
+    latch = None if variant.options is None else variant.latch(seen, sources=sources, **variant.options)
     if variant.rate != 1.0:
         slow = {id(parameter) for parameter in backbone.parameters()}
 
@@ -174,6 +245,10 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
     model: nn.Module = latch or backbone
     if latch is not None and variant.both:
         model, training["loss"] = BothPasses(latch), loss_of_both
+    if latch is not None and variant.sparse:
+        model, training["loss"] = Sparse(latch), loss_with_sparsity
+    if variant.noise:
+        training["augment"] = lambda data, epoch: data.corrupt("noise", variant.noise, seed=epoch)
     found = fit(model, splits["train"], splits["valid"], seed=seed, **training)
     test = splits["test"]
     error = float((predict(model, test).view_as(test.labels) - test.labels).abs().mean())
@@ -181,39 +256,10 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
     return record | ({} if latch is None else {"rank": relevance_auc(latch, test, relevance["test"])})
 
 
-def codes(relevance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the planted code of each modality in each sample, from what it makes relevant in another one."""
-    names, found = list(SIZES), {}
-    for own, name in enumerate(names):
-        other = names[(own + 1) % len(names)]
-        groups = feature_groups(other)
-        firsts = [int(((groups[:, 0] == own) & (groups[:, 1] == value)).nonzero()[0]) for value in range(GROUPS)]
-        found[name] = relevance[other][:, firsts].argmax(1)
-    return found
-
-
-def probe(splits: Splits, relevance: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Prints the test accuracy of logistic regression from encodings, averaged over time, to the code of their modality."""
-    linear: Any = require("sklearn.linear_model", "test")
-    torch.manual_seed(0)
-    backbone = LSTMBackbone(splits["train"].sizes)
-    for epochs in (0, 8):
-        if epochs:
-            fit(backbone, splits["train"], splits["valid"], epochs=epochs)
-        read: dict[str, dict[str, Tensor]] = {}
-        for split in ("train", "test"):
-            data, parts = splits[split], dict[str, list[Tensor]]()
-            with torch.inference_mode():
-                for i in torch.arange(len(data)).split(50):
-                    batch = data.batch(i)
-                    for name, r in backbone.eval().encode(batch.inputs, batch.lengths).items():
-                        parts.setdefault(name, []).append(r.sum(1) / cast(Tensor, batch.lengths).view(-1, 1))
-            read[split] = {name: torch.cat(found) for name, found in parts.items()}
-        train, test = codes(relevance["train"]), codes(relevance["test"])
-        for name in SIZES:
-            model = linear.LogisticRegression(max_iter=2000).fit(read["train"][name].numpy(), train[name].numpy())
-            accuracy = model.score(read["test"][name].numpy(), test[name].numpy())
-            print(f"{name}, after {epochs} epochs: code read in {accuracy:.1%} of test samples (chance {1 / GROUPS:.0%})")
+def with_codes(data: SequenceDataset, relevance: Mapping[str, Tensor]) -> SequenceDataset:
+    """Returns samples that have the planted code of each modality as a vector, too."""
+    vectors = {f"code of {name}": one_hot(code, GROUPS).float() for name, code in codes(relevance).items()}
+    return SequenceDataset(data.sequences, vectors, data.labels, data.ids, data.report)
 
 
 def main() -> None:
@@ -223,14 +269,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     count = options.samples
     splits, relevance = synthetic_splits((count, count // 5, count * 2 // 5))
-    if options.probe:
-        probe(splits, relevance)
-        return
     lines = options.out.read_text().splitlines() if options.out is not None and options.out.exists() else []
     records = {(record["variant"], record["seed"]): record for record in map(json.loads, lines)}
     for seed in range(options.seeds):
