@@ -2,12 +2,13 @@
 
     python benchmarks/gpu.py [--rounds 20] [--batch-size 32]
 
-Needs CUDA, and says so where there is none; `--device cpu` only checks that the script works. Batches have lengths as in
-word-aligned MOSEI, from pinned memory without waiting. Plain is the public model of the paper written down directly
-(benchmarks/plain.py), and MulT with attention step by step (benchmarks/mult.py). All variants of a backbone with one kind of
-feedback alternate in one process; printed are medians in milliseconds, and of the ratio to plain in the same round; the peak of
-memory over what was held before a step; how often a forward pass made the host wait for the device, which should be 0, since
-lengths stay on the CPU; and of how many graphs a compiled training step consists.
+Needs CUDA, and says so where there is none; `--device cpu` only checks that the script works. There is one batch, already on
+the device, of lengths as in word-aligned MOSEI that are alike. Plain is the public model of the paper written down directly
+(benchmarks/plain.py), and MulT with attention and its dropout step by step, in a latch like ours (benchmarks/mult.py); neither
+masks padding. All variants of a backbone with one kind of feedback alternate in one process; printed are medians in
+milliseconds, and of the ratio to plain in the same round; the peak of memory over what was held before a step; how often a
+forward pass made the host wait for the device, which should be 0, since lengths stay on the CPU; and how many graphs were
+compiled for training.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone, transformer
+from topdown.adapters.transformer import DropoutOn
 from topdown.datasets import Batch, data_loader
 from topdown.datasets.report import markdown
 from topdown.experiments.results import versions
@@ -49,10 +51,10 @@ class Variant(NamedTuple):
     graphs: Callable[[], str] = lambda: ""
 
 
-def make_model(backbone: str, kind: str) -> nn.Module:
+def make_model(backbone: str, kind: str, dropout_on: DropoutOn = "keys") -> nn.Module:
     """Makes a backbone, bare or in a latch."""
     torch.manual_seed(0)
-    made = LSTMBackbone(SIZES) if backbone == "LSTM" else MulTBackbone(SIZES)
+    made = LSTMBackbone(SIZES) if backbone == "LSTM" else MulTBackbone(SIZES, dropout_on=dropout_on)
     return made if kind == "none" else TopDownLatch(made, kind)  # type: ignore[arg-type]
 
 
@@ -74,7 +76,7 @@ def make(backbone: str, kind: str, batch: Batch, device: torch.device, names: Co
         with torch.autocast(device.type, dtype=dtype):
             return ours(model)
 
-    plain = PlainModel(kind != "none") if backbone == "LSTM" else make_model(backbone, kind)
+    plain = PlainModel(kind != "none") if backbone == "LSTM" else make_model(backbone, kind, "weights")
     made = {"plain": variant(plain, (lambda model: model(batch.inputs)) if backbone == "LSTM" else explicit)}
     made["float32"] = variant(make_model(backbone, kind), ours)
     made |= {name: variant(make_model(backbone, kind), functools.partial(within, t)) for name, t in TYPES.items()}
@@ -118,8 +120,8 @@ def peak_mib(call: Callable[[], None], device: torch.device) -> str:
     """Returns the peak of a call over what was held before, in MiB; unknown but on CUDA."""
     if device.type != "cuda":
         return ""
-    torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
     call()
     return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"
 
@@ -142,12 +144,16 @@ def rows_of(
     backbone: str, kind: str, batch: Batch, device: torch.device, names: Collection[str], rounds: int
 ) -> list[tuple[str, ...]]:
     """Measures variants of a model."""
+    torch._dynamo.reset()  # what was compiled for other models counts towards a limit, beyond which nothing is compiled
+    torch._dynamo.config.recompile_limit = 64
     variants = make(backbone, kind, batch, device, names)
     training = {name: functools.partial(train_step, variant, batch.labels) for name, variant in variants.items()}
     predicting = {name: functools.partial(inference, variant) for name, variant in variants.items()}
     steps = alternate(training, rounds, device)
     graphs = {name: variant.graphs() for name, variant in variants.items()}  # before those of inference
     passes = alternate(predicting, rounds, device)
+    for variant in variants.values():
+        variant.optimizer.zero_grad(set_to_none=True)  # no gradients of the last step in what is held before
     return [
         (
             backbone,
@@ -172,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--backbones", nargs="+", choices=("LSTM", "MulT"), default=("LSTM", "MulT"))
     parser.add_argument("--kinds", nargs="+", default=("none", "linear", "shared", "lstm"))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="plain is the first of them")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="beside plain")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
@@ -180,18 +186,20 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("gpu.py needs CUDA, and there is none here")
     data = mosei_like(options.batch_size * 20)
     batch = next(iter(data_loader(data, options.batch_size, pin_memory=device.type == "cuda"))).to(device)
-    rows: list[tuple[str, ...]] = [
+    names = tuple(dict.fromkeys(("plain", *options.variants)))
+    head: list[tuple[str, ...]] = [
         (
             *("backbone", "feedback", "variant", "training ms", "times as fast as plain", "inference ms"),
             *("times as fast as plain", "peak MiB", "waits in forward", "graphs"),
         )
     ]
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, to check the script alone"
+    steps = batch.inputs["text"].shape[1]
+    print(f"{name}, {versions()}, {options.batch_size} samples of up to {steps} steps, {options.rounds} rounds after three")
+    print(f"TF32: LSTMs {torch.backends.cudnn.allow_tf32}, other products {torch.backends.cuda.matmul.allow_tf32}")
     for backbone in options.backbones:
         for kind in options.kinds:
-            rows += rows_of(backbone, kind, batch, device, options.variants, options.rounds)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, to check the script alone"
-    print(f"{name}, {versions()}, batches of {options.batch_size}, {options.rounds} rounds after three to warm up")
-    print(markdown(rows))
+            print(f"\n{markdown(head + rows_of(backbone, kind, batch, device, names, options.rounds))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from topdown.datasets.report import markdown
 from topdown.experiments import fit, predict, synthetic_splits
 from topdown.experiments.synthetic import GROUPS, SIZES, feature_groups
 from topdown.files import require
+from topdown.sequence import zero_padding
 
 Splits = Mapping[str, SequenceDataset]
 Relevance = Mapping[str, Mapping[str, Tensor]]
@@ -61,7 +62,8 @@ def probe(splits: Splits, relevance: Relevance) -> None:
                 for i in torch.arange(len(data)).split(50):
                     batch = data.batch(i)
                     for name, r in backbone.eval().encode(batch.inputs, batch.lengths).items():
-                        parts.setdefault(name, []).append(r.sum(1) / cast(Tensor, batch.lengths).view(-1, 1))
+                        steps = cast(Tensor, batch.lengths)
+                        parts.setdefault(name, []).append(zero_padding(r, steps).sum(1) / steps.view(-1, 1))
             read[split] = {name: torch.cat(found) for name, found in parts.items()}
         train, test = codes(relevance["train"]), codes(relevance["test"])
         for name in SIZES:
@@ -100,7 +102,7 @@ def rank_by_gradient(backbone: nn.Module, data: SequenceDataset, relevance: Mapp
 
 
 def gradients(splits: Splits, relevance: Relevance) -> str:
-    """Returns how well masks' gradients rank features while the baseline without feedback learns."""
+    """Returns how well masks' gradients rank features while the baseline without feedback learns, an epoch at a time."""
     rows = [("input weights", "epochs", "error in training, validation", "rank in training", "rank in validation")]
     for scale in (1.0, 0.1):
         torch.manual_seed(0)

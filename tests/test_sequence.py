@@ -81,6 +81,14 @@ def test_packed_path_of_cuda_gives_the_same_values():
     torch.testing.assert_close(lstm._packed(x, none, weights), lstm(x, none), rtol=0, atol=1e-12)
 
 
+def test_packed_path_of_cuda_does_not_wait_to_hear_the_order_of_lengths():
+    lstm = SequenceLSTM(4, 3, bidirectional=True).to("meta")  # a device without values, of which nothing can be asked
+    weights = [getattr(lstm, name) for name in lstm._flat_weights_names]
+    states = lstm._packed(torch.empty(3, 5, 4, device="meta"), torch.tensor([2, 5, 3]), weights)
+    assert states.shape == (3, 5, 6)
+    assert states.is_meta
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_equals_cpu():
     lstm = SequenceLSTM(4, 3, bidirectional=True)

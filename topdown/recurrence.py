@@ -80,12 +80,16 @@ class SequenceLSTM(nn.RNNBase):
         batch, steps, _ = sequence.shape
         # A packed sequence has one step at least; what a sample without steps gets is set to zero afterwards.
         counts = torch.full((batch,), steps, device="cpu") if lengths is None else lengths.cpu().clamp(min=1)
-        packed = pack_padded_sequence(sequence, counts, batch_first=True, enforce_sorted=False)
+        # torch would sort, too, but waits for the device to hear in which order.
+        order = counts.argsort(descending=True)
+        there, back = (i.to(sequence.device, non_blocking=True) for i in (order, order.argsort()))
+        packed = pack_padded_sequence(sequence.index_select(0, there), counts[order], batch_first=True)
         zero = sequence.new_zeros(2 if self.bidirectional else 1, batch, self.hidden_size)
         # cuDNN has a backward pass in training mode alone, and a frozen encoder in evaluation mode needs one for the masks.
         train = self.training or torch.is_grad_enabled()
         states, *_ = torch.lstm(packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, train, self.bidirectional)
         output, _ = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)
+        output = output.index_select(0, back)
         summed = self.bidirectional and self.directions == "sum"
         return zero_padding(output.unflatten(-1, (2, -1)).sum(-2) if summed else output, lengths)
 
