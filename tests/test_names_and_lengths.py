@@ -1,6 +1,7 @@
 """Who masks whom, and whose lengths are whose: by name, never by the shape of an input."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -614,3 +615,23 @@ def test_lengths_may_name_a_source_that_is_not_there():
     lengths = {"text": LENGTHS, "audio": LENGTHS, "visual": LENGTHS}
     alone = {"text": LENGTHS, "audio": LENGTHS}
     assert torch.equal(latch.masks(inputs, lengths)["text"], latch.masks(inputs, alone)["text"])
+
+
+def test_a_vector_that_fuse_does_not_read_decides_on_masks():
+    class Rooms(nn.Module):
+        input_sizes, encoding_sizes = {"audio": 2}, {"room": 1}
+
+        def encode(self, inputs):
+            return {"audio": inputs["audio"], "room": inputs["room"]}
+
+        def fuse(self, encodings):
+            return encodings["audio"].sum(dim=(1, 2))
+
+    latch = TopDownLatch(Rooms(), "linear", sources={"audio": ["room"]}, combine="product")
+    with torch.no_grad():
+        latch.feedback["audio"]["room"].weight.copy_(torch.tensor([[1.0], [-1.0]]) * math.log(3))
+        latch.feedback["audio"]["room"].bias.zero_()
+    inputs = {"audio": torch.ones(2, 4, 2), "room": torch.tensor([[1.0], [-1.0]])}
+    masks = latch.masks(inputs)["audio"]  # sigmoid(log 3) is 3/4
+    torch.testing.assert_close(masks, torch.tensor([[0.75, 0.25], [0.25, 0.75]]).unsqueeze(1).expand(2, 4, 2))
+    torch.testing.assert_close(latch(inputs), torch.tensor([4.0, 4.0]))
