@@ -17,14 +17,13 @@ import argparse
 import functools
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from measure import ratio
+from measure import alternate, ratio
 from mult import explicit_attention
 from plain import SIZES, PlainModel
 from speed import mosei_like
@@ -101,19 +100,15 @@ def inference(variant: Variant) -> None:
         variant.forward()
 
 
-def alternate(calls: Mapping[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Times calls in turn, in milliseconds, the device included, after three rounds that do not count."""
-    wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 3):
-        for name, call in calls.items():
-            wait()
-            start = time.perf_counter()
-            call()
-            wait()
-            if number >= 3:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
+def finished(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Returns a call that ends when the device has done its work."""
+
+    def run() -> None:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
 
 
 def peak_mib(call: Callable[[], None], device: torch.device) -> str:
@@ -149,9 +144,9 @@ def rows_of(
     variants = make(backbone, kind, batch, device, names)
     training = {name: functools.partial(train_step, variant, batch.labels) for name, variant in variants.items()}
     predicting = {name: functools.partial(inference, variant) for name, variant in variants.items()}
-    steps = alternate(training, rounds, device)
+    steps = alternate({name: finished(call, device) for name, call in training.items()}, rounds)
     graphs = {name: variant.graphs() for name, variant in variants.items()}  # before those of inference
-    passes = alternate(predicting, rounds, device)
+    passes = alternate({name: finished(call, device) for name, call in predicting.items()}, rounds)
     for variant in variants.values():
         variant.optimizer.zero_grad(set_to_none=True)  # no gradients of the last step in what is held before
     return [
@@ -195,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, to check the script alone"
     steps = batch.inputs["text"].shape[1]
-    print(f"{name}, {versions()}, {options.batch_size} samples of up to {steps} steps, {options.rounds} rounds after three")
+    print(f"{name}, {versions()}, {options.batch_size} samples of up to {steps} steps, {options.rounds} rounds after one")
     print(f"TF32: LSTMs {torch.backends.cudnn.allow_tf32}, other products {torch.backends.cuda.matmul.allow_tf32}")
     for backbone in options.backbones:
         for kind in options.kinds:

@@ -60,11 +60,10 @@ def check_equal(feedback: bool) -> float:
     b.abs().sum().backward()
     gradients = mmlatch_from_reference({name: p.grad for name, p in plain.named_parameters() if p.grad is not None})
     differences = [(a - b).detach().abs().max()]
-    differences += [
-        (p.grad - q).detach().abs().max()
-        for p, q in zip(ours.parameters(), gradients.parameters(), strict=True)
-        if p.grad is not None
-    ]
+    for (name, p), q in zip(ours.named_parameters(), gradients.parameters(), strict=True):
+        if p.grad is None:
+            raise AssertionError(f"{name} has no gradient")
+        differences.append((p.grad - q).detach().abs().max())
     worst = float(torch.stack(differences).max())
     if worst > 1e-4:
         raise AssertionError(f"the plain model and ours differ by {worst}")
