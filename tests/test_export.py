@@ -94,18 +94,43 @@ def test_a_compiled_latch_is_one_graph_and_not_compiled_again_for_other_shapes(b
     assert counter.frame_count == 1
 
 
-def test_a_training_step_without_lstms_is_one_graph_with_the_same_gradients():
-    from torch._dynamo.testing import CompileCounter
+@pytest.mark.parametrize(("backbone", "feedback"), [*MODELS, ("lstm", "shared")])
+def test_a_training_step_is_one_graph_with_the_same_gradients(backbone, feedback):
+    from torch._dynamo.testing import CompileCounterWithBackend
 
     torch._dynamo.reset()
-    latch, counter = make("mult", "linear"), CompileCounter()
-    (inputs, lengths), found = batch(), []
-    for called in (latch, torch.compile(latch, backend=counter, fullgraph=True)):
-        latch.zero_grad()
-        called(inputs, lengths).square().sum().backward()
-        found.append([p.grad.clone() for p in latch.parameters()])
-    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
-    assert counter.frame_count == 1
+    latch, counter = make(backbone, feedback), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(latch, backend=counter)  # not fullgraph, which lets through what breaks others
+    for shape, graphs in (((4, 9), 1), ((6, 21), 2), ((5, 19), 2)):  # the second is for any shape
+        (inputs, lengths), found = batch(*shape), []
+        for called in (latch, compiled):
+            latch.zero_grad()
+            called(inputs, lengths).square().sum().backward()
+            found.append([p.grad.clone() for p in latch.parameters()])
+        torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
+        assert counter.frame_count == graphs
+
+
+def test_a_compiled_lstm_trains_in_a_type_that_onednn_does_not_know():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    lstm, found = SequenceLSTM(4, 3).double(), []
+    sequence, lengths = torch.randn(2, 5, 4, dtype=torch.float64), torch.tensor([5, 2])
+    for called in (lstm, torch.compile(lstm, backend="aot_eager")):
+        found.append(torch.autograd.grad(called(sequence, lengths).square().sum(), list(lstm.parameters())))
+    torch.testing.assert_close(*found)
+
+
+def test_a_compiled_lstm_trains_within_autocast():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    lstm, found = SequenceLSTM(4, 3), []
+    sequence, lengths = torch.randn(2, 5, 4), torch.tensor([5, 2])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for called in (lstm, torch.compile(lstm, backend="aot_eager")):
+            found.append(torch.autograd.grad(called(sequence, lengths).float().square().sum(), list(lstm.parameters())))
+    assert found[1][0].dtype == torch.float32
+    torch.testing.assert_close(*found, atol=1e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -121,10 +146,20 @@ def test_a_compiled_lstm_gives_the_type_of_autocast(dtype):
     torch.testing.assert_close(states, expected, atol=2e-2, rtol=0)
 
 
-def test_the_operator_is_well_formed():
+def test_the_operators_are_well_formed():
     lstm = SequenceLSTM(4, 3)
-    arguments = (torch.randn(2, 5, 4), [weight.detach() for weight in lstm._flat_weights])
-    torch.library.opcheck(torch.ops.topdown.lstm.default, arguments)
+    sequence, weights = torch.randn(2, 5, 4), [weight.detach() for weight in lstm._flat_weights]
+    torch.library.opcheck(torch.ops.topdown.lstm.default, (sequence, weights))
+    needing_gradients = (sequence.requires_grad_(), [weight.requires_grad_() for weight in weights])
+    torch.library.opcheck(torch.ops.topdown.lstm_training.default, needing_gradients)
+
+
+def test_what_an_lstm_kept_for_its_backward_pass_is_not_read_where_it_was_lost():
+    sequence, weights = torch.randn(2, 5, 4), SequenceLSTM(4, 3)._flat_weights
+    with torch.no_grad():
+        states, cell, kept = torch.ops.topdown.lstm_training(sequence, weights)
+        with pytest.raises(RuntimeError, match="copied without its storage"):
+            torch.ops.topdown.lstm_backward(states, sequence, weights, states, cell, kept.clone())
 
 
 @pytest.mark.parametrize(("backbone", "feedback"), MODELS)

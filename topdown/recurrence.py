@@ -14,6 +14,8 @@ from topdown.sequence import reverse_valid, zero_padding
 
 Directions: TypeAlias = Literal["concatenate", "sum"]
 
+ONEDNN = torch.backends.mkldnn.is_available()  # whether this torch was built with it
+
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not tell
 
 
@@ -154,11 +156,14 @@ def _cpu_has_lstm(dtype: torch.dtype, grad: bool) -> bool:
 
 
 def _run_in_graph(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
-    """Does what :func:`run_lstm` does, in code that is compiled or exported; a training step leaves the graph for it."""
-    if torch.is_grad_enabled() and not _is_exporting():
-        # The backward pass of torch's fused LSTM for CPUs is unknown to torch's compiler.
-        states: Tensor = torch.compiler.disable(run_lstm)(sequence, weights, training)
-    else:
-        dtype = autocast_dtype(sequence) or sequence.dtype  # graphs hold the casts of autocast, not autocast
-        states = torch.ops.topdown.lstm(sequence.to(dtype), [weight.to(dtype) for weight in weights])  # topdown/graph.py
+    """Does what :func:`run_lstm` does, in code that is compiled or exported; the operators are those of topdown/graph.py."""
+    dtype = autocast_dtype(sequence) or sequence.dtype  # graphs hold the casts of autocast, not autocast
+    cast = sequence.to(dtype), [weight.to(dtype) for weight in weights]
+    states: Tensor
+    if not torch.is_grad_enabled() or _is_exporting():
+        states = torch.ops.topdown.lstm(*cast)
+    elif sequence.device.type == "cpu" and dtype == torch.float32 and ONEDNN:
+        states = torch.ops.topdown.lstm_training(*cast)[0].transpose(0, 1)
+    else:  # torch's compiler knows no LSTM that trains: this one is left out of the graph
+        states = torch.compiler.disable(run_lstm)(sequence, weights, training)
     return states
