@@ -34,11 +34,17 @@ RATE = 5e-4  # of the paper
 
 
 class LowRank(nn.Module):
-    """Feedback through a few numbers: an encoding, averaged over time or not, becomes `rank` numbers, and these the logits."""
+    """Feedback through a few numbers: an encoding, averaged over time or not, becomes `rank` numbers, and these the logits.
 
-    def __init__(self, source_size: int, target_size: int, *, rank: int = 8, pooled: bool = True) -> None:
+    With `source_dropout` a source says nothing of some samples, drawn anew in each step of training.
+    """
+
+    def __init__(
+        self, source_size: int, target_size: int, *, rank: int = 8, pooled: bool = True, source_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.down, self.up, self.pooled = nn.Linear(source_size, rank), nn.Linear(rank, target_size), pooled
+        self.source_dropout = source_dropout
 
     def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns logits of shape (B, T, D)."""
@@ -47,6 +53,8 @@ class LowRank(nn.Module):
             count = encoding.new_full((len(encoding), 1, 1), steps) if lengths is None else lengths.clamp(min=1).view(-1, 1, 1)
             encoding = encoding.sum(1, keepdim=True) / count
         logits: Tensor = self.up(torch.tanh(self.down(encoding)))
+        if self.training and self.source_dropout:
+            logits = logits * (torch.rand(len(logits), 1, 1) >= self.source_dropout)
         return logits.expand(-1, steps, -1)
 
 
@@ -160,9 +168,9 @@ def with_options(feedback: Any, rate: float = 1.0, **more: Any) -> Variant:
     return Variant({"feedback": feedback, **more}, rate, **own)
 
 
-def low_rank(rank: int = 8, pooled: bool = True) -> Callable[[int, int], nn.Module]:
+def low_rank(**options: Any) -> Callable[[int, int], nn.Module]:
     """Makes a factory of low-rank feedback."""
-    return lambda source, target: LowRank(source, target, rank=rank, pooled=pooled)
+    return lambda source, target: LowRank(source, target, **options)
 
 
 IDENTITY: dict[str, Any] = {"start": "identity"}
@@ -199,6 +207,7 @@ VARIANTS = {
     "low rank, rate x 10, 2 passes": with_options(low_rank(), 10, passes=2),
     "low rank, rate x 10, sparsity": with_options(low_rank(), 10, sparse=True),
     "low rank, rate x 10, mask dropout": with_options(low_rank(), 10, mask_dropout=0.2),
+    "low rank, rate x 10, source dropout": with_options(low_rank(source_dropout=0.3), 10),
     "none, noise on inputs": Variant(noise=1.0),
     "low rank, rate x 10, noise on inputs": with_options(low_rank(), 10, noise=1.0),
     "none, small input weights": Variant(input_scale=0.1),

@@ -17,9 +17,10 @@ from topdown.datasets import DataError, SequenceDataset
 from topdown.experiments import Metric, compare, read_comparison, write_report
 from topdown.experiments.__main__ import main
 from topdown.experiments.compare import Comparison, metric_of
-from topdown.experiments.compare_report import robustness, table
+from topdown.experiments.compare_report import table
 from topdown.experiments.fingerprints import named
 from topdown.experiments.linear import fit_linear, pooled_features
+from topdown.experiments.robustness import robustness, robustness_rows
 from topdown.experiments.rows import (
     LINEAR,
     NONE,
@@ -238,6 +239,8 @@ def test_the_report(done):
     text = (out / "table.md").read_text(encoding="utf-8")
     assert text.startswith(f"**{found.verdict}**")
     assert all(f"| {row} " in text for row in found.runs.names())
+    assert "| without a " in text
+    assert "<td>without a<td>1<td>" in page
     with (out / "runs.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(found.runs.records)
     content = json.loads((out / "results.json").read_text())
@@ -259,6 +262,19 @@ def test_robustness(done):
     model = make_model(Plan(tiny, tiny, SPLITS, None, "mae", metric_of(Task("regression", 1)), {}, True), Row(NONE), 0)
     assert set(curves["without a"]) == {"a alone", "b alone", NONE, WIDENED, "static", "linear"} - {"a alone", "b alone"}
     assert size_of(model) > 0
+
+
+def test_the_table_of_robustness():
+    runs = fake({NONE: [1.0, 2.0], "linear": [1.5, 1.5]})
+    for record, (noisy, without) in zip(runs.records, ((3.0, None), (5.0, None), (2.0, 4.0), (2.0, 4.0)), strict=True):
+        record["robustness"] = {"noise": {"0.5": noisy}} | ({} if without is None else {"without a": {"1": without}})
+    assert robustness_rows(robustness(runs)) == [
+        ["made worse", "severity", NONE, "linear"],
+        ["noise", "0", "1.500 ± 0.707", "1.500 ± 0.000"],
+        ["noise", "0.5", "4.000 ± 1.414", "2.000 ± 0.000"],
+        ["without a", "0", "", "1.500 ± 0.000"],
+        ["without a", "1", "", "4.000 ± 0.000"],
+    ]
 
 
 def fake(scores, kinds=("linear",), lower=True, samples=60):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from topdown.experiments.compare import Comparison
+from topdown.experiments.robustness import Curves
 from topdown.experiments.verdict import LEVEL, Runs
 from topdown.files import require
 
@@ -48,7 +48,7 @@ def draw_runs(runs: Runs) -> Any:
     return figure
 
 
-def draw_curves(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], metric: str) -> Any:
+def draw_curves(curves: Curves, metric: str) -> Any:
     """Draws a metric against severity, with a band of one standard deviation over seeds for each row."""
     across = min(3, len(curves))
     down = -(-len(curves) // across)

@@ -18,6 +18,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.report import markdown
 from topdown.experiments.compare import Comparison, metric_of
 from topdown.experiments.compare_pictures import draw_curves, draw_differences, draw_runs
+from topdown.experiments.robustness import robustness, robustness_rows
 from topdown.experiments.rows import LINEAR, NONE
 from topdown.experiments.run_store import read_run
 from topdown.experiments.tasks import Task
@@ -29,9 +30,15 @@ HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds t
 
 
 def table(comparison: Comparison) -> str:
-    """Makes the table of a comparison as markdown, with the verdict above and what its columns mean below."""
+    """Makes the table of a comparison as markdown, the verdict above, what its columns mean below, and that of robustness."""
     head = [f"**{comparison.verdict}**", "", markdown([_head(comparison.runs), *_rows(comparison)]), ""]
-    return "\n".join([*head, *_warnings(comparison), *_explained(comparison)])
+    curves = robustness(comparison.runs)
+    worse = ["", _made_worse(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
+    return "\n".join([*head, *_warnings(comparison), *_explained(comparison), *worse])
+
+
+def _made_worse(runs: Runs) -> str:
+    return f"{runs.metric.name} on test data made worse: mean ± standard deviation over seeds; severity 0 is the data as it is."
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -163,24 +170,6 @@ def _results(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def robustness(runs: Runs) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Returns {what is done: {row: {severity: {"mean", "std"} over seeds}}}, severity 0 being the test data as it is."""
-    gathered: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for run in runs.records:
-        for kind, by_severity in run.get("robustness", {}).items():
-            row = gathered.setdefault(kind, {}).setdefault(run["row"], {})
-            for severity, value in {"0": run["test"], **by_severity}.items():
-                row.setdefault(severity, []).append(value)
-    return {
-        kind: {row: {severity: _summary(values) for severity, values in found.items()} for row, found in rows.items()}
-        for kind, rows in gathered.items()
-    }
-
-
-def _summary(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
-
-
 def _page(comparison: Comparison) -> str:
     runs = comparison.runs
     drawn = picture(draw_differences(comparison), "difference of each row from no feedback")
@@ -188,8 +177,8 @@ def _page(comparison: Comparison) -> str:
     sections.append(_section("Every run", picture(draw_runs(runs), "score of every run")))
     curves = robustness(runs)
     if curves:
-        note = f"{runs.metric.name} on test data made worse; bands: one standard deviation over seeds."
-        sections.append(_section("Robustness", picture(draw_curves(curves, runs.metric.name), "metric against severity"), note))
+        drawn = picture(draw_curves(curves, runs.metric.name), "metric against severity") + _html_table(robustness_rows(curves))
+        sections.append(_section("Robustness", drawn, f"{_made_worse(runs)} Bands: one standard deviation."))
     spreads = _spreads(runs)
     if spreads:
         note = "Standard deviations, averaged over features and seeds."
