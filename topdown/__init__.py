@@ -15,7 +15,6 @@ Stage I, Stage II           first and second pass
 ==========================  =======================  =====================================
 """
 
-from topdown import graph as graph  # the operator `topdown::lstm`, for exported programs
 from topdown.backbone import Backbone as Backbone
 from topdown.feedback import LinearFeedback as LinearFeedback
 from topdown.feedback import LSTMFeedback as LSTMFeedback

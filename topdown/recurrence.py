@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from topdown.graph import run_in_graph
+from topdown.kernel import run_lstm
 from topdown.sequence import reverse_valid, zero_padding
 
 Directions: TypeAlias = Literal["concatenate", "sum"]
-
-ONEDNN = torch.backends.mkldnn.is_available()  # whether this torch was built with it
-
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not tell
 
 
 class SequenceLSTM(nn.RNNBase):
@@ -70,7 +66,7 @@ class SequenceLSTM(nn.RNNBase):
         weights = [getattr(self, name) for name in self._flat_weights_names]  # four of each direction
         if sequence.is_cuda and not torch.compiler.is_compiling():
             return self._packed(sequence, lengths, weights)
-        run = _run_in_graph if torch.compiler.is_compiling() else run_lstm
+        run = run_in_graph if torch.compiler.is_compiling() else run_lstm
         sequence = zero_padding(sequence, lengths)  # not only beyond the result: 0 times nan is nan in the backward pass
         states = zero_padding(run(sequence, weights[:4], self.training), lengths)
         if not self.bidirectional:
@@ -104,66 +100,3 @@ def merge_directions(forward: Tensor, backward: Tensor, directions: Directions) 
         tensor([[2., 2.]])
     """
     return forward + backward if directions == "sum" else torch.cat([forward, backward], dim=-1)
-
-
-def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
-    """Runs one direction over all steps, in float32 where the machine has no LSTM of the type that is asked for.
-
-    Args:
-        sequence: Sequences of shape (B, T, D).
-        weights: weight_ih, weight_hh, bias_ih and bias_hh of one direction, in the shapes of :class:`torch.nn.LSTM`.
-        training: Whether a backward pass may follow.
-
-    Returns:
-        Hidden states of shape (B, T, H), in the type of `sequence`, or of autocast.
-
-    Example:
-        >>> weights = [torch.zeros(12, 4), torch.zeros(12, 3), torch.zeros(12), torch.zeros(12)]
-        >>> run_lstm(torch.ones(1, 2, 4), weights, training=False)
-        tensor([[[0., 0., 0.],
-                 [0., 0., 0.]]])
-    """
-    if sequence.device.type == "cpu":
-        dtype = autocast_dtype(sequence) or sequence.dtype
-        if dtype in (torch.float16, torch.bfloat16) and not _cpu_has_lstm(dtype, torch.is_grad_enabled()):
-            with torch.autocast("cpu", enabled=False):
-                return _lstm(sequence.float(), [weight.float() for weight in weights], training).to(dtype)
-    return _lstm(sequence, weights, training)
-
-
-def autocast_dtype(values: Tensor) -> torch.dtype | None:
-    """Returns the type that autocast wants where these values are; None where it is off."""
-    kind = values.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-
-
-def _lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
-    zero = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
-    output: Tensor = torch.lstm(sequence, (zero, zero), list(weights), True, 1, 0.0, training, False, True)[0]
-    return output
-
-
-@functools.cache
-def _cpu_has_lstm(dtype: torch.dtype, grad: bool) -> bool:
-    """Tries a small one: which instructions the fused LSTM needs depends on torch, the machine and the environment."""
-    with torch.inference_mode(False), torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=dtype):
-        weights = [torch.zeros(shape, requires_grad=True, device="cpu") for shape in ((4, 1), (4, 1), (4,), (4,))]
-        try:
-            _lstm(torch.zeros(1, 2, 1, device="cpu"), weights, training=grad)
-        except RuntimeError:  # "could not create a primitive descriptor ..."
-            return False
-    return True
-
-
-def _run_in_graph(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
-    """Does what :func:`run_lstm` does, in code that is compiled or exported; the operators are those of topdown/graph.py."""
-    dtype = autocast_dtype(sequence) or sequence.dtype  # graphs hold the casts of autocast, not autocast
-    cast = sequence.to(dtype), [weight.to(dtype) for weight in weights]
-    states: Tensor
-    if not torch.is_grad_enabled() or _is_exporting():
-        states = torch.ops.topdown.lstm(*cast)
-    elif sequence.device.type == "cpu" and dtype == torch.float32 and ONEDNN:
-        states = torch.ops.topdown.lstm_training(*cast)[0].transpose(0, 1)
-    else:  # torch's compiler knows no LSTM that trains: this one is left out of the graph
-        states = torch.compiler.disable(run_lstm)(sequence, weights, training)
-    return states
