@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from topdown import TopDownLatch
+from topdown import StaticFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset
 from topdown.experiments import Metric, compare, read_comparison, write_report
@@ -277,7 +277,7 @@ def test_the_table_of_robustness():
     ]
 
 
-def fake(scores, kinds=("linear",), lower=True, samples=60):
+def fake(scores, kinds=("linear",), lower=True, samples=60, static=(STATIC,)):
     """Runs of made-up scores: {row: scores of the seeds}; outputs differ from labels by the score."""
     labels = torch.zeros(samples)
     metric = Metric("mae", lambda outputs, y: float((outputs - y).abs().mean()), lower)
@@ -285,7 +285,7 @@ def fake(scores, kinds=("linear",), lower=True, samples=60):
         {"row": row, "gaps": False, "seed": s, "test": v} for row, values in scores.items() for s, v in enumerate(values)
     ]
     outputs = [np.full(samples, record["test"], np.float32) for record in records]
-    return Runs(records, outputs, labels, metric, kinds)
+    return Runs(records, outputs, labels, metric, kinds, static)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +310,12 @@ def fake(scores, kinds=("linear",), lower=True, samples=60):
             True,
             "Feedback is better than none here, but a mask that looks at nothing may do as well",
         ),
+        (
+            {NONE: [1, 1.1, 0.9], WIDENED: [0.2, 0.31, 0.1], STATIC: [0.5, 0.61, 0.39], "linear": [0.5, 0.6, 0.4]},
+            True,
+            "Feedback is better than none here, but a mask that looks at nothing may do as well and a model without feedback "
+            "of as many parameters is better still: 'linear' lowers",
+        ),
     ],
 )
 def test_verdicts(scores, lower, begins):
@@ -324,6 +330,35 @@ def test_a_kind_that_is_surely_better_counts_before_one_that_only_looks_better()
     assert compared["lucky"].difference.mean > compared["sure"].difference.mean
     assert compared["lucky"].p > 0.05 > compared["sure"].p
     assert verdict(runs, compared).startswith("Feedback helps here: 'sure' lowers mae by 0.0975")
+
+
+def test_the_kind_that_is_named_is_one_that_is_better_than_the_controls():
+    scores = {
+        NONE: [1.0, 1.1, 0.9, 1.0],
+        WIDENED: [0.7, 0.55, 0.55, 0.75],
+        "first": [0.5, 0.6, 0.4, 0.5],
+        "second": [0.58, 0.43, 0.42, 0.62],
+    }
+    runs = fake(scores, kinds=("first", "second"))
+    compared = compare_rows(runs)
+    assert compared["first"].difference.low > compared["second"].difference.low
+    assert verdict(runs, compared).startswith("Feedback helps here: 'second' lowers mae")
+
+
+def test_being_better_than_the_controls_is_corrected_for_the_number_of_kinds():
+    scores = {NONE: [1.0, 1.1, 0.9, 1.0], WIDENED: [0.5, 0.6, 0.4, 0.5], "linear": [0.4, 0.55, 0.35, 0.43]}
+    one, others = fake(scores), {f"kind {i}": [1.0, 1.2, 0.8, 1.0] for i in range(9)}
+    assert verdict(one, compare_rows(one)).startswith("Feedback helps here: 'linear'")
+    ten = fake(scores | others, kinds=("linear", *others))
+    said = "Feedback is better than none here, but a model without feedback of as many parameters may do as well: 'linear'"
+    assert verdict(ten, compare_rows(ten)).startswith(said)
+
+
+def test_a_mask_that_looks_at_nothing_is_a_control_whatever_its_name():
+    kinds = {"fixed": "static", "static": "linear", "mine": StaticFeedback}
+    found = run(feedback=kinds, seeds=1, alone=False)
+    assert found.runs.static == ["fixed", "mine"]
+    assert found.verdict.startswith("Nothing can be said from one seed: 'static'")
 
 
 def test_masks_that_have_become_constants_are_said_to_be():
@@ -604,10 +639,18 @@ def test_a_metric_that_a_resample_does_not_have_is_left_out_of_the_bootstrap():
 
     runs = fake({NONE: [1.0, 1.1, 0.9], "linear": [0.5, 0.6, 0.4]})
     labels = torch.zeros(60, dtype=torch.int64)
-    labels[0] = 1
+    labels[:10] = 1
     outputs = [np.eye(2, dtype=np.float32)[[0] * 60] for _ in runs.outputs]
     found = compare_rows(runs._replace(labels=labels, outputs=outputs, metric=Metric("acc", both_classes, False)))
     assert found["linear"].difference.sample_error == 0.0
+    labels[1:] = 0  # a third of the resamples are without the one
+    runs = runs._replace(labels=labels, outputs=outputs, metric=Metric("acc", both_classes, False))
+    said = verdict(runs, compare_rows(runs))
+    assert said.startswith(
+        "Nothing can be said from 60 test samples, many draws of which have no acc: 'linear' lowers acc by 0.5"
+    )
+    runs = fake({NONE: [1.0, 1.1, 0.9], "linear": [0.5, 0.6, 0.4]}, samples=1)
+    assert verdict(runs, compare_rows(runs)).startswith("Nothing can be said from one test sample: 'linear' lowers mae by 0.5")
 
 
 def test_a_bad_difference_stands_within_the_interval_that_is_said():
@@ -630,3 +673,82 @@ def test_a_tiny_model_is_widened_as_far_as_it_takes(wanted):
     before = torch.get_rng_state()
     width_for(plan, wanted)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+WIDTH = 3
+
+
+def wide(sizes):
+    return LSTMBackbone(sizes, hidden_size=WIDTH)
+
+
+class Fixed(torch.nn.Module):
+    """Feedback of some size, as a ready module."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.inner = torch.nn.ModuleDict(
+            {k: torch.nn.Sequential(torch.nn.Linear(3, size), torch.nn.Linear(size, 2)) for k in "ab"}
+        )
+
+    def forward(self, encodings):
+        return {k: {j: self.inner[k](encodings[j])} for k, j in (("a", "b"), ("b", "a"))}
+
+
+def test_another_model_of_the_same_name_goes_on_with_no_runs(tmp_path, monkeypatch):
+    once = functools.partial(compare, splits=SPLITS, feedback=[], seeds=1, epochs=1, alone=False, out=tmp_path, resume=True)
+    once(wide)
+    monkeypatch.setitem(globals(), "WIDTH", 5)
+    with pytest.raises(DataError, match="was made with build"):
+        once(wide)
+
+
+def test_feedback_of_another_size_is_trained_anew(tmp_path):
+    sizes = []
+    for size in (4, 6):
+        found = run(feedback={"mine": Fixed(size)}, seeds=1, alone=False, widen=None, out=tmp_path, resume=True)
+        sizes.append(found.runs.records[found.runs.of("mine")[0]]["parameters"])
+    assert sizes[1] - sizes[0] == 2 * (3 * 2 + 2 + 2 * 2)
+
+
+def test_runs_that_were_done_again_since_are_not_reported_as_the_old_ones(tmp_path):
+    write_report(run(seeds=1, alone=False, out=tmp_path), tmp_path)
+    run(seeds=1, alone=False, out=tmp_path, latch={"scale": 5.0}, resume=True)
+    with pytest.raises(DataError, match="'static' with seed 0 has been done with other options since; compare again"):
+        read_comparison(tmp_path)
+
+
+def test_a_metric_of_ones_own_by_the_name_of_another_is_not_taken_for_it(tmp_path):
+    mine = Metric("mae", lambda outputs, labels: np.float32((outputs.view_as(labels) - labels).abs().median()), True)
+    found = run(seeds=1, alone=False, metric=mine, out=tmp_path)
+    assert type(found.runs.records[0]["test"]) is float
+    write_report(found, tmp_path)
+    with pytest.raises(DataError, match="its metric is a function of one's own"):
+        read_comparison(tmp_path)
+
+
+def test_a_model_that_does_not_do_with_one_modality_is_left_out():
+    found = compare(lambda sizes: tiny({"a": sizes["a"], "b": sizes["b"]}), SPLITS, feedback=[], seeds=1, epochs=1)
+    assert found.left_out == {"a alone": "build raises KeyError: 'b'", "b alone": "build raises KeyError: 'a'"}
+    found = compare(lambda sizes: tiny({"a": 2, "b": 2}), SPLITS, feedback=[], seeds=1, epochs=1)
+    assert found.left_out["a alone"] == "build returns a model of 'a', 'b' where 'a' alone is asked for"
+
+
+def test_splits_must_be_alike():
+    other = SPLITS["test"].relabeled(torch.ones(14, dtype=torch.int64))
+    said = r"'test' has .*shape \(N\), whole numbers, but 'train' has .*, real numbers: splits of one comparison must be alike"
+    with pytest.raises(DataError, match=said):
+        compare(tiny, {**SPLITS, "test": other}, seeds=1)
+    with pytest.raises(DataError, match=r"'valid' has features {'a': 2} .*, but 'train' has features {'a': 2, 'b': 2}"):
+        compare(tiny, {**SPLITS, "valid": SPLITS["valid"].choose(["a"])}, seeds=1)
+
+
+def test_yes_or_no_in_real_numbers_is_scored_as_such():
+    splits = {name: data.relabeled((data.labels > 0).float()) for name, data in SPLITS.items()}
+    found = compare(tiny, splits, feedback=[], seeds=1, epochs=1, alone=False, loss="bce")
+    assert (found.runs.metric.name, found.configuration["task"]) == ("f1", ["multilabel", 1])
+
+
+def test_small_numbers_keep_their_digits():
+    runs = fake({NONE: [1.0e-5, 1.1e-5, 0.9e-5], "linear": [0.5e-5, 0.6e-5, 0.41e-5]})
+    assert "lowers mae by 5e-06 (95 % interval 4.8e-06 to 5.1e-06" in verdict(runs, compare_rows(runs))

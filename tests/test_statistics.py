@@ -7,7 +7,7 @@ import pytest
 
 from topdown.experiments.statistics import (
     Difference,
-    bootstrap_error,
+    bootstrap_errors,
     holm,
     paired_difference,
     seeds_to_decide,
@@ -74,10 +74,39 @@ def test_equal_models_do_not_differ():
 
 def test_the_bootstrap_finds_the_standard_error_of_a_mean_and_of_a_ratio():
     values = RNG.exponential(size=900)
-    assert bootstrap_error(lambda i: float(values[i].mean()), 900) == pytest.approx(values.std() / 30, rel=0.12)
-    assert bootstrap_error(lambda i: 1.0, 900) == 0.0
-    one, two = (bootstrap_error(lambda i: float(values[i].mean()), 900, seed=seed) for seed in (0, 0))
+    assert bootstrap_errors(lambda i: [float(values[i].mean())], 900)[0] == pytest.approx(values.std() / 30, rel=0.12)
+    assert bootstrap_errors(lambda i: [1.0], 900) == (0.0, 0.0)
+    one, two = (bootstrap_errors(lambda i: [float(values[i].mean())], 900, seed=seed) for seed in (0, 0))
     assert one == two
+
+
+def test_the_bootstrap_tells_what_seeds_would_take_away_from_what_they_would_not():
+    rng, seeds, samples = np.random.default_rng(5), 5, 400
+    values = 0.5 * rng.normal(size=samples) + 2.0 * rng.normal(size=(seeds, samples))
+    error, lasting = bootstrap_errors(lambda i: values[:, i].mean(1).tolist(), samples, resamples=3000)
+    assert error == pytest.approx(math.sqrt((0.25 + 4.0 / seeds) / samples), rel=0.1)
+    assert lasting == pytest.approx(math.sqrt(0.25 / samples), rel=0.25)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 5])
+def test_few_samples_give_no_more_false_alarms_than_promised(samples):
+    rng, alarms = np.random.default_rng(4), 0
+    for _ in range(200):
+        d = rng.normal(size=samples) + 0.1 * rng.normal(size=(4, samples))
+        error, lasting = bootstrap_errors(lambda i, d=d: d[:, i].mean(1).tolist(), samples, resamples=100)
+        alarms += paired_difference(d.mean(1), error, samples, lasting_error=lasting).p < 0.05
+    assert alarms / 200 < 0.1
+
+
+def test_what_samples_cannot_tell_is_unknown():
+    assert bootstrap_errors(lambda i: [1.0, 2.0], 1) == (math.inf, math.inf)
+    undefined = iter([True, False] * 200)
+    assert bootstrap_errors(lambda i: [math.nan if next(undefined) else 1.0], 50) == (math.inf, math.inf)
+    seldom = iter(([True] + [False] * 19) * 20)
+    assert bootstrap_errors(lambda i: [math.nan if next(seldom) else 1.0], 50) == (0.0, 0.0)
+    found = paired_difference([1.0, 1.1, 0.9], math.inf, 1)
+    assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1.0)
+    assert seeds_to_decide(found, 0.05) == math.inf
 
 
 def test_holm_by_hand():
@@ -99,15 +128,26 @@ def test_spread_is_that_of_pitman_and_morgan():
     assert spread_ratio([1.0, 2.0], [1.0, 2.0])[1] == 1.0
 
 
-def test_the_seeds_that_would_decide_do():
-    """With as many seeds as are said, four of five attempts find a difference of this size."""
-    mean, spread = 0.5, 1.0
-    pilot = Difference(mean, 0, 0, 0, seed_error=spread / math.sqrt(5), sample_error=0.0, seeds=5)
-    needed = seeds_to_decide(pilot, 0.05)
+@pytest.mark.parametrize("effect", [0.5, 1.0, 2.0, 4.0])
+def test_the_seeds_that_would_decide_do(effect):
+    """With as many seeds as are said, four of five attempts find a difference of this size, and with one less, fewer."""
+    pilot = Difference(effect, 0, 0, 0, seed_error=1 / math.sqrt(5), sample_error=0.0, lasting_error=0.0, seeds=5, samples=100)
+    needed = seeds_to_decide(pilot, 0.0125)
     rng = np.random.default_rng(3)
-    found = [stats.ttest_1samp(rng.normal(mean, spread, needed), 0.0).pvalue < 0.05 for _ in range(600)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
-    assert seeds_to_decide(pilot, 0.01) > needed
-    assert seeds_to_decide(pilot._replace(sample_error=0.3), 0.05) == math.inf  # the test set alone leaves more doubt
+
+    def power(seeds):
+        return np.mean([stats.ttest_1samp(rng.normal(effect, 1.0, seeds), 0.0).pvalue < 0.0125 for _ in range(1500)])
+
+    assert power(needed) > 0.77
+    if needed > 3:
+        assert power(needed - 1) < 0.83
+    assert seeds_to_decide(pilot, 0.001) > needed
+
+
+def test_seeds_do_not_take_away_what_the_test_samples_leave_open():
+    pilot = Difference(0.5, 0, 0, 0, seed_error=0.4, sample_error=0.3, lasting_error=0.1, seeds=5, samples=100)
+    needed = seeds_to_decide(pilot, 0.05)
+    assert 5 < needed < math.inf
+    assert seeds_to_decide(pilot._replace(lasting_error=0.3), 0.05) == math.inf
     assert seeds_to_decide(pilot._replace(mean=0.0), 0.05) is None
-    assert seeds_to_decide(pilot._replace(mean=0.001), 0.05) == math.inf
+    assert 1e5 < seeds_to_decide(pilot._replace(mean=0.001, lasting_error=0.0), 0.05) < 1e8

@@ -35,7 +35,7 @@ from topdown.experiments.run_all import run_all
 from topdown.experiments.run_store import RunStore
 from topdown.experiments.tasks import Task, task_of
 from topdown.experiments.verdict import Compared, Runs, compare_rows, verdict
-from topdown.feedback import FEEDBACK
+from topdown.feedback import FEEDBACK, StaticFeedback
 
 Feedback = Sequence[str] | Mapping[str, Any]
 KINDS = (STATIC, *(kind for kind in FEEDBACK if kind != STATIC))
@@ -88,8 +88,8 @@ def compare(
     number does not change them.
 
     Args:
-        build: Function {modality: features} -> backbone, called once a run; where it raises ValueError for one modality alone,
-            that row is left out.
+        build: Function {modality: features} -> backbone, called once a run; where it raises an error for one modality alone, or
+            returns a model of others, that row is left out, and the report says why.
         splits: Samples for "train", "valid" and "test", with labels.
         feedback: Kinds of feedback, or {name: kind, or options of a latch}. (Default: "static" and all kinds)
         latch: Options of every latch. (Default: those of :class:`topdown.TopDownLatch`)
@@ -97,7 +97,7 @@ def compare(
             (Default: none)
         loss: Loss, as for :func:`topdown.experiments.fit`. (Default: that of the task)
         metric: Metric. (Default: mean absolute error, accuracy, or F1 of several labels)
-        task: Task. (Default: what labels tell; none with a loss and a metric of your own)
+        task: Task. (Default: what labels tell, several yes or no for the loss "bce"; none with a loss and a metric of your own)
         seeds: Number of seeds, 0 to seeds - 1. (Default: 10)
         jobs: Processes; with several, functions must be importable. (Default: 1)
         alone: Whether to have a row for each modality alone. (Default: True)
@@ -138,7 +138,8 @@ def compare(
         raise ValueError(f"seeds={seeds} and jobs={jobs} must be at least 1")
     if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint") if name in training]:
         raise ValueError(f"{taken[0]} is what each run has of its own: leave it out")
-    task = task_of(splits) if task is None and (loss is None or metric is None) else task
+    if task is None and (loss is None or metric is None):
+        task = task_of(splits, "multilabel" if loss == "bce" else None)
     if metric is None:
         assert task is not None
         metric = metric_of(task)
@@ -151,7 +152,8 @@ def compare(
     wanted = [(row, seed) for seed in range(seeds) for row in rows if row.name != LINEAR or seed == 0]
     configuration = _configuration(plan, rows, about)
     store = RunStore(directory, configuration, splits["test"].labels, resume=resume)
-    missing = [(row, seed) for row, seed in wanted if not store.has(row, seed, robust=robust)]
+    sizes = {row.slug: _size(plan, row) for row in rows} if store.done else {}
+    missing = [(row, seed) for row, seed in wanted if not store.has(row, seed, sizes.get(row.slug), robust=robust)]
     if say is not None and len(missing) < len(wanted):
         say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
     begun = time.time()
@@ -162,7 +164,7 @@ def compare(
             name = row.name + (" with gaps" if row.gaps else "")
             score = f"{metric.name} {record['test']:.4f}"
             say(f"{number} of {len(missing)} runs, {_time(left)} left: {name}, seed {seed}, {score}")
-    runs = store.runs(wanted, metric, list(kinds))
+    runs = store.runs(wanted, metric, list(kinds), static_kinds(kinds))
     compared = compare_rows(runs)
     configuration |= {
         "seeds": seeds,
@@ -171,6 +173,12 @@ def compare(
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     return Comparison(runs, compared, verdict(runs, compared), left_out, configuration)
+
+
+def static_kinds(latches: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the kinds of feedback that look at nothing, by the options of their latches."""
+    kinds = {name: options.get("feedback") for name, options in latches.items()}
+    return [name for name, kind in kinds.items() if kind == STATIC or kind is StaticFeedback]
 
 
 def metric_of(task: Task) -> Metric:
@@ -198,10 +206,15 @@ def make_rows(
             left_out[row.name] = f"{lacking} samples lack it"
             continue
         try:
-            make_model(plan, row, 0)
+            takes = getattr(make_model(plan, row, 0), "input_sizes", {name: None})
+        except Exception as error:  # whatever a model that needs the others raises
+            kind = "" if isinstance(error, ValueError) else f"build raises {type(error).__name__}: "
+            left_out[row.name] = f"{kind}{error}"
+            continue
+        if set(takes) == {name}:
             rows.append(row)
-        except ValueError as error:
-            left_out[row.name] = str(error)
+        else:
+            left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is asked for"
     rows.append(Row(NONE))
     latches = [Row(name, latch=options) for name, options in kinds.items()]
     sizes = {row.name: size_of(make_model(plan, row, 0)) for row in latches}
@@ -237,6 +250,21 @@ def _check_splits(splits: Mapping[str, SequenceDataset]) -> None:
         if name not in splits or splits[name].labels is None:
             found = "no labels" if name in splits else f"no place among the splits {list(splits)}"
             raise DataError(f"{name!r} has {found}: a comparison trains on train, chooses on valid and reports test")
+        ours, theirs = _kind_of(splits[name]), _kind_of(splits["train"])
+        if ours != theirs:
+            raise DataError(f"{name!r} has {ours}, but 'train' has {theirs}: splits of one comparison must be alike")
+
+
+def _kind_of(data: SequenceDataset) -> str:
+    """Describes what samples of a data set have in common."""
+    assert data.labels is not None
+    kind = "real" if data.labels.is_floating_point() else "whole"
+    shape = ", ".join(["N", *map(str, data.labels.shape[1:])])
+    return f"features {dict(data.sizes)} and labels of shape ({shape}), {kind} numbers"
+
+
+def _size(plan: Plan, row: Row) -> int | None:
+    return None if row.name == LINEAR else size_of(make_model(plan, row, 0))
 
 
 def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -257,6 +285,7 @@ def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | N
         "loss": plain(plan.loss),
         "widen": plain(plan.widen),
         "metric": plan.metric.name,
+        "own_metric": plan.task is None or named(plan.metric.function) != named(metric_of(plan.task).function),
         "metric_function": [named(plan.metric.function), plan.metric.lower_is_better],
         "training": plain(plan.training),
         "robust": plan.robust,

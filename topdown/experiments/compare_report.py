@@ -22,7 +22,18 @@ from topdown.experiments.robustness import robustness, robustness_rows
 from topdown.experiments.rows import LINEAR, NONE
 from topdown.experiments.run_store import read_run
 from topdown.experiments.tasks import Task
-from topdown.experiments.verdict import LEVEL, Runs, collapsed, compare_rows, inflation, probability, spreads_of, verdict
+from topdown.experiments.verdict import (
+    LEVEL,
+    Runs,
+    collapsed,
+    compare_rows,
+    inflation,
+    number,
+    probability,
+    seeds_needed,
+    spreads_of,
+    verdict,
+)
 from topdown.files import write_json, write_text
 from topdown.plots import picture
 
@@ -106,14 +117,18 @@ def read_comparison(out: str | Path) -> Comparison:
         paths = sorted((out / "runs").glob("*.npz"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{out}: holds no comparison ({error}); name a directory that compare wrote") from None
-    if configuration["task"] is None or Task(*configuration["task"]).metric != configuration["metric"]:
+    if configuration["own_metric"]:
         raise DataError(f"{out}: its metric is a function of one's own; call compare(..., resume=True) again")
     kept = {(record["row"], record["gaps"], record["seed"]): (record, outputs) for record, outputs in map(read_run, paths)}
     if missing := [key for key in done if key not in kept]:
         raise DataError(f"{out}: the run of {missing[0][0]!r} with seed {missing[0][2]} is gone; compare again with --resume")
     found = [kept[key] for key in done]
+    for record, _ in found:
+        if record["latch"] != configuration["latches"].get(record["row"]):
+            again = f"the run of {record['row']!r} with seed {record['seed']} has been done with other options since"
+            raise DataError(f"{out}: {again}; compare again with --resume")
     metric = metric_of(Task(*configuration["task"]))
-    runs = Runs([r for r, _ in found], [o for _, o in found], torch.from_numpy(labels), metric, kinds)
+    runs = Runs([r for r, _ in found], [o for _, o in found], torch.from_numpy(labels), metric, kinds, content["static"])
     compared = compare_rows(runs)
     return Comparison(runs, compared, verdict(runs, compared), content["left_out"], configuration)
 
@@ -127,20 +142,24 @@ def _rows(comparison: Comparison) -> list[list[str]]:
     for row in runs.names():
         chosen = [runs.records[i] for i in runs.of(row).values()]
         scores = [run["test"] for run in chosen]
-        score = f"{np.mean(scores):.4f}" + (f" ± {np.std(scores, ddof=1):.4f}" if len(scores) > 1 else "")
+        score = number(float(np.mean(scores)))
+        score += f" ± {number(float(np.std(scores, ddof=1)))}" if len(scores) > 1 else ""
         added = inflation(runs, row)
-        cells = [row, score, "", "", "", "", "" if math.isnan(added) else f"{added:.4f}", f"{chosen[0]['parameters']:,}"]
+        cells = [row, score, "", "", "", "", "" if math.isnan(added) else number(added), f"{chosen[0]['parameters']:,}"]
         if row in comparison.compared:
             found = comparison.compared[row]
             d = found.difference
-            cells[2] = f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
+            cells[2] = f"{_signed(d.mean)} ({_signed(d.low)} to {_signed(d.high)})"
             cells[3] = probability(found.p)
             if not math.isnan(found.spread):
                 cells[4] = f"{found.spread:.2f} (p {found.spread_p:.2f})"
-            needed = found.seeds_to_decide
-            cells[5] = "" if needed is None else "never" if math.isinf(needed) else f"{needed:.0f}"
+            cells[5] = seeds_needed(found.seeds_to_decide)
         rows.append(cells)
     return rows
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{number(abs(value))}"
 
 
 def _runs_table(runs: Runs) -> str:
@@ -160,6 +179,7 @@ def _results(comparison: Comparison) -> dict[str, Any]:
         "metric": {"name": runs.metric.name, "lower_is_better": runs.metric.lower_is_better},
         "done": [[run["row"], run["gaps"], run["seed"]] for run in runs.records],
         "kinds": list(runs.kinds),
+        "static": list(runs.static),
         "left_out": comparison.left_out,
         "against_none": {
             row: {**found._asdict(), "difference": found.difference._asdict()} for row, found in comparison.compared.items()

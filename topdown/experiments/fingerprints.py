@@ -9,6 +9,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from topdown.datasets.data import SequenceDataset
 
@@ -33,7 +34,8 @@ def fingerprint(data: SequenceDataset) -> str:
 def named(function: object, depth: int = 3) -> Any:
     """Returns a name for a function that another of that name does not have, by its code and by what it holds.
 
-    What is held is looked at down to a depth; of modules, it is the type alone.
+    What is held is looked at down to a depth, and so are the classes and plain values that it finds by name in its own file; of
+    modules, it is the type and the shapes of what they hold, of classes from elsewhere the name alone.
 
     Example:
         >>> named("mae"), named(torch.nn.Linear), named(lambda x: x + 1) == named(lambda x: x + 2)
@@ -51,10 +53,28 @@ def named(function: object, depth: int = 3) -> Any:
             _plain(cell.cell_contents, depth - 1) for cell in function.__closure__ or () if cell.cell_contents is not function
         ]
         defaults = [_plain(function.__defaults__, depth - 1), _plain(function.__kwdefaults__, depth - 1)]
-        return f"{function.__qualname__} {_short([_code(function.__code__, depth), held, defaults])}"
-    if isinstance(function, (type, BuiltinFunctionType)) or isinstance(function, torch.nn.Module) or depth <= 0:
+        found = [_plain(function.__globals__[name], depth - 1) for name in _own_names(function)]
+        return f"{function.__qualname__} {_short([_code(function.__code__, depth), held, defaults, found])}"
+    if isinstance(function, torch.nn.Module):
+        shapes = [[name, None if is_lazy(value) else list(value.shape)] for name, value in function.state_dict().items()]
+        return f"{type(function).__qualname__} {_short(shapes)}"
+    if isinstance(function, type) and depth > 0 and not function.__module__.startswith(("torch.", "topdown.")):
+        own = {name: value for name, value in vars(function).items() if isinstance(value, FunctionType)}
+        return f"{function.__qualname__} {_short([[name, named(value, depth - 1)] for name, value in sorted(own.items())])}"
+    if isinstance(function, (type, BuiltinFunctionType)) or depth <= 0:
         return getattr(function, "__qualname__", type(function).__qualname__)
     return f"{type(function).__qualname__} {_short(_plain(getattr(function, '__dict__', {}), depth - 1))}"
+
+
+def _own_names(function: FunctionType) -> list[str]:
+    """Returns the names by which a function finds plain values, and functions and classes of its own file."""
+    found, plain = function.__globals__, (str, int, float, bool, tuple, list)
+    return [
+        name
+        for name in dict.fromkeys(function.__code__.co_names)
+        if isinstance(found.get(name), plain)
+        or (isinstance(found.get(name), (FunctionType, type)) and found[name].__module__ == function.__module__)
+    ]
 
 
 def _short(content: object) -> str:

@@ -143,8 +143,12 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
     splits = dict(plan.splits)
     if row.modalities is not None:
         splits = {name: data.choose(row.modalities) for name, data in splits.items()}
-    labels, score = splits["test"].labels, plan.metric.function
+    labels = splits["test"].labels
     record: dict[str, Any] = {"row": row.name, "gaps": row.gaps, "seed": seed}
+
+    def score(outputs: Tensor, labels: Tensor) -> float:
+        return float(plan.metric.function(outputs, labels))
+
     if row.name == LINEAR:
         assert plan.task is not None
         (valid, test), record["parameters"] = fit_linear(plan.task, splits["train"], splits["valid"], splits["test"])

@@ -51,10 +51,12 @@ class RunStore:
             record, outputs = read_run(path)
             self.done[record["row"], record["gaps"], record["seed"]] = record, outputs
 
-    def has(self, row: Row, seed: int, *, robust: bool) -> bool:
-        """Tells whether a run is done, of the same latch and width, and tested on data made worse if that is asked for."""
+    def has(self, row: Row, seed: int, parameters: int | None, *, robust: bool) -> bool:
+        """Tells whether a run is done, of the same latch, width and size, and tested on worse data if that is asked for."""
         found, _ = self.done.get((row.name, row.gaps, seed), (None, None))
         if found is None or (robust and row.name != LINEAR and "robustness" not in found):
+            return False
+        if parameters not in (None, found["parameters"]):
             return False
         return (found.get("latch"), found.get("width")) == (self._latch(row), row.width)
 
@@ -69,10 +71,10 @@ class RunStore:
             text = json.dumps(record)
             write_file(self.folder / f"{row.slug}-seed{seed}.npz", lambda file: np.savez(file, record=text, outputs=outputs))
 
-    def runs(self, wanted: Sequence[tuple[Row, int]], metric: Metric, kinds: Sequence[str]) -> Runs:
+    def runs(self, wanted: Sequence[tuple[Row, int]], metric: Metric, kinds: Sequence[str], static: Sequence[str]) -> Runs:
         """Returns the runs that were asked for."""
         found = [self.done[row.name, row.gaps, seed] for row, seed in wanted]
-        return Runs([record for record, _ in found], [outputs for _, outputs in found], self.labels, metric, kinds)
+        return Runs([record for record, _ in found], [outputs for _, outputs in found], self.labels, metric, kinds, static)
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], Array]:

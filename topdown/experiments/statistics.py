@@ -6,7 +6,8 @@ samples that happen to be in the test set; both count,
 .. math:: s^2 = \frac{s_{\text{seeds}}^2}{S} + s_{\text{samples}}^2,
 
 where the first is the variance of the S paired differences, and the second the bootstrap variance, over test samples, of their
-mean. Leaving out the second finds "significant" differences on labels that mean nothing.
+mean. Leaving out the second finds "significant" differences on labels that mean nothing. What belongs to one seed and one
+sample counts in both, so that the test is careful: where that is most of the noise, false alarms are a fifth of 5 %.
 
 References:
     Holm, A simple sequentially rejective multiple test procedure (1979); Pitman (1939) and Morgan (1939) for paired variances;
@@ -25,6 +26,8 @@ from topdown.files import require
 
 Array = np.ndarray[Any, Any]
 RESAMPLES = 400
+UNDEFINED = 0.9  # share of resamples that must have a score
+CERTAIN = 30.0  # standard errors beyond which a difference is found for certain
 
 
 class Difference(NamedTuple):
@@ -36,8 +39,10 @@ class Difference(NamedTuple):
         high: Upper end of it.
         p: Probability of a difference as large, either way, if there were none; before any correction.
         seed_error: Standard error that comes of the seeds.
-        sample_error: Standard error that comes of the test samples.
+        sample_error: Standard error that comes of the test samples; infinite where it cannot be told.
+        lasting_error: The part of it that any number of seeds would leave.
         seeds: Number of pairs.
+        samples: Number of test samples.
     """
 
     mean: float
@@ -46,19 +51,24 @@ class Difference(NamedTuple):
     p: float
     seed_error: float
     sample_error: float
+    lasting_error: float
     seeds: int
+    samples: int
 
 
-def paired_difference(differences: Sequence[float], sample_error: float, samples: int) -> Difference:
+def paired_difference(
+    differences: Sequence[float], sample_error: float, samples: int, *, lasting_error: float | None = None
+) -> Difference:
     """Tests whether paired differences, one per seed, are 0 on average, for other seeds and other test samples.
 
     Args:
         differences: Difference of each seed, positive where the model is better.
-        sample_error: Standard error of their mean over test samples: see :func:`bootstrap_error`.
+        sample_error: Standard error of their mean over test samples: see :func:`bootstrap_errors`.
         samples: Number of test samples.
+        lasting_error: The part of it that any number of seeds would leave. (Default: all of it)
 
     Returns:
-        Difference; its interval is infinite, and p is 1, for a single seed.
+        Difference; its interval is infinite, and p is 1, for a single seed, and for an infinite `sample_error`.
 
     Example:
         >>> found = paired_difference([1.0, 2.0, 3.0], 0.0, 100)
@@ -68,35 +78,58 @@ def paired_difference(differences: Sequence[float], sample_error: float, samples
     stats = require("scipy.stats", "experiments")
     values = np.asarray(differences, float)
     mean, count = float(values.mean()), len(values)
-    if count < 2:
-        return Difference(mean, -math.inf, math.inf, 1.0, math.inf, sample_error, count)
-    seed_error = float(values.std(ddof=1) / math.sqrt(count))
+    seed_error = float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf
     error = math.hypot(seed_error, sample_error)
-    if error == 0.0:
-        return Difference(mean, mean, mean, float(mean == 0.0), 0.0, 0.0, count)
-    freedom = error**4 / (seed_error**4 / (count - 1) + sample_error**4 / max(1, samples - 1))
-    half = float(stats.t.ppf(0.975, freedom)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
-    return Difference(mean, mean - half, mean + half, p, seed_error, sample_error, count)
+    if not math.isfinite(error):
+        low, high, p = -math.inf, math.inf, 1.0
+    elif error == 0.0:
+        low, high, p = mean, mean, float(mean == 0.0)
+    else:
+        freedom = _freedom(seed_error, count, sample_error, samples)
+        half = float(stats.t.ppf(0.975, freedom)) * error
+        low, high, p = mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, freedom))
+    lasting = sample_error if lasting_error is None else lasting_error
+    return Difference(mean, low, high, p, seed_error, sample_error, lasting, count, samples)
 
 
-def bootstrap_error(score: Callable[[Array], float], samples: int, *, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """Returns the standard deviation of a score over resamples of the test samples.
+def _freedom(seed_error: float, seeds: int, sample_error: float, samples: int) -> float:
+    """Returns the degrees of freedom of the sum of both (Welch and Satterthwaite)."""
+    error = math.hypot(seed_error, sample_error)
+    return error**4 / (seed_error**4 / (seeds - 1) + sample_error**4 / max(1, samples - 1))
+
+
+def bootstrap_errors(
+    scores: Callable[[Array], Sequence[float]], samples: int, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Returns the standard error of the mean of scores over test samples, and the part of it that more scores would leave.
+
+    What belongs to one score and one sample averages out over scores; what all scores have in common in a sample does not.
 
     Args:
-        score: Function of the numbers of samples, of shape (N,), with repetitions.
+        scores: Function of the numbers of samples, of shape (N,), with repetitions; returns a score for each seed, nan where it
+            is not defined.
         samples: Number N of samples.
         seed: Random seed. (Default: 0)
         resamples: Number of resamples. (Default: 400)
 
+    Returns:
+        Both; infinite for a single sample, and where more than a tenth of the resamples have no score.
+
     Example:
         >>> values = np.random.default_rng(0).normal(size=400)
-        >>> round(bootstrap_error(lambda i: float(values[i].mean()), 400) / float(values.std() / 20), 1)
-        1.0
+        >>> error, lasting = bootstrap_errors(lambda i: [float(values[i].mean())] * 3, 400)
+        >>> round(error / float(values.std() / 20), 1), round(lasting / error, 6)
+        (1.0, 1.0)
     """
     generator = np.random.default_rng(seed)
-    scores = np.array([score(generator.integers(0, samples, samples)) for _ in range(resamples)])
-    return float(np.nanstd(scores))
+    found = np.array([scores(generator.integers(0, samples, samples)) for _ in range(resamples)])
+    found = found[np.isfinite(found).all(1)]
+    if samples < 2 or len(found) < UNDEFINED * resamples:
+        return math.inf, math.inf
+    unbiased, seeds = samples / (samples - 1), found.shape[1]  # variances over resamples are (N - 1) / N too small
+    of_mean, of_one = float(found.mean(1).var()) * unbiased, float(found.var(0).mean()) * unbiased
+    own = max(0.0, of_one - of_mean) / max(1, seeds - 1)  # of seeds and samples together, of their mean
+    return math.sqrt(of_mean), math.sqrt(max(0.0, of_mean - own))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -134,30 +167,47 @@ def spread_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, f
     return ratio, float(stats.pearsonr(a + b, a - b).pvalue)
 
 
-def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8, most: int = 10_000) -> float | None:
+def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8) -> float | None:
     """Returns the seeds it takes to find a difference as large as it looks, in four of five attempts.
 
     Args:
         difference: Difference that was measured.
         level: Level of the test, such as 0.05 over the number of kinds.
         power: Share of attempts that find it. (Default: 0.8)
-        most: Largest number that counts as possible. (Default: 10,000)
 
     Returns:
-        Number of seeds; infinity if none would do, since the test samples alone leave more doubt than that, or if it is larger
-        than `most`; None if it cannot be told from one seed, or there is no difference.
+        Number of seeds; infinity if none would do, since the test samples alone leave more doubt than that; None if it cannot
+        be told from one seed, or there is no difference.
 
     Example:
-        >>> seeds_to_decide(Difference(1.0, 0, 0, 0, seed_error=1.0, sample_error=0.0, seeds=4), 0.05)
+        >>> pilot = Difference(1.0, 0, 0, 0, seed_error=1.0, sample_error=0.0, lasting_error=0.0, seeds=4, samples=100)
+        >>> seeds_to_decide(pilot, 0.05)
         34
     """
-    normal = require("scipy.stats", "experiments").norm
-    if not math.isfinite(difference.seed_error) or difference.mean == 0.0:
+    stats = require("scipy.stats", "experiments")
+    d, lasting = difference, difference.lasting_error
+    if not math.isfinite(d.seed_error) or d.mean == 0.0:
         return None
-    wanted = abs(difference.mean) / float(normal.ppf(1 - level / 2) + normal.ppf(power))  # standard error that would do
-    left = wanted**2 - difference.sample_error**2
-    if left <= 0.0:
+
+    def finds(from_seeds: float, freedom: float) -> bool:
+        error = math.hypot(from_seeds, lasting)
+        if error == 0.0 or abs(d.mean) / error > CERTAIN:
+            return True
+        found = float(stats.nct.sf(stats.t.ppf(1 - level / 2, freedom), freedom, abs(d.mean) / error))
+        return found >= power
+
+    if not math.isfinite(lasting) or not finds(0.0, max(1, d.samples - 1)):
         return math.inf
-    of_one = difference.seed_error**2 * difference.seeds
-    needed = math.ceil(of_one / left) + 2  # since the spread itself has to be estimated
-    return needed if needed <= most else math.inf
+    of_one = math.sqrt(d.seeds * (d.seed_error**2 + d.sample_error**2 - lasting**2))  # what one seed adds of its own
+
+    def enough(seeds: int) -> bool:
+        from_seeds = of_one / math.sqrt(seeds)
+        return from_seeds + lasting == 0.0 or finds(from_seeds, _freedom(from_seeds, seeds, lasting, d.samples))
+
+    too_few, most = 1, 2
+    while not enough(most):
+        too_few, most = most, 2 * most
+    while most - too_few > 1:
+        middle = (too_few + most) // 2
+        too_few, most = (too_few, middle) if enough(middle) else (middle, most)
+    return most

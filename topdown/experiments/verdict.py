@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from topdown.experiments.rows import LINEAR, NONE, STATIC, WIDENED, Metric
+from topdown.experiments.rows import LINEAR, NONE, WIDENED, Metric
 from topdown.experiments.statistics import (
     Difference,
-    bootstrap_error,
+    bootstrap_errors,
     holm,
     paired_difference,
     seeds_to_decide,
@@ -21,6 +21,7 @@ from topdown.experiments.statistics import (
 
 Array = np.ndarray[Any, Any]
 LEVEL = 0.05
+MANY_SEEDS = 10_000
 COLLAPSED = 0.01  # spread of masks below which they are called constant
 
 
@@ -33,6 +34,7 @@ class Runs(NamedTuple):
         labels: Labels of the test samples.
         metric: Metric.
         kinds: Names of the kinds of feedback that are compared.
+        static: Those of them that look at nothing, and are controls.
     """
 
     records: Sequence[Mapping[str, Any]]
@@ -40,6 +42,7 @@ class Runs(NamedTuple):
     labels: torch.Tensor
     metric: Metric
     kinds: Sequence[str]
+    static: Sequence[str] = ()
 
     def of(self, row: str, *, gaps: bool = False) -> dict[int, int]:
         """Returns the number of the run of each seed of a row."""
@@ -99,7 +102,7 @@ def compare_rows(runs: Runs, against: str = NONE) -> dict[str, Compared]:
         spread, spread_p = spread_ratio(
             [runs.records[own[s]]["test"] for s in seeds], [runs.records[base[s]]["test"] for s in seeds]
         )
-        level = LEVEL / max(1, len(kinds))
+        level = LEVEL / len(kinds) if row in kinds else LEVEL
         found[row] = Compared(
             difference,
             corrected.get(row, difference.p),
@@ -126,44 +129,36 @@ def _difference(runs: Runs, pairs: Sequence[tuple[int, int]]) -> Difference:
     values = [sign * (runs.records[a]["test"] - runs.records[b]["test"]) for a, b in pairs]
     tensors = {i: torch.from_numpy(runs.outputs[i]) for pair in pairs for i in pair}
 
-    def score(indices: Array) -> float:
+    def scores(indices: Array) -> list[float]:
         chosen = torch.from_numpy(indices)
         labels = runs.labels[chosen]
         try:
-            scores = {i: runs.metric.function(outputs[chosen], labels) for i, outputs in tensors.items()}
-        except ValueError:  # as of a metric that is not defined where a class is missing
-            return float("nan")
-        return float(np.mean([sign * (scores[a] - scores[b]) for a, b in pairs]))
+            found = {i: float(runs.metric.function(outputs[chosen], labels)) for i, outputs in tensors.items()}
+        except Exception:  # of a metric, maybe one's own, that is not defined where, say, a class is missing
+            return [float("nan")] * len(pairs)
+        return [sign * (found[a] - found[b]) for a, b in pairs]
 
-    return paired_difference(values, bootstrap_error(score, len(runs.labels)), len(runs.labels))
+    samples = len(runs.labels)
+    error, lasting = bootstrap_errors(scores, samples)
+    return paired_difference(values, error, samples, lasting_error=lasting)
 
 
 def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
     """Says in plain words whether feedback helps, against no feedback, and against what it might be mistaken for."""
-    dynamic = {row: compared[row] for row in runs.kinds if row in compared and row != STATIC}
+    dynamic = {row: compared[row] for row in runs.kinds if row in compared and row not in runs.static}
     if not dynamic:
         return "No kind of feedback was compared with no feedback."
     sure = [row for row, c in dynamic.items() if c.p < LEVEL and c.difference.mean > 0]
-    best = max(sure or dynamic, key=lambda row: dynamic[row].difference.low if sure else dynamic[row].difference.mean)
-    found = dynamic[best]
-    d, seeds, samples = found.difference, found.difference.seeds, len(runs.labels)
-    low, high = (d.low, d.high) if d.mean >= 0 else (-d.high, -d.low)  # of what is said, which has no sign
-    said = f"{_by(d.mean, runs.metric)} (95 % interval {_number(low)} to {_number(high)}, p {_equals(found.p)}"
-    kinds = len([row for row in runs.kinds if row in compared])
-    said += f" for {kinds} kind{'s' if kinds > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''}, {samples} test samples)"
+    if sure:
+        return _better_than_none(runs, dynamic, sure)
+    best = max(dynamic, key=lambda row: dynamic[row].difference.mean)
+    found, said = dynamic[best], _said(runs, dynamic, best)
+    d, samples = found.difference, len(runs.labels)
     if d.seeds < 2:
         return f"Nothing can be said from one seed: {best!r} {said}."
-    if sure:
-        controls = [row for row in (WIDENED, STATIC) if runs.of(row)]
-        against = {row: _difference(runs, _pairs(runs, best, row)) for row in controls}
-        lost = [row for row, c in against.items() if not (c.p < LEVEL and c.mean > 0)]
-        names = {WIDENED: "a model without feedback of as many parameters", STATIC: "a mask that looks at nothing"}
-        if lost:
-            what = " and ".join(names[row] for row in lost)
-            return f"Feedback is better than none here, but {what} may do as well: {best!r} {said}."
-        beside = f", and is better than {' and '.join(names[row] for row in controls)}, too" if controls else ""
-        return f"Feedback helps here: {best!r} {said}{beside}."
-    worst = min(dynamic, key=lambda row: dynamic[row].difference.mean)
+    if not math.isfinite(d.sample_error):
+        why = "one test sample" if samples < 2 else f"{samples} test samples, many draws of which have no {runs.metric.name}"
+        return f"Nothing can be said from {why}: {best!r} {said}."
     if all(c.p < LEVEL and c.difference.mean < 0 for c in dynamic.values()):
         return f"Feedback hurts here: the best kind, {best!r}, {said}."
     if d.mean <= 0 or found.seeds_to_decide is None:
@@ -171,10 +166,48 @@ def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
     elif math.isinf(found.seeds_to_decide):
         more = "no number of seeds would decide: the test set is too small for a difference like this"
     else:
-        more = f"about {found.seeds_to_decide:.0f} seeds would decide, if the difference is as large as it looks"
+        more = f"{seeds_needed(found.seeds_to_decide)} seeds or so would decide, if the difference is as large as it looks"
+    worst = min(dynamic, key=lambda row: dynamic[row].difference.mean)
     hurts = dynamic[worst]
     note = f"; {worst!r} is worse than none (p {_equals(hurts.p)})" if hurts.p < LEVEL and hurts.difference.mean < 0 else ""
     return f"No evidence that feedback helps here: the best kind, {best!r}, {said}; {more}{note}."
+
+
+def _better_than_none(runs: Runs, dynamic: Mapping[str, Compared], sure: Sequence[str]) -> str:
+    """Says of kinds that are better than none whether one is better than every control, too, corrected for all kinds."""
+    names = {WIDENED: "a model without feedback of as many parameters"} if runs.of(WIDENED) else {}
+    names |= {row: "a mask that looks at nothing" for row in runs.static if runs.of(row)}
+    against = {row: {control: _difference(runs, _pairs(runs, row, control)) for control in names} for row in sure}
+    least = {row: max((c.p if c.mean > 0 else 1.0 for c in found.values()), default=0.0) for row, found in against.items()}
+    corrected = dict(zip(dynamic, holm([least.get(row, 1.0) for row in dynamic]), strict=True))
+    winners = [row for row in sure if corrected[row] < LEVEL]
+    best = max(winners or sure, key=lambda row: dynamic[row].difference.low)
+    said = _said(runs, dynamic, best)
+    if winners:
+        beside = f", and is better than {_and(names.values())}, too" if names else ""
+        return f"Feedback helps here: {best!r} {said}{beside}."
+    above = [control for control, c in against[best].items() if c.mean < 0 and c.p < LEVEL]
+    level = [control for control, c in against[best].items() if c.mean <= 0 or c.p >= LEVEL / len(dynamic)]
+    parts = {"may do as well": [row for row in level if row not in above], "is better still": above}
+    doubts = " and ".join(f"{_and(names[row] for row in rows)} {what}" for what, rows in parts.items() if rows)
+    return f"Feedback is better than none here, but {doubts}: {best!r} {said}."
+
+
+def _said(runs: Runs, dynamic: Mapping[str, Compared], row: str) -> str:
+    """Says how a kind of feedback differs from none, and how sure that is."""
+    d, kinds, samples = dynamic[row].difference, sum(bool(runs.of(kind)) for kind in runs.kinds), len(runs.labels)
+    low, high = (d.low, d.high) if d.mean >= 0 else (-d.high, -d.low)  # of what is said, which has no sign
+    counts = f"for {_count(kinds, 'kind')}, {_count(d.seeds, 'seed')}, {_count(samples, 'test sample')}"
+    interval = f"95 % interval {number(low)} to {number(high)}, p {_equals(dynamic[row].p)}"
+    return f"{_by(d.mean, runs.metric)} ({interval} {counts})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(names))
 
 
 def collapsed(runs: Runs) -> dict[str, list[str]]:
@@ -184,7 +217,7 @@ def collapsed(runs: Runs) -> dict[str, list[str]]:
         spreads = spreads_of(runs, row)
         for target in dict.fromkeys(name for spread in spreads for name in spread):
             values = [max(s[target]["within"], s[target]["between"]) for s in spreads if target in s]
-            if row != STATIC and float(np.median(values)) < COLLAPSED:
+            if row not in runs.static and float(np.median(values)) < COLLAPSED:
                 found.setdefault(row, []).append(target)
     return found
 
@@ -203,11 +236,19 @@ def _by(mean: float, metric: Metric) -> str:
     if mean == 0.0:
         return f"leaves {metric.name} as it is"
     verb = "lowers" if (mean > 0) == metric.lower_is_better else "raises"
-    return f"{verb} {metric.name} by {_number(abs(mean))}"
+    return f"{verb} {metric.name} by {number(abs(mean))}"
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else str(value)
+def number(value: float) -> str:
+    """Writes a number with four places, or with two digits where that would say too little."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.4f}" if math.isfinite(value) else str(value)
+
+
+def seeds_needed(seeds: float | None) -> str:
+    """Writes the number of seeds it would take to decide."""
+    if seeds is None:
+        return ""
+    return "never" if math.isinf(seeds) else f"{seeds:.0f}" if seeds <= MANY_SEEDS else f"more than {MANY_SEEDS:,}"
 
 
 def probability(p: float) -> str:
