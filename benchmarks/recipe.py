@@ -12,11 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
+from recipe_models import (
+    BothPasses,
+    QuietFirstPass,
+    Sparse,
+    loss_of_both,
+    loss_with_sparsity,
+    low_rank,
+    pooled,
+    reads_by,
+    tells_codes,
+)
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from why import codes, scale_input_weights
@@ -31,107 +42,7 @@ from topdown.experiments.synthetic import GROUPS, SIZES
 
 Splits = Mapping[str, SequenceDataset]
 RATE = 5e-4  # of the paper
-
-
-class LowRank(nn.Module):
-    """Feedback through a few numbers: an encoding, averaged over time or not, becomes `rank` numbers, and these the logits.
-
-    With `source_dropout` a source says nothing of some samples, drawn anew in each step of training.
-    """
-
-    def __init__(
-        self, source_size: int, target_size: int, *, rank: int = 8, pooled: bool = True, source_dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.down, self.up, self.pooled = nn.Linear(source_size, rank), nn.Linear(rank, target_size), pooled
-        self.source_dropout = source_dropout
-
-    def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Returns logits of shape (B, T, D)."""
-        steps = encoding.shape[1]
-        if self.pooled:
-            count = encoding.new_full((len(encoding), 1, 1), steps) if lengths is None else lengths.clamp(min=1).view(-1, 1, 1)
-            encoding = encoding.sum(1, keepdim=True) / count
-        logits: Tensor = self.up(torch.tanh(self.down(encoding)))
-        if self.training and self.source_dropout:
-            logits = logits * (torch.rand(len(logits), 1, 1) >= self.source_dropout)
-        return logits.expand(-1, steps, -1)
-
-
-class TellsCodes(nn.Module):
-    """The baseline with the planted codes, which are inputs here, as encodings beside its own: nothing has to be read."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone: Any = backbone
-        self.input_sizes, self.encoding_sizes = SIZES, {f"code of {name}": GROUPS for name in SIZES}
-
-    def encode(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> dict[str, Tensor]:
-        """Returns encodings of shape (B, T, d), and codes of shape (B, 3)."""
-        own = {name: inputs[name] for name in SIZES}
-        return {**self.backbone.encode(own, lengths), **{name: inputs[name] for name in self.encoding_sizes}}
-
-    def fuse(self, encodings: Mapping[str, Tensor], lengths: Any = None) -> Tensor:
-        """Predicts."""
-        output: Tensor = self.backbone.fuse({name: encodings[name] for name in SIZES}, lengths)
-        return output
-
-
-class QuietFirstPass(TopDownLatch):
-    """A latch whose first pass has no dropout."""
-
-    def _encode_first(self, *arguments: Any, **options: Any) -> Any:
-        training = self.backbone.training
-        self.backbone.eval()
-        try:
-            return super()._encode_first(*arguments, **options)
-        finally:
-            self.backbone.train(training)
-
-
-class BothPasses(nn.Module):
-    """Predicts from the first pass, too, in training."""
-
-    def __init__(self, latch: TopDownLatch) -> None:
-        super().__init__()
-        self.latch = latch
-
-    def forward(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> Any:
-        """Returns a prediction, or in training those of both passes."""
-        last = self.latch(inputs, lengths)
-        if not self.training:
-            return last
-        with self.latch.disabled():
-            return last, self.latch(inputs, lengths)
-
-
-def loss_of_both(output: Any, labels: Tensor) -> Tensor:
-    """Adds half of the error of the first pass."""
-    last, first = output if isinstance(output, tuple) else (output, None)
-    error = (last.view_as(labels) - labels).abs().mean()
-    return cast(Tensor, error if first is None else error + 0.5 * (first.view_as(labels) - labels).abs().mean())
-
-
-class Sparse(nn.Module):
-    """Returns masks beside the prediction, in training, for a loss that wants them small."""
-
-    def __init__(self, latch: TopDownLatch) -> None:
-        super().__init__()
-        self.latch = latch
-
-    def forward(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> Any:
-        """Returns a prediction, or in training that and the masks."""
-        if not self.training:
-            return self.latch(inputs, lengths)
-        trace = self.latch.trace(inputs, lengths)
-        return trace.output, trace.masks
-
-
-def loss_with_sparsity(output: Any, labels: Tensor) -> Tensor:
-    """Adds the mean of all masks."""
-    prediction, masks = output if isinstance(output, tuple) else (output, {})
-    error = (prediction.view_as(labels) - labels).abs().mean()
-    return cast(Tensor, error + 0.1 * sum(mask.mean() for mask in masks.values()))
+SECOND = 1000  # added to the seed of a second model
 
 
 class Variant(NamedTuple):
@@ -145,6 +56,7 @@ class Variant(NamedTuple):
         warm: Whether the backbone is trained by itself before.
         oracle: Whether irrelevant features are removed.
         told: Whether feedback reads the planted codes instead of encodings.
+        reader: Whether feedback reads the encodings of a baseline that was trained before, while another one learns to predict.
         sparse: Whether the loss wants masks small.
         input_scale: Factor of the input weights of the encoders at the start.
         noise: Noise on the inputs in training, in their standard deviations.
@@ -157,6 +69,7 @@ class Variant(NamedTuple):
     warm: bool = False
     oracle: bool = False
     told: bool = False
+    reader: bool = False
     sparse: bool = False
     input_scale: float = 1.0
     noise: float = 0.0
@@ -166,11 +79,6 @@ def with_options(feedback: Any, rate: float = 1.0, **more: Any) -> Variant:
     """Makes a variant of options of a latch."""
     own = {name: more.pop(name) for name in set(Variant._fields) - {"options", "rate"} if name in more}
     return Variant({"feedback": feedback, **more}, rate, **own)
-
-
-def low_rank(**options: Any) -> Callable[[int, int], nn.Module]:
-    """Makes a factory of low-rank feedback."""
-    return lambda source, target: LowRank(source, target, **options)
 
 
 IDENTITY: dict[str, Any] = {"start": "identity"}
@@ -216,6 +124,17 @@ VARIANTS = {
     "low rank, small input weights, rate x 10": with_options(low_rank(), 10, input_scale=0.1),
     "low rank, small input weights, rate x 30, product": with_options(low_rank(), 30, input_scale=0.1, combine="product"),
     "shared, small input weights, rate x 30, product": with_options("shared", 30, input_scale=0.1, combine="product"),
+    "pooled, dropout, small input weights, rate x 30, product": with_options(
+        pooled(0.5), 30, input_scale=0.1, combine="product"
+    ),
+    "reader, linear, rate x 30, product": with_options("linear", 30, reader=True, combine="product"),
+    "reader, linear, small input weights, rate x 30, product": with_options(
+        "linear", 30, reader=True, input_scale=0.1, combine="product"
+    ),
+    "reader, pooled, dropout, rate x 30, product": with_options(pooled(0.5), 30, reader=True, combine="product"),
+    "reader, pooled, dropout, small input weights, rate x 30, product": with_options(
+        pooled(0.5), 30, reader=True, input_scale=0.1, combine="product"
+    ),
     "codes told, linear, rate x 10": with_options("linear", 10, told=True),
     "codes told, linear, rate x 30, product": with_options("linear", 30, told=True, combine="product"),
     "codes told, linear, small input weights, rate x 10": with_options("linear", 10, told=True, input_scale=0.1),
@@ -233,12 +152,16 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
     if variant.told:
         splits = {split: with_codes(data, relevance[split]) for split, data in splits.items()}
     torch.manual_seed(seed)
+    reader = LSTMBackbone(SIZES)
+    if variant.reader:
+        fit(reader, splits["train"], splits["valid"], seed=seed)
+    torch.manual_seed(seed + SECOND * variant.reader)
     backbone: nn.Module = LSTMBackbone(SIZES)
     scale_input_weights(backbone, variant.input_scale)
     if variant.warm:
         fit(backbone, splits["train"], splits["valid"], seed=seed)
-    sources = {k: [f"code of {j}" for j in SIZES if j != k] for k in SIZES} if variant.told else None
-    seen = TellsCodes(backbone) if variant.told else backbone
+    seen = tells_codes(backbone) if variant.told else reads_by(reader, backbone) if variant.reader else backbone
+    sources = None if seen is backbone else {k: [f"told by {j}" for j in SIZES if j != k] for k in SIZES}
     latch = None if variant.options is None else variant.latch(seen, sources=sources, **variant.options)
     if variant.rate != 1.0:
         slow = {id(parameter) for parameter in backbone.parameters()}

@@ -159,7 +159,7 @@ def _rows(comparison: Comparison) -> list[list[str]]:
 
 
 def _signed(value: float) -> str:
-    return f"{'-' if value < 0 else '+'}{number(abs(value))}"
+    return f"{'-' if value < -1e-12 else '+'}{number(abs(value))}"
 
 
 def _runs_table(runs: Runs) -> str:

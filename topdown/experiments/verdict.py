@@ -240,8 +240,8 @@ def _by(mean: float, metric: Metric) -> str:
 
 
 def number(value: float) -> str:
-    """Writes a number with four places, or with two digits where that would say too little."""
-    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.4f}" if math.isfinite(value) else str(value)
+    """Writes a number with four places, or with two digits where these would all be 0, but for errors of rounding."""
+    return f"{value:.2g}" if 1e-12 < abs(value) < 5e-5 else f"{value:.4f}" if math.isfinite(value) else str(value)
 
 
 def seeds_needed(seeds: float | None) -> str:

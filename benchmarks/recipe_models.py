@@ -1,0 +1,159 @@
+"""Models of recipe.py: feedback of other kinds, what it reads, and what else a training step may predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from topdown import TopDownLatch
+from topdown.experiments.synthetic import GROUPS, SIZES
+
+
+def mean_over_time(encoding: Tensor, lengths: Tensor | None) -> Tensor:
+    """Returns the mean over valid steps, of shape (B, 1, d)."""
+    steps = encoding.shape[1]
+    count = encoding.new_full((len(encoding), 1, 1), steps) if lengths is None else lengths.clamp(min=1).view(-1, 1, 1)
+    return encoding.sum(1, keepdim=True) / count
+
+
+class LowRank(nn.Module):
+    """Feedback through a few numbers: an encoding, averaged over time or not, becomes `rank` numbers, and these the logits.
+
+    With `source_dropout` a source says nothing of some samples, drawn anew in each step of training.
+    """
+
+    def __init__(
+        self, source_size: int, target_size: int, *, rank: int = 8, pooled: bool = True, source_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.down, self.up, self.pooled = nn.Linear(source_size, rank), nn.Linear(rank, target_size), pooled
+        self.source_dropout = source_dropout
+
+    def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns logits of shape (B, T, D)."""
+        steps = encoding.shape[1]
+        if self.pooled:
+            encoding = mean_over_time(encoding, lengths)
+        logits: Tensor = self.up(torch.tanh(self.down(encoding)))
+        if self.training and self.source_dropout:
+            logits = logits * (torch.rand(len(logits), 1, 1) >= self.source_dropout)
+        return logits.expand(-1, steps, -1)
+
+
+class Pooled(nn.Module):
+    """Linear feedback from an encoding that is averaged over time, with dropout on what it reads."""
+
+    def __init__(self, source_size: int, target_size: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout, self.linear = nn.Dropout(dropout), nn.Linear(source_size, target_size)
+
+    def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns logits of shape (B, T, D)."""
+        logits: Tensor = self.linear(self.dropout(mean_over_time(encoding, lengths)))
+        return logits.expand(-1, encoding.shape[1], -1)
+
+
+class Beside(nn.Module):
+    """The baseline with further encodings, which feedback reads in place of its own and fusion does not."""
+
+    def __init__(self, backbone: nn.Module, sizes: Mapping[str, int], tell: Callable[..., dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.input_sizes, self.encoding_sizes, self.tell = SIZES, {f"told by {k}": size for k, size in sizes.items()}, tell
+
+    def encode(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> dict[str, Tensor]:
+        """Returns encodings of shape (B, T, d), and what is told, of shape (B, T, d) or (B, d)."""
+        own = self.backbone.encode({name: inputs[name] for name in SIZES}, lengths)
+        return {**own, **{f"told by {name}": values for name, values in self.tell(inputs, lengths).items()}}
+
+    def fuse(self, encodings: Mapping[str, Tensor], lengths: Any = None) -> Tensor:
+        """Predicts."""
+        output: Tensor = self.backbone.fuse({name: encodings[name] for name in SIZES}, lengths)
+        return output
+
+
+def tells_codes(backbone: nn.Module) -> Beside:
+    """Lets feedback read the planted codes, which are inputs: nothing has to be read off encodings."""
+    return Beside(backbone, dict.fromkeys(SIZES, GROUPS), lambda inputs, _: {name: inputs[f"code of {name}"] for name in SIZES})
+
+
+def reads_by(reader: Any, backbone: nn.Module) -> Beside:
+    """Lets feedback read the encodings of a model that was trained before, and learns no more."""
+    reader.eval().requires_grad_(False)
+
+    def tell(inputs: Mapping[str, Tensor], lengths: Any) -> dict[str, Tensor]:
+        with torch.no_grad():
+            found: dict[str, Tensor] = reader.encode(inputs, lengths)
+        return found
+
+    return Beside(backbone, reader.encoding_sizes, tell)
+
+
+class QuietFirstPass(TopDownLatch):
+    """A latch whose first pass has no dropout."""
+
+    def _encode_first(self, *arguments: Any, **options: Any) -> Any:
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            return super()._encode_first(*arguments, **options)
+        finally:
+            self.backbone.train(training)
+
+
+class BothPasses(nn.Module):
+    """Predicts from the first pass, too, in training."""
+
+    def __init__(self, latch: TopDownLatch) -> None:
+        super().__init__()
+        self.latch = latch
+
+    def forward(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> Any:
+        """Returns a prediction, or in training those of both passes."""
+        last = self.latch(inputs, lengths)
+        if not self.training:
+            return last
+        with self.latch.disabled():
+            return last, self.latch(inputs, lengths)
+
+
+def loss_of_both(output: Any, labels: Tensor) -> Tensor:
+    """Adds half of the error of the first pass."""
+    last, first = output if isinstance(output, tuple) else (output, None)
+    error = (last.view_as(labels) - labels).abs().mean()
+    return cast(Tensor, error if first is None else error + 0.5 * (first.view_as(labels) - labels).abs().mean())
+
+
+class Sparse(nn.Module):
+    """Returns masks beside the prediction, in training, for a loss that wants them small."""
+
+    def __init__(self, latch: TopDownLatch) -> None:
+        super().__init__()
+        self.latch = latch
+
+    def forward(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> Any:
+        """Returns a prediction, or in training that and the masks."""
+        if not self.training:
+            return self.latch(inputs, lengths)
+        trace = self.latch.trace(inputs, lengths)
+        return trace.output, trace.masks
+
+
+def loss_with_sparsity(output: Any, labels: Tensor) -> Tensor:
+    """Adds the mean of all masks."""
+    prediction, masks = output if isinstance(output, tuple) else (output, {})
+    error = (prediction.view_as(labels) - labels).abs().mean()
+    return cast(Tensor, error + 0.1 * sum(mask.mean() for mask in masks.values()))
+
+
+def low_rank(**options: Any) -> Callable[[int, int], nn.Module]:
+    """Makes a factory of low-rank feedback."""
+    return lambda source, target: LowRank(source, target, **options)
+
+
+def pooled(dropout: float = 0.0) -> Callable[[int, int], nn.Module]:
+    """Makes a factory of pooled feedback."""
+    return lambda source, target: Pooled(source, target, dropout=dropout)
