@@ -17,7 +17,7 @@ from topdown.datasets.report import markdown
 from topdown.experiments import fit
 from topdown.experiments.figures import draw_masks, monotonicity, sentiment_profile
 from topdown.experiments.rows import mask_spread
-from topdown.experiments.verdict import COLLAPSED
+from topdown.experiments.runs import COLLAPSED
 
 
 def main() -> None:

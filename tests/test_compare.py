@@ -34,8 +34,9 @@ from topdown.experiments.rows import (
     size_of,
     width_for,
 )
+from topdown.experiments.runs import Runs, collapsed, compare_rows
 from topdown.experiments.tasks import Task
-from topdown.experiments.verdict import Runs, collapsed, compare_rows, verdict
+from topdown.experiments.verdict import verdict
 
 pytest.importorskip("scipy.stats")
 

@@ -33,8 +33,9 @@ from topdown.experiments.rows import (
 )
 from topdown.experiments.run_all import run_all
 from topdown.experiments.run_store import RunStore
+from topdown.experiments.runs import Compared, Runs, compare_rows
 from topdown.experiments.tasks import Task, task_of
-from topdown.experiments.verdict import Compared, Runs, compare_rows, verdict
+from topdown.experiments.verdict import verdict
 from topdown.feedback import FEEDBACK, StaticFeedback
 
 Feedback = Sequence[str] | Mapping[str, Any]

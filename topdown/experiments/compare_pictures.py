@@ -9,7 +9,7 @@ import numpy as np
 
 from topdown.experiments.compare import Comparison
 from topdown.experiments.robustness import Curves
-from topdown.experiments.verdict import LEVEL, Runs
+from topdown.experiments.runs import LEVEL, Runs
 from topdown.files import require
 
 

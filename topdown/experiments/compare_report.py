@@ -21,19 +21,9 @@ from topdown.experiments.compare_pictures import draw_curves, draw_differences, 
 from topdown.experiments.robustness import robustness, robustness_rows
 from topdown.experiments.rows import LINEAR, NONE
 from topdown.experiments.run_store import read_run
+from topdown.experiments.runs import LEVEL, Runs, collapsed, compare_rows, inflation, spreads_of
 from topdown.experiments.tasks import Task
-from topdown.experiments.verdict import (
-    LEVEL,
-    Runs,
-    collapsed,
-    compare_rows,
-    inflation,
-    number,
-    probability,
-    seeds_needed,
-    spreads_of,
-    verdict,
-)
+from topdown.experiments.verdict import number, probability, seeds_needed, verdict
 from topdown.files import write_json, write_text
 from topdown.plots import picture
 

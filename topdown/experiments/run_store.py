@@ -13,7 +13,7 @@ import torch
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.experiments.rows import LINEAR, Metric, Row
-from topdown.experiments.verdict import Runs
+from topdown.experiments.runs import Runs
 from topdown.files import write_file, write_json
 
 Array = np.ndarray[Any, Any]

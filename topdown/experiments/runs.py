@@ -1,0 +1,164 @@
+"""The runs of a comparison: differences from no feedback, and how masks vary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from topdown.experiments.rows import LINEAR, NONE, Metric
+from topdown.experiments.statistics import (
+    Difference,
+    bootstrap_errors,
+    holm,
+    paired_difference,
+    seeds_to_decide,
+    spread_ratio,
+)
+
+Array = np.ndarray[Any, Any]
+LEVEL = 0.05
+COLLAPSED = 0.01  # spread of masks below which they are called constant
+
+
+class Runs(NamedTuple):
+    """Runs of a comparison.
+
+    Args:
+        records: Record of each run.
+        outputs: Outputs of each run for the test samples.
+        labels: Labels of the test samples.
+        metric: Metric.
+        kinds: Names of the kinds of feedback that are compared.
+        static: Those of them that look at nothing, and are controls.
+    """
+
+    records: Sequence[Mapping[str, Any]]
+    outputs: Sequence[Array]
+    labels: torch.Tensor
+    metric: Metric
+    kinds: Sequence[str]
+    static: Sequence[str] = ()
+
+    def of(self, row: str, *, gaps: bool = False) -> dict[int, int]:
+        """Returns the number of the run of each seed of a row."""
+        return {run["seed"]: i for i, run in enumerate(self.records) if run["row"] == row and bool(run.get("gaps")) == gaps}
+
+    def names(self) -> list[str]:
+        """Returns the rows that there are, in their order."""
+        return list(dict.fromkeys(run["row"] for run in self.records if not run.get("gaps")))
+
+
+class Compared(NamedTuple):
+    """A row against no feedback.
+
+    Args:
+        difference: Paired difference, positive where the row is better.
+        p: Its probability without a difference, corrected for the number of kinds where the row is a kind of feedback.
+        spread: Ratio of the standard deviations over seeds, the row over no feedback.
+        spread_p: Probability of a ratio as far from 1 if there were no difference in spread.
+        seeds_to_decide: Seeds that it would take; infinity if no number would, None if one seed or no difference tells nothing.
+        inflation: What choosing the best epoch by the test set would add to the score, on average; nan where unknown.
+    """
+
+    difference: Difference
+    p: float
+    spread: float
+    spread_p: float
+    seeds_to_decide: float | None
+    inflation: float
+
+
+def compare_rows(runs: Runs, against: str = NONE) -> dict[str, Compared]:
+    """Compares every row that has the seeds of another with that one.
+
+    Args:
+        runs: Runs.
+        against: Name of that one. (Default: "none")
+
+    Returns:
+        Comparison of each row.
+    """
+    base = runs.of(against)
+    differences: dict[str, Difference] = {}
+    for row in runs.names():
+        own = runs.of(row)
+        seeds = sorted(own.keys() & base.keys())
+        if row == against or not seeds:
+            continue
+        if row == LINEAR:  # the same for all seeds
+            seeds, own = sorted(base), dict.fromkeys(base, own[min(own)])
+        differences[row] = difference_of(runs, [(own[seed], base[seed]) for seed in seeds])
+    kinds = [row for row in differences if row in runs.kinds]
+    corrected = dict(zip(kinds, holm([differences[row].p for row in kinds]), strict=True))
+    found = {}
+    for row, difference in differences.items():
+        own = runs.of(row)
+        seeds = sorted(own.keys() & base.keys())
+        spread, spread_p = spread_ratio(
+            [runs.records[own[s]]["test"] for s in seeds], [runs.records[base[s]]["test"] for s in seeds]
+        )
+        level = LEVEL / len(kinds) if row in kinds else LEVEL
+        found[row] = Compared(
+            difference,
+            corrected.get(row, difference.p),
+            spread,
+            spread_p,
+            seeds_to_decide(difference, level),
+            inflation(runs, row),
+        )
+    return found
+
+
+def inflation(runs: Runs, row: str) -> float:
+    """Returns what reporting the best epoch on the test set would add to the score of a row, positive for a better one."""
+    chosen = [runs.records[i] for i in runs.of(row).values() if "best_test_epoch" in runs.records[i]]
+    if not chosen:
+        return float("nan")
+    sign = -1.0 if runs.metric.lower_is_better else 1.0
+    return float(np.mean([sign * (run["best_test_epoch"] - run["test"]) for run in chosen]))
+
+
+def difference_of(runs: Runs, pairs: Sequence[tuple[int, int]]) -> Difference:
+    """Returns the difference of pairs of runs, positive where the first is better."""
+    sign = -1.0 if runs.metric.lower_is_better else 1.0
+    values = [sign * (runs.records[a]["test"] - runs.records[b]["test"]) for a, b in pairs]
+    tensors = {i: torch.from_numpy(runs.outputs[i]) for pair in pairs for i in pair}
+
+    def scores(indices: Array) -> list[float]:
+        chosen = torch.from_numpy(indices)
+        labels = runs.labels[chosen]
+        try:
+            found = {i: float(runs.metric.function(outputs[chosen], labels)) for i, outputs in tensors.items()}
+        except Exception:  # of a metric, maybe one's own, that is not defined where, say, a class is missing
+            return [float("nan")] * len(pairs)
+        return [sign * (found[a] - found[b]) for a, b in pairs]
+
+    samples = len(runs.labels)
+    error, lasting = bootstrap_errors(scores, samples)
+    return paired_difference(values, error, samples, lasting_error=lasting)
+
+
+def collapsed(runs: Runs) -> dict[str, list[str]]:
+    """Returns, per kind, the targets whose masks are constants in most runs: they vary neither within nor between samples."""
+    found: dict[str, list[str]] = {}
+    for row in runs.kinds:
+        spreads = spreads_of(runs, row)
+        for target in dict.fromkeys(name for spread in spreads for name in spread):
+            values = [max(s[target]["within"], s[target]["between"]) for s in spreads if target in s]
+            if row not in runs.static and float(np.median(values)) < COLLAPSED:
+                found.setdefault(row, []).append(target)
+    return found
+
+
+def spreads_of(runs: Runs, row: str) -> list[Mapping[str, Mapping[str, float]]]:
+    """Returns how masks of a row vary, run by run: see :func:`topdown.experiments.rows.mask_spread`."""
+    return [runs.records[i]["masks"] for i in runs.of(row).values() if "masks" in runs.records[i]]
+
+
+def pairs_of(runs: Runs, row: str, other: str) -> list[tuple[int, int]]:
+    """Returns the numbers of the runs of two rows that have a seed in common."""
+    own, base = runs.of(row), runs.of(other)
+    return [(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())]
