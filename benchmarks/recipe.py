@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,19 +216,20 @@ def main() -> None:
                     with options.out.open("a") as file:
                         file.write(json.dumps(records[name, seed]) + "\n")
     rows = [("variant", "seeds", "validation", "test", "gap closed", "rank of relevant features")]
-    mean = {name: _mean(records, name, "test") for name in options.variants}
     for name in options.variants:
-        own = [record for (variant, _), record in records.items() if variant == name]
-        none, oracle = _mean(records, "none", "test"), _mean(records, "oracle", "test")
-        share = "" if name in ("none", "oracle") or not none > oracle else f"{(none - mean[name]) / (none - oracle):.0%}"
+        seeds = [seed for variant, seed in records if variant == name]
+        validation, test = (mean(records, name, key, seeds) for key in ("validation", "test"))
+        none, oracle = (mean(records, other, "test", seeds) for other in ("none", "oracle"))
+        share = "" if name in ("none", "oracle") or not none > oracle else f"{(none - test) / (none - oracle):.0%}"
+        own = [records[name, seed] for seed in seeds]
         ranks = ", ".join(f"{sum(r['rank'][k] for r in own) / len(own):.2f}" for k in own[0].get("rank", ()))
-        rows.append((name, str(len(own)), f"{_mean(records, name, 'validation'):.3f}", f"{mean[name]:.3f}", share, ranks))
+        rows.append((name, str(len(own)), f"{validation:.3f}", f"{test:.3f}", share, ranks))
     print(markdown(rows))
 
 
-def _mean(records: Mapping[tuple[str, int], Mapping[str, Any]], name: str, key: str) -> float:
-    own = [record[key] for (variant, _), record in records.items() if variant == name] or [float("nan")]
-    return float(sum(own) / len(own))
+def mean(records: Mapping[tuple[str, int], Mapping[str, Any]], name: str, key: str, seeds: Sequence[int]) -> float:
+    """Returns the mean of a variant over seeds, nan where one is missing: a row is compared with none on its own seeds."""
+    return sum(float(records[name, seed][key]) if (name, seed) in records else math.nan for seed in seeds) / len(seeds)
 
 
 if __name__ == "__main__":
