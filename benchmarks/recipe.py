@@ -126,15 +126,15 @@ VARIANTS = {
     "low rank, small input weights, rate x 30, product": with_options(low_rank(), 30, input_scale=0.1, combine="product"),
     "shared, small input weights, rate x 30, product": with_options("shared", 30, input_scale=0.1, combine="product"),
     "pooled, dropout, small input weights, rate x 30, product": with_options(
-        pooled(0.5), 30, input_scale=0.1, combine="product"
+        pooled(dropout=0.5), 30, input_scale=0.1, combine="product"
     ),
     "reader, linear, rate x 30, product": with_options("linear", 30, reader=True, combine="product"),
     "reader, linear, small input weights, rate x 30, product": with_options(
         "linear", 30, reader=True, input_scale=0.1, combine="product"
     ),
-    "reader, pooled, dropout, rate x 30, product": with_options(pooled(0.5), 30, reader=True, combine="product"),
+    "reader, pooled, dropout, rate x 30, product": with_options(pooled(dropout=0.5), 30, reader=True, combine="product"),
     "reader, pooled, dropout, small input weights, rate x 30, product": with_options(
-        pooled(0.5), 30, reader=True, input_scale=0.1, combine="product"
+        pooled(dropout=0.5), 30, reader=True, input_scale=0.1, combine="product"
     ),
     "codes told, linear, rate x 10": with_options("linear", 10, told=True),
     "codes told, linear, rate x 30, product": with_options("linear", 30, told=True, combine="product"),
@@ -162,7 +162,7 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
     if variant.warm:
         fit(backbone, splits["train"], splits["valid"], seed=seed)
     seen = tells_codes(backbone) if variant.told else reads_by(reader, backbone) if variant.reader else backbone
-    sources = None if seen is backbone else {k: [f"told by {j}" for j in SIZES if j != k] for k in SIZES}
+    sources = getattr(seen, "sources", None)
     latch = None if variant.options is None else variant.latch(seen, sources=sources, **variant.options)
     if variant.rate != 1.0:
         slow = {id(parameter) for parameter in backbone.parameters()}

@@ -44,35 +44,50 @@ class LowRank(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Linear feedback from an encoding that is averaged over time, with dropout on what it reads."""
+    """Linear feedback from an encoding that is averaged over time, with dropout on what it reads.
 
-    def __init__(self, source_size: int, target_size: int, *, dropout: float = 0.0) -> None:
+    Its weights are divided by `rate` and its logits multiplied: Adam then learns as with so many times the learning rate.
+    """
+
+    def __init__(self, source_size: int, target_size: int, *, dropout: float = 0.0, rate: float = 1.0) -> None:
         super().__init__()
-        self.dropout, self.linear = nn.Dropout(dropout), nn.Linear(source_size, target_size)
+        self.dropout, self.linear, self.rate = nn.Dropout(dropout), nn.Linear(source_size, target_size), rate
+        with torch.no_grad():
+            for parameter in self.linear.parameters():
+                parameter.div_(rate)
 
     def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns logits of shape (B, T, D)."""
-        logits: Tensor = self.linear(self.dropout(mean_over_time(encoding, lengths)))
+        logits: Tensor = self.rate * self.linear(self.dropout(mean_over_time(encoding, lengths)))
         return logits.expand(-1, encoding.shape[1], -1)
 
 
 class Beside(nn.Module):
-    """The baseline with further encodings, which feedback reads in place of its own and fusion does not."""
+    """A backbone with further encodings, which feedback reads in place of its own and fusion does not."""
 
-    def __init__(self, backbone: nn.Module, sizes: Mapping[str, int], tell: Callable[..., dict[str, Tensor]]) -> None:
+    def __init__(self, backbone: Any, sizes: Mapping[str, int], tell: Callable[..., dict[str, Tensor]]) -> None:
         super().__init__()
-        self.backbone: Any = backbone
-        self.input_sizes, self.encoding_sizes, self.tell = SIZES, {f"told by {k}": size for k, size in sizes.items()}, tell
+        self.backbone, self.input_sizes = backbone, dict[str, int](backbone.input_sizes)
+        self.encoding_sizes, self.tell = {f"told by {k}": size for k, size in sizes.items()}, tell
 
     def encode(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> dict[str, Tensor]:
         """Returns encodings of shape (B, T, d), and what is told, of shape (B, T, d) or (B, d)."""
-        own = self.backbone.encode({name: inputs[name] for name in SIZES}, lengths)
+        own = self.backbone.encode({name: inputs[name] for name in self.input_sizes}, lengths)
         return {**own, **{f"told by {name}": values for name, values in self.tell(inputs, lengths).items()}}
 
     def fuse(self, encodings: Mapping[str, Tensor], lengths: Any = None) -> Tensor:
         """Predicts."""
-        output: Tensor = self.backbone.fuse({name: encodings[name] for name in SIZES}, lengths)
+        output: Tensor = self.backbone.fuse({name: encodings[name] for name in self.input_sizes}, lengths)
         return output
+
+    def forward(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> Tensor:
+        """Predicts without feedback."""
+        return self.fuse(self.encode(inputs, lengths), lengths)
+
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """What each modality is masked by: what is told by every other."""
+        return {k: [f"told by {j}" for j in self.input_sizes if j != k] for k in self.input_sizes}
 
 
 def tells_codes(backbone: nn.Module) -> Beside:
@@ -154,6 +169,6 @@ def low_rank(**options: Any) -> Callable[[int, int], nn.Module]:
     return lambda source, target: LowRank(source, target, **options)
 
 
-def pooled(dropout: float = 0.0) -> Callable[[int, int], nn.Module]:
+def pooled(**options: Any) -> Callable[[int, int], nn.Module]:
     """Makes a factory of pooled feedback."""
-    return lambda source, target: Pooled(source, target, dropout=dropout)
+    return lambda source, target: Pooled(source, target, **options)
