@@ -58,6 +58,7 @@ class Variant(NamedTuple):
         oracle: Whether irrelevant features are removed.
         told: Whether feedback reads the planted codes instead of encodings.
         reader: Whether feedback reads the encodings of a baseline that was trained before, while another one learns to predict.
+        averaged: Whether the predictions of two baselines are averaged: what two trainings are worth without feedback.
         sparse: Whether the loss wants masks small.
         input_scale: Factor of the input weights of the encoders at the start.
         noise: Noise on the inputs in training, in their standard deviations.
@@ -71,6 +72,7 @@ class Variant(NamedTuple):
     oracle: bool = False
     told: bool = False
     reader: bool = False
+    averaged: bool = False
     sparse: bool = False
     input_scale: float = 1.0
     noise: float = 0.0
@@ -86,6 +88,7 @@ IDENTITY: dict[str, Any] = {"start": "identity"}
 VARIANTS = {
     "none": Variant(),
     "oracle": Variant(oracle=True),
+    "two baselines, averaged": Variant(averaged=True),
     **{kind: with_options(kind) for kind in ("linear", "lstm", "shared")},
     "static, identity, rate x 10": with_options("static", 10, **IDENTITY),
     "linear, identity": with_options("linear", **IDENTITY),
@@ -154,9 +157,9 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
         splits = {split: with_codes(data, relevance[split]) for split, data in splits.items()}
     torch.manual_seed(seed)
     reader = LSTMBackbone(SIZES)
-    if variant.reader:
+    if variant.reader or variant.averaged:
         fit(reader, splits["train"], splits["valid"], seed=seed)
-    torch.manual_seed(seed + SECOND * variant.reader)
+    torch.manual_seed(seed + SECOND * (variant.reader or variant.averaged))
     backbone: nn.Module = LSTMBackbone(SIZES)
     scale_input_weights(backbone, variant.input_scale)
     if variant.warm:
@@ -184,7 +187,10 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
         training["augment"] = lambda data, epoch: data.corrupt("noise", variant.noise, seed=epoch)
     found = fit(model, splits["train"], splits["valid"], seed=seed, **training)
     test = splits["test"]
-    error = float((predict(model, test).view_as(test.labels) - test.labels).abs().mean())
+    prediction = predict(model, test)
+    if variant.averaged:
+        prediction = (prediction + predict(reader, test)) / 2
+    error = float((prediction.view_as(test.labels) - test.labels).abs().mean())
     record = {"variant": name, "seed": seed, "test": error, "validation": found.best_loss, "best_epoch": found.best_epoch}
     return record | ({} if latch is None else {"rank": relevance_auc(latch, test, relevance["test"])})
 

@@ -94,7 +94,7 @@ def test_a_compiled_latch_is_one_graph_and_not_compiled_again_for_other_shapes(b
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize(("backbone", "feedback"), [*MODELS, ("lstm", "shared")])
+@pytest.mark.parametrize(("backbone", "feedback"), MODELS)
 def test_a_training_step_is_one_graph_with_the_same_gradients(backbone, feedback):
     from torch._dynamo.testing import CompileCounterWithBackend
 
