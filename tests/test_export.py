@@ -101,7 +101,8 @@ def test_a_training_step_is_one_graph_with_the_same_gradients(backbone, feedback
     torch._dynamo.reset()
     latch, counter = make(backbone, feedback), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(latch, backend=counter)  # not fullgraph, which lets through what breaks others
-    for shape, graphs in (((4, 9), 1), ((6, 21), 2), ((5, 19), 2)):  # the second is for any shape
+    shapes = (((4, 9), 1), ((6, 21), 2), ((5, 19), 2))  # the second graph is for any shape
+    for shape, graphs in shapes if backbone == "lstm" else shapes[:1]:
         (inputs, lengths), found = batch(*shape), []
         for called in (latch, compiled):
             latch.zero_grad()
