@@ -399,7 +399,7 @@ def test_the_task_of_labels():
     assert task_of(data([[0, 1], [1, 1]])) == Task("multilabel", 2)
     assert task_of(data([0, 1]), "multilabel") == Task("multilabel", 1)
     for labels, asked, message in (
-        ([[0, 2], [1, 1]], None, "labels of several columns must be 0 or 1 each"),
+        ([[0, 2], [1, 1]], None, "labels for yes or no must be 0 or 1 each"),
         ([-1, 1], None, "a class is -1: number classes from 0"),
         ([[0.0, 1.0]], "classification", "labels are torch.float32 in 2 columns, but classes must be whole numbers"),
     ):

@@ -112,7 +112,7 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
         name = "classification" if columns == 1 else "multilabel"
     name = asked or name
     if name == "multilabel" and not zeros_and_ones:
-        raise DataError("labels of several columns must be 0 or 1 each; say --task regression, or give one class per sample")
+        raise DataError("labels for yes or no must be 0 or 1 each; say --task regression, or give one class per sample")
     if name == "classification" and not (whole and columns == 1):
         kind = f"{some.dtype} in {columns} column{'s' if columns > 1 else ''}"
         raise DataError(f"labels are {kind}, but classes must be whole numbers, one per sample: 0, 1, 2 ...")
