@@ -1,6 +1,6 @@
 """What would make masks learn more? Variants of feedback on synthetic data, where an oracle shows what there is to gain.
 
-    python benchmarks/recipe.py [--seeds 1] [--samples 1000] [--variants NAME ...] [--out recipe.jsonl]
+    python benchmarks/recipe.py [--seeds 1] [--first-seed 0] [--samples 1000] [--variants NAME ...] [--out recipe.jsonl]
 
 benchmarks/why.py says what stands in the way.
 
@@ -11,19 +11,24 @@ oracle's gap that is closed, and how masks rank relevant features above others (
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from recipe_models import (
     BothPasses,
+    Entropy,
     QuietFirstPass,
-    Sparse,
+    Reconstruction,
+    Sparsity,
+    WithTerm,
     loss_of_both,
-    loss_with_sparsity,
+    loss_with_term,
     low_rank,
     pooled,
     reads_by,
@@ -33,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from why import codes, scale_input_weights
 
-from topdown import TopDownLatch
+from topdown import LSTMFeedback, SharedFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import SequenceDataset
 from topdown.datasets.report import markdown
@@ -58,8 +63,9 @@ class Variant(NamedTuple):
         oracle: Whether irrelevant features are removed.
         told: Whether feedback reads the planted codes instead of encodings.
         reader: Whether feedback reads the encodings of a baseline that was trained before, while another one learns to predict.
+        pretuned: Whether feedback that reads a baseline is trained around that baseline, frozen, before it meets the new one.
         averaged: Whether the predictions of two baselines are averaged: what two trainings are worth without feedback.
-        sparse: Whether the loss wants masks small.
+        term: Makes another term of the loss.
         input_scale: Factor of the input weights of the encoders at the start.
         noise: Noise on the inputs in training, in their standard deviations.
     """
@@ -72,8 +78,9 @@ class Variant(NamedTuple):
     oracle: bool = False
     told: bool = False
     reader: bool = False
+    pretuned: bool = False
     averaged: bool = False
-    sparse: bool = False
+    term: Callable[[], nn.Module] | None = None
     input_scale: float = 1.0
     noise: float = 0.0
 
@@ -84,12 +91,19 @@ def with_options(feedback: Any, rate: float = 1.0, **more: Any) -> Variant:
     return Variant({"feedback": feedback, **more}, rate, **own)
 
 
+BIDIRECTIONAL = functools.partial(SharedFeedback, bidirectional=True)
+PROJECTION = functools.partial(LSTMFeedback, projection=True)
 IDENTITY: dict[str, Any] = {"start": "identity"}
 VARIANTS = {
     "none": Variant(),
     "oracle": Variant(oracle=True),
     "two baselines, averaged": Variant(averaged=True),
     **{kind: with_options(kind) for kind in ("linear", "lstm", "shared")},
+    "lstm, rate x 10": with_options("lstm", 10),
+    "lstm, projection": with_options(PROJECTION),
+    "lstm, projection, rate x 10": with_options(PROJECTION, 10),
+    "shared, bidirectional": with_options(BIDIRECTIONAL),
+    "shared, bidirectional, rate x 10": with_options(BIDIRECTIONAL, 10),
     "static, identity, rate x 10": with_options("static", 10, **IDENTITY),
     "linear, identity": with_options("linear", **IDENTITY),
     "linear, rate x 10": with_options("linear", 10),
@@ -117,7 +131,14 @@ VARIANTS = {
     "low rank, rate x 10, product, scale 4": with_options(low_rank(), 10, combine="product", scale=4.0),
     "low rank, rate x 10, scale 2": with_options(low_rank(), 10, scale=2.0),
     "low rank, rate x 10, 2 passes": with_options(low_rank(), 10, passes=2),
-    "low rank, rate x 10, sparsity": with_options(low_rank(), 10, sparse=True),
+    "low rank, rate x 10, sparsity": with_options(low_rank(), 10, term=Sparsity),
+    "low rank, rate x 10, entropy": with_options(low_rank(), 10, term=Entropy),
+    "low rank, rate x 10, reconstruction of targets": with_options(
+        low_rank(), 10, term=functools.partial(Reconstruction, "target")
+    ),
+    "low rank, rate x 10, reconstruction of sources": with_options(
+        low_rank(), 10, term=functools.partial(Reconstruction, "source")
+    ),
     "low rank, rate x 10, mask dropout": with_options(low_rank(), 10, mask_dropout=0.2),
     "low rank, rate x 10, source dropout": with_options(low_rank(source_dropout=0.3), 10),
     "none, noise on inputs": Variant(noise=1.0),
@@ -138,6 +159,12 @@ VARIANTS = {
     "reader, pooled, dropout, rate x 30, product": with_options(pooled(dropout=0.5), 30, reader=True, combine="product"),
     "reader, pooled, dropout, small input weights, rate x 30, product": with_options(
         pooled(dropout=0.5), 30, reader=True, input_scale=0.1, combine="product"
+    ),
+    "reader, pooled, dropout, small input weights, rate x 30, product, feedback trained before": with_options(
+        pooled(dropout=0.5), 30, reader=True, pretuned=True, input_scale=0.1, combine="product"
+    ),
+    "reader, pooled, dropout, small input weights, rate x 30, product, noise on inputs": with_options(
+        pooled(dropout=0.5), 30, reader=True, input_scale=0.1, combine="product", noise=1.0
     ),
     "codes told, linear, rate x 10": with_options("linear", 10, told=True),
     "codes told, linear, rate x 30, product": with_options("linear", 30, told=True, combine="product"),
@@ -181,8 +208,12 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
     model: nn.Module = latch or backbone
     if latch is not None and variant.both:
         model, training["loss"] = BothPasses(latch), loss_of_both
-    if latch is not None and variant.sparse:
-        model, training["loss"] = Sparse(latch), loss_with_sparsity
+    if latch is not None and variant.term is not None:
+        model, training["loss"] = WithTerm(latch, variant.term()), loss_with_term
+    if latch is not None and variant.pretuned:
+        first = variant.latch(reads_by(reader, copy.deepcopy(reader)), sources=sources, **(variant.options or {}))
+        fit(first, splits["train"], splits["valid"], seed=seed, **training)
+        latch.feedback.load_state_dict(first.feedback.state_dict())
     if variant.noise:
         training["augment"] = lambda data, epoch: data.corrupt("noise", variant.noise, seed=epoch)
     found = fit(model, splits["train"], splits["valid"], seed=seed, **training)
@@ -205,6 +236,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--out", type=Path)
@@ -214,7 +246,8 @@ def main() -> None:
     splits, relevance = synthetic_splits((count, count // 5, count * 2 // 5))
     lines = options.out.read_text().splitlines() if options.out is not None and options.out.exists() else []
     records = {(record["variant"], record["seed"]): record for record in map(json.loads, lines)}
-    for seed in range(options.seeds):
+    wanted = range(options.first_seed, options.first_seed + options.seeds)
+    for seed in wanted:
         for name in options.variants:
             if (name, seed) not in records:
                 records[name, seed] = run(name, seed, splits, relevance)
@@ -223,7 +256,7 @@ def main() -> None:
                         file.write(json.dumps(records[name, seed]) + "\n")
     rows = [("variant", "seeds", "validation", "test", "gap closed", "rank of relevant features")]
     for name in options.variants:
-        seeds = [seed for variant, seed in records if variant == name]
+        seeds = [seed for seed in wanted if (name, seed) in records]
         validation, test = (mean(records, name, key, seeds) for key in ("validation", "test"))
         none, oracle = (mean(records, other, "test", seeds) for other in ("none", "oracle"))
         share = "" if name in ("none", "oracle") or not none > oracle else f"{(none - test) / (none - oracle):.0%}"

@@ -1,4 +1,4 @@
-"""Models of recipe.py: feedback of other kinds, what it reads, and what else a training step may predict."""
+"""Models of recipe.py: feedback of other kinds, what it reads, and what else a loss may ask for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from topdown import TopDownLatch
+from topdown import LatchTrace, TopDownLatch
 from topdown.experiments.synthetic import GROUPS, SIZES
 
 
@@ -35,12 +35,15 @@ class LowRank(nn.Module):
     def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns logits of shape (B, T, D)."""
         steps = encoding.shape[1]
-        if self.pooled:
-            encoding = mean_over_time(encoding, lengths)
-        logits: Tensor = self.up(torch.tanh(self.down(encoding)))
+        logits: Tensor = self.up(self.few(encoding, lengths))
         if self.training and self.source_dropout:
             logits = logits * (torch.rand(len(logits), 1, 1) >= self.source_dropout)
         return logits.expand(-1, steps, -1)
+
+    def few(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns the few numbers, of shape (B, 1 or T, rank)."""
+        few: Tensor = torch.tanh(self.down(mean_over_time(encoding, lengths) if self.pooled else encoding))
+        return few
 
 
 class Pooled(nn.Module):
@@ -142,26 +145,63 @@ def loss_of_both(output: Any, labels: Tensor) -> Tensor:
     return cast(Tensor, error if first is None else error + 0.5 * (first.view_as(labels) - labels).abs().mean())
 
 
-class Sparse(nn.Module):
-    """Returns masks beside the prediction, in training, for a loss that wants them small."""
+class WithTerm(nn.Module):
+    """Returns another term of the loss beside the prediction, in training."""
 
-    def __init__(self, latch: TopDownLatch) -> None:
+    def __init__(self, latch: TopDownLatch, term: nn.Module) -> None:
         super().__init__()
-        self.latch = latch
+        self.latch, self.term = latch, term
 
     def forward(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> Any:
-        """Returns a prediction, or in training that and the masks."""
+        """Returns a prediction, or in training that and the term."""
         if not self.training:
             return self.latch(inputs, lengths)
         trace = self.latch.trace(inputs, lengths)
-        return trace.output, trace.masks
+        return trace.output, self.term(self.latch, trace, inputs, lengths)
 
 
-def loss_with_sparsity(output: Any, labels: Tensor) -> Tensor:
-    """Adds the mean of all masks."""
-    prediction, masks = output if isinstance(output, tuple) else (output, {})
-    error = (prediction.view_as(labels) - labels).abs().mean()
-    return cast(Tensor, error + 0.1 * sum(mask.mean() for mask in masks.values()))
+def loss_with_term(output: Any, labels: Tensor) -> Tensor:
+    """Adds a tenth of the term."""
+    prediction, term = output if isinstance(output, tuple) else (output, 0.0)
+    return cast(Tensor, (prediction.view_as(labels) - labels).abs().mean() + 0.1 * term)
+
+
+class Sparsity(nn.Module):
+    """The mean of each mask, summed: small where masks are."""
+
+    def forward(self, latch: TopDownLatch, trace: LatchTrace, inputs: Mapping[str, Tensor], lengths: Any) -> Tensor:
+        """Returns the term."""
+        return torch.stack([mask.mean() for mask in trace.masks.values()]).sum()
+
+
+class Entropy(nn.Module):
+    """The mean entropy of each mask in nats, summed: small where masks are near 0 or 1."""
+
+    def forward(self, latch: TopDownLatch, trace: LatchTrace, inputs: Mapping[str, Tensor], lengths: Any) -> Tensor:
+        """Returns the term."""
+        return torch.stack([(torch.special.entr(m) + torch.special.entr(1 - m)).mean() for m in trace.masks.values()]).sum()
+
+
+class Reconstruction(nn.Module):
+    """The squared error of inputs, averaged over time, as a linear map makes them from the few numbers of low-rank feedback.
+
+    Of the target, as top-down networks elsewhere learn to, or of the source that is read.
+    """
+
+    def __init__(self, of: str, rank: int = 8) -> None:
+        super().__init__()
+        pairs = [(k, j) for k in SIZES for j in SIZES if j != k]
+        self.made = {(k, j): {"target": k, "source": j}[of] for k, j in pairs}
+        self.decoders = nn.ModuleDict({f"{k} from {j}": nn.Linear(rank, SIZES[made]) for (k, j), made in self.made.items()})
+
+    def forward(self, latch: TopDownLatch, trace: LatchTrace, inputs: Mapping[str, Tensor], lengths: Any) -> Tensor:
+        """Returns the term, the mean over pairs."""
+        feedback, errors = cast(Mapping[str, Mapping[str, LowRank]], latch.feedback), list[Tensor]()
+        for (k, j), made in self.made.items():
+            few = feedback[k][j].few(trace.encodings[j], lengths)
+            true = mean_over_time(inputs[made], lengths)
+            errors.append((self.decoders[f"{k} from {j}"](few) - true).square().mean())
+        return torch.stack(errors).mean()
 
 
 def low_rank(**options: Any) -> Callable[[int, int], nn.Module]:

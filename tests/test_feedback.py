@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -99,6 +101,16 @@ def test_shared_feedback_may_run_both_ways():
     forward, backward = both(encodings["b"]).chunk(2, -1)
     expected = feedback.head["a"]["b"](forward + backward)
     torch.testing.assert_close(feedback(encodings)["a"]["b"], expected)
+
+
+@pytest.mark.parametrize("declare", [True, False])
+def test_a_latch_takes_a_factory_of_all_networks(declare):
+    inputs = {"a": torch.randn(2, 3, 3), "b": torch.randn(2, 3, 2)}
+    factory = partial(SharedFeedback, bidirectional=True)
+    latch = TopDownLatch(Toy(SIZES[1], declare=declare), factory, sources={"a": ["b"]}, example_inputs=inputs)
+    assert [(name, trunk.bidirectional, trunk.input_size) for name, trunk in latch.feedback.trunk.items()] == [("b", True, 5)]
+    assert latch.masks(inputs)["a"].shape == (2, 3, 3)
+    assert isinstance(TopDownLatch(Toy(SIZES[1]), SharedFeedback).feedback, SharedFeedback)
 
 
 def test_sources_that_feed_nobody_have_no_trunk():

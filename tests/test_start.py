@@ -1,6 +1,7 @@
 """A latch that begins as its backbone, bit for bit, and still learns."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from test_sites import INPUTS as MODEL_INPUTS
 from test_sites import Model
 from toys import Constant, Toy, Zero, batch
 
-from topdown import Site, StaticFeedback, TopDownLatch
+from topdown import SharedFeedback, Site, StaticFeedback, TopDownLatch
 from topdown.adapters import HookedBackbone, LSTMBackbone, MulTBackbone
 
 SIZES = {"text": 5, "audio": 4, "visual": 3}
@@ -42,6 +43,7 @@ KINDS = {
     "shared": lambda: "shared",
     "static": lambda: "static",
     "factory": lambda: torch.nn.Linear,
+    "factory of all": lambda: partial(SharedFeedback, bidirectional=True),
     "zero": lambda: Zero,
     "infinite": lambda: Constant,
     "ready": Ready,

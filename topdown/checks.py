@@ -138,7 +138,10 @@ def check_feedback(feedback: Any, sources: object) -> None:
         ValueError: if it is a string that names no kind, or there are `sources` beside a ready module.
         TypeError: if it is neither a kind, nor a factory, nor a module that can serve all pairs.
     """
-    expected = f"use one of {tuple(FEEDBACK)}, a factory (source_size, target_size) -> module, or a module"
+    factories = (
+        "a factory (source_size, target_size) -> module for pairs, or (source_sizes, target_sizes, sources) -> module for all"
+    )
+    expected = f"use one of {tuple(FEEDBACK)}, {factories}, or a module"
     if isinstance(feedback, str) and feedback not in FEEDBACK:
         raise ValueError(f"feedback={feedback!r} is not known: {expected}")
     if not isinstance(feedback, str) and not callable(feedback):

@@ -8,9 +8,10 @@ j), because Eq. 4 of the paper adds :math:`f_j` and :math:`f_l` in the feature s
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ from topdown.naming import ModalityDict
 from topdown.recurrence import SequenceLSTM
 from topdown.sequence import Lengths, lengths_of
 
-Network: TypeAlias = Callable[[int, int], nn.Module]
 Logits: TypeAlias = dict[str, dict[str, Tensor]]
 Sizes: TypeAlias = Mapping[str, int]
 Sources: TypeAlias = Mapping[str, Sequence[str]]
+Network: TypeAlias = Callable[[int, int], nn.Module]
+Factory: TypeAlias = Network | Callable[[Sizes, Sizes, Sources], nn.Module]
 
 
 LinearFeedback = nn.Linear
@@ -188,12 +190,11 @@ class StaticFeedback(nn.Module):
         return self.bias.expand(encoding.shape[0], -1)
 
 
-# How a latch builds each kind of feedback: (source_sizes, target_sizes, sources) -> module.
-FEEDBACK: dict[str, Callable[..., nn.Module]] = {
-    "linear": partial(PairwiseFeedback, LinearFeedback),
-    "lstm": partial(PairwiseFeedback, LSTMFeedback),
+FEEDBACK: dict[str, Factory] = {
+    "linear": LinearFeedback,
+    "lstm": LSTMFeedback,
     "shared": SharedFeedback,
-    "static": partial(PairwiseFeedback, StaticFeedback),
+    "static": StaticFeedback,
 }
 
 
@@ -207,7 +208,15 @@ def made_like(like: Tensor | None) -> Iterator[None]:
         yield
 
 
-def build_feedback(kind: str | Network, source_sizes: Sizes, target_sizes: Sizes, sources: Sources) -> nn.Module:
-    """Builds the feedback of a latch from a kind, or from a factory of networks for pairs."""
-    build = FEEDBACK[kind] if isinstance(kind, str) else partial(PairwiseFeedback, kind)
-    return build(source_sizes, target_sizes, sources)
+def build_feedback(kind: str | Factory, source_sizes: Sizes, target_sizes: Sizes, sources: Sources) -> nn.Module:
+    """Builds the feedback of a latch from a kind, or from a factory: of networks for pairs, or of all there is at once."""
+    factory: Any = FEEDBACK[kind] if isinstance(kind, str) else kind
+    build = factory if _makes_all(factory) else partial(PairwiseFeedback, factory)
+    return cast(nn.Module, build(source_sizes, target_sizes, sources))
+
+
+def _makes_all(factory: Callable[..., nn.Module]) -> bool:
+    try:
+        return "sources" in inspect.signature(factory).parameters
+    except ValueError:  # written in C
+        return False

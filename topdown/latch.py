@@ -30,7 +30,7 @@ from topdown.backbone import Inputs, call, fresh, takes_lengths, user_model
 from topdown.build import build, build_from
 from topdown.describe import describe
 from topdown.disabled import Disabled, is_disabled
-from topdown.feedback import Network
+from topdown.feedback import Factory
 from topdown.first_pass import Statistics, run_untouched
 from topdown.gates import Gates
 from topdown.masking import Align, Combine
@@ -73,7 +73,8 @@ class TopDownLatch(nn.Module):
             target and source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared":
             one LSTM per source and a linear map per pair; "static": a learned vector per pair, which looks at nothing; a
             factory (source_size, target_size) -> module for pairs, such as `torch.nn.Linear`, whose modules take (encoding) or
-            (encoding, lengths); or a ready module called as
+            (encoding, lengths); a factory (source_sizes, target_sizes, sources) -> module for all, such as
+            `partial(SharedFeedback, bidirectional=True)`; or a ready module, as that makes, called as
             feedback(encodings[, lengths]) -> {target: {source: logits}}, with lengths as a mapping from those encodings that
             have any. (Default: "lstm")
         combine: Rule by which masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
@@ -131,7 +132,7 @@ class TopDownLatch(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        feedback: Literal["linear", "lstm", "shared", "static"] | nn.Module | Network = "lstm",
+        feedback: Literal["linear", "lstm", "shared", "static"] | nn.Module | Factory = "lstm",
         *,
         combine: Combine = "mean",
         sources: Mapping[str, Sequence[str]] | None = None,
