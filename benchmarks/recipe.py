@@ -27,10 +27,10 @@ from recipe_models import (
     Reconstruction,
     Sparsity,
     WithTerm,
+    linear,
     loss_of_both,
     loss_with_term,
     low_rank,
-    pooled,
     reads_by,
     tells_codes,
 )
@@ -91,6 +91,7 @@ def with_options(feedback: Any, rate: float = 1.0, **more: Any) -> Variant:
     return Variant({"feedback": feedback, **more}, rate, **own)
 
 
+POOLED = linear(pooled=True, dropout=0.5)
 BIDIRECTIONAL = functools.partial(SharedFeedback, bidirectional=True)
 PROJECTION = functools.partial(LSTMFeedback, projection=True)
 IDENTITY: dict[str, Any] = {"start": "identity"}
@@ -142,29 +143,39 @@ VARIANTS = {
     "low rank, rate x 10, mask dropout": with_options(low_rank(), 10, mask_dropout=0.2),
     "low rank, rate x 10, source dropout": with_options(low_rank(source_dropout=0.3), 10),
     "none, noise on inputs": Variant(noise=1.0),
+    "oracle, noise on inputs": Variant(oracle=True, noise=1.0),
+    "lstm, noise on inputs": with_options("lstm", noise=1.0),
+    "shared, noise on inputs": with_options("shared", noise=1.0),
+    "static, identity, rate x 10, noise on inputs": with_options("static", 10, noise=1.0, **IDENTITY),
+    "linear, rate x 10, noise on inputs": with_options("linear", 10, noise=1.0),
+    "shared, rate x 10, noise on inputs": with_options("shared", 10, noise=1.0),
+    "low rank, noise on inputs": with_options(low_rank(), noise=1.0),
     "low rank, rate x 10, noise on inputs": with_options(low_rank(), 10, noise=1.0),
+    "low rank, rate x 10, noise 0.5 on inputs": with_options(low_rank(), 10, noise=0.5),
+    "low rank, rate x 10, noise 2 on inputs": with_options(low_rank(), 10, noise=2.0),
+    "low rank per step, rate x 10, noise on inputs": with_options(low_rank(pooled=False), 10, noise=1.0),
+    "low rank, rate x 30, product, noise on inputs": with_options(low_rank(), 30, combine="product", noise=1.0),
+    "pooled, dropout, rate x 30, product, noise on inputs": with_options(POOLED, 30, combine="product", noise=1.0),
     "none, small input weights": Variant(input_scale=0.1),
     "oracle, small input weights": Variant(oracle=True, input_scale=0.1),
     "linear, small input weights, rate x 30, product": with_options("linear", 30, input_scale=0.1, combine="product"),
     "low rank, small input weights, rate x 10": with_options(low_rank(), 10, input_scale=0.1),
     "low rank, small input weights, rate x 30, product": with_options(low_rank(), 30, input_scale=0.1, combine="product"),
     "shared, small input weights, rate x 30, product": with_options("shared", 30, input_scale=0.1, combine="product"),
-    "pooled, dropout, small input weights, rate x 30, product": with_options(
-        pooled(dropout=0.5), 30, input_scale=0.1, combine="product"
-    ),
+    "pooled, dropout, small input weights, rate x 30, product": with_options(POOLED, 30, input_scale=0.1, combine="product"),
     "reader, linear, rate x 30, product": with_options("linear", 30, reader=True, combine="product"),
     "reader, linear, small input weights, rate x 30, product": with_options(
         "linear", 30, reader=True, input_scale=0.1, combine="product"
     ),
-    "reader, pooled, dropout, rate x 30, product": with_options(pooled(dropout=0.5), 30, reader=True, combine="product"),
+    "reader, pooled, dropout, rate x 30, product": with_options(POOLED, 30, reader=True, combine="product"),
     "reader, pooled, dropout, small input weights, rate x 30, product": with_options(
-        pooled(dropout=0.5), 30, reader=True, input_scale=0.1, combine="product"
+        POOLED, 30, reader=True, input_scale=0.1, combine="product"
     ),
     "reader, pooled, dropout, small input weights, rate x 30, product, feedback trained before": with_options(
-        pooled(dropout=0.5), 30, reader=True, pretuned=True, input_scale=0.1, combine="product"
+        POOLED, 30, reader=True, pretuned=True, input_scale=0.1, combine="product"
     ),
     "reader, pooled, dropout, small input weights, rate x 30, product, noise on inputs": with_options(
-        pooled(dropout=0.5), 30, reader=True, input_scale=0.1, combine="product", noise=1.0
+        POOLED, 30, reader=True, input_scale=0.1, combine="product", noise=1.0
     ),
     "codes told, linear, rate x 10": with_options("linear", 10, told=True),
     "codes told, linear, rate x 30, product": with_options("linear", 30, told=True, combine="product"),

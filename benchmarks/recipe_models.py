@@ -46,22 +46,26 @@ class LowRank(nn.Module):
         return few
 
 
-class Pooled(nn.Module):
-    """Linear feedback from an encoding that is averaged over time, with dropout on what it reads.
+class Linear(nn.Module):
+    """Linear feedback from an encoding, averaged over time or not, with dropout on what it reads.
 
     Its weights are divided by `rate` and its logits multiplied: Adam then learns as with so many times the learning rate.
     """
 
-    def __init__(self, source_size: int, target_size: int, *, dropout: float = 0.0, rate: float = 1.0) -> None:
+    def __init__(
+        self, source_size: int, target_size: int, *, pooled: bool = False, dropout: float = 0.0, rate: float = 1.0
+    ) -> None:
         super().__init__()
         self.dropout, self.linear, self.rate = nn.Dropout(dropout), nn.Linear(source_size, target_size), rate
+        self.pooled = pooled
         with torch.no_grad():
             for parameter in self.linear.parameters():
                 parameter.div_(rate)
 
     def forward(self, encoding: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns logits of shape (B, T, D)."""
-        logits: Tensor = self.rate * self.linear(self.dropout(mean_over_time(encoding, lengths)))
+        read = mean_over_time(encoding, lengths) if self.pooled else encoding
+        logits: Tensor = self.rate * self.linear(self.dropout(read))
         return logits.expand(-1, encoding.shape[1], -1)
 
 
@@ -209,6 +213,6 @@ def low_rank(**options: Any) -> Callable[[int, int], nn.Module]:
     return lambda source, target: LowRank(source, target, **options)
 
 
-def pooled(**options: Any) -> Callable[[int, int], nn.Module]:
-    """Makes a factory of pooled feedback."""
-    return lambda source, target: Pooled(source, target, **options)
+def linear(**options: Any) -> Callable[[int, int], nn.Module]:
+    """Makes a factory of linear feedback."""
+    return lambda source, target: Linear(source, target, **options)

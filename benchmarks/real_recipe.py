@@ -1,0 +1,84 @@
+"""Is what won on synthetic data (recipe.py) worth as much on real data?
+
+    python benchmarks/real_recipe.py --data DIR [--sets watch mosi-words] [--seeds 5] [--noise 0 0.3 1] [--out DIR]
+
+--out is where benchmarks/real.py has left the settings that it chose. There is a comparison for each strength of noise on the
+inputs in training, in their standard deviations; all rows have it, "none" too. Feedback has ten times the learning rate of the
+rest or not, or it reads the encodings of another baseline, trained with seed 100 and frozen ("reader"), averaged over time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from real import TUNING_SEEDS, parts_of
+from real_data import SETS
+from real_models import build
+from recipe_models import linear, reads_by
+from torch import nn
+
+from topdown.datasets import SequenceDataset
+from topdown.experiments import compare, fit
+from topdown.experiments.compare_report import table
+from topdown.experiments.tasks import task_of
+
+
+def kinds_of(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Returns options of latches by kind: those of "reader" read what is told by a model that was trained before."""
+    own: dict[str, Any] = {"sources": {k: [j for j in names if j != k] for k in names}}
+    told: dict[str, Any] = {"sources": {k: [f"told by {j}" for j in names if j != k] for k in names}}
+    return {
+        "static": {"feedback": "static", **own},
+        "linear": {"feedback": "linear", **own},
+        "linear, rate x 10": {"feedback": linear(rate=10.0), **own},
+        "linear, identity, rate x 10": {"feedback": linear(rate=10.0), "start": "identity", **own},
+        "reader, rate x 30, product": {"feedback": linear(pooled=True, dropout=0.5, rate=30.0), "combine": "product", **told},
+        "reader, identity": {"feedback": linear(pooled=True, dropout=0.5), "start": "identity", **told},
+    }
+
+
+def noisy(
+    data: SequenceDataset, epoch: int, *, noise: float, first: Callable[[SequenceDataset, int], SequenceDataset] | None
+) -> SequenceDataset:
+    """Adds noise, drawn anew in each epoch, after whatever else changes training data."""
+    return (data if first is None else first(data, epoch)).corrupt("noise", noise, seed=epoch)
+
+
+def main() -> None:
+    """Prints a table for each set and strength of noise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=["watch", "mosi-words"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.3, 1.0])
+    parser.add_argument("--out", type=Path, default=Path("build/real"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.sets:
+        splits = SETS[name](options.data)
+        task, sizes = task_of(splits), splits["train"].sizes
+        setting, training = parts_of(json.loads((options.out / name / "tuned.json").read_text())[0])
+        made: Callable[[Mapping[str, int]], nn.Module] = functools.partial(build, outputs=task.output_size, **setting)
+        torch.manual_seed(TUNING_SEEDS[0])
+        reader = made(sizes)
+        fit(reader, splits["train"], splits["valid"], seed=TUNING_SEEDS[0], loss=task.loss, **training)
+
+        def with_reader(sizes: Mapping[str, int], made: Any = made, reader: nn.Module = reader) -> nn.Module:
+            return reads_by(reader, made(sizes))
+
+        latch = {"align": "interpolate"}
+        for noise in options.noise:
+            augment = functools.partial(noisy, noise=noise, first=training.get("augment")) if noise else training.get("augment")
+            kinds, own = kinds_of(list(sizes)), training | ({} if augment is None else {"augment": augment})
+            found = compare(with_reader, splits, feedback=kinds, latch=latch, alone=False, seeds=options.seeds, **own)
+            print(f"## {name}, noise {noise:g}\n\n{found.verdict}\n\n{table(found)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
