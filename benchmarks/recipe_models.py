@@ -70,12 +70,13 @@ class Linear(nn.Module):
 
 
 class Beside(nn.Module):
-    """A backbone with further encodings, which feedback reads in place of its own and fusion does not."""
+    """A backbone with further encodings, which feedback may read in place of its own and fusion does not."""
 
     def __init__(self, backbone: Any, sizes: Mapping[str, int], tell: Callable[..., dict[str, Tensor]]) -> None:
         super().__init__()
         self.backbone, self.input_sizes = backbone, dict[str, int](backbone.input_sizes)
-        self.encoding_sizes, self.tell = {f"told by {k}": size for k, size in sizes.items()}, tell
+        self.encoding_sizes = {**backbone.encoding_sizes, **{f"told by {k}": size for k, size in sizes.items()}}
+        self.tell = tell
 
     def encode(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> dict[str, Tensor]:
         """Returns encodings of shape (B, T, d), and what is told, of shape (B, T, d) or (B, d)."""
