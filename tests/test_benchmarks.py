@@ -88,3 +88,55 @@ def test_the_script_for_gpus_compares_models_that_predict_the_same(monkeypatch):
     rows = gpu.rows_of("LSTM", "none", batch, torch.device("cpu"), names, rounds=1)
     assert [row[2] for row in rows] == list(names)
     assert rows[0][4] == "1.00"
+
+
+def test_feedback_at_a_rate_learns_as_with_so_many_times_the_learning_rate(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from recipe_models import Linear
+
+    torch.manual_seed(0)
+    quick = Linear(4, 3, rate=10.0).double()
+    plain = torch.nn.Linear(4, 3).double()
+    with torch.no_grad():
+        plain.weight.copy_(quick.linear.weight * 10)
+        plain.bias.copy_(quick.linear.bias * 10)
+    r, wanted = torch.randn(2, 5, 4).double(), torch.randn(2, 5, 3).double()
+    for network, rate in ((quick, 0.01), (plain, 0.1)):
+        optimizer = torch.optim.Adam(network.parameters(), rate, eps=0.0)
+        for _ in range(5):
+            optimizer.zero_grad()
+            (network(r) - wanted).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(quick(r), plain(r))
+    assert (plain.weight - quick.linear.weight * 10).abs().max() < 1e-12
+
+
+def test_windows_of_the_watch_turn_with_both_sensors(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from real_data import turned
+
+    from topdown.datasets import SequenceDataset
+
+    torch.manual_seed(0)
+    windows = {name: torch.randn(40, 7, 3).numpy() for name in ("accel", "gyro")}
+    data = SequenceDataset.from_arrays(windows, torch.arange(40))
+    before, after = (found.batch(torch.arange(40)).inputs for found in (data, turned(data, 1, degrees=15.0)))
+    for name, other in (("accel", "accel"), ("accel", "gyro")):  # lengths of vectors, and angles between the sensors
+        products = [(x[name] * x[other]).sum(-1) for x in (before, after)]
+        torch.testing.assert_close(products[1], products[0], atol=1e-5, rtol=0)
+    cosine = torch.nn.functional.cosine_similarity(before["accel"], after["accel"], dim=-1)
+    assert 5 < torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).mean() < 30
+    assert cosine.std() > 0.01
+
+
+def test_terms_of_a_loss_are_those_of_the_definition(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from recipe_models import Entropy, Sparsity
+
+    from topdown import LatchTrace
+
+    masks = {"a": torch.tensor([[0.5, 1.0]]), "b": torch.tensor([[0.0, 0.25]])}
+    trace = LatchTrace(None, masks, {}, {})
+    assert Sparsity()(None, trace, {}, None).item() == pytest.approx(0.75 + 0.125)
+    # 0.5 ln 2 for a; for b half of 0.25 ln 4 + 0.75 ln (4/3) = 0.562335
+    assert Entropy()(None, trace, {}, None).item() == pytest.approx(0.346574 + 0.281168, abs=1e-5)
