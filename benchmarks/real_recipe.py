@@ -2,22 +2,22 @@
 
     python benchmarks/real_recipe.py --data DIR [--sets watch mosi-words] [--seeds 5] [--noise 0 0.3 1] [--out DIR]
 
---out is where benchmarks/real.py has left the settings that it chose. There is a comparison for each strength of noise on the
-inputs in training, in their standard deviations; all rows have it, "none" too. Feedback has ten times the learning rate of the
-rest or not, or it reads the encodings of another baseline, trained with seed 100 and frozen ("reader"), averaged over time.
+--out is where benchmarks/real.py leaves the settings that it chose. There is a comparison for each strength of noise on the
+inputs in training, in their standard deviations; all rows have it, "none" too. The linear maps of feedback have ten times the
+learning rate of the rest or not, or they read the encodings of another baseline, one for all seeds, trained without noise and
+frozen ("reader"), averaged over time. Probabilities are corrected for kinds, not for sets or strengths of noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from real import TUNING_SEEDS, parts_of
+from real import TUNING_SEEDS, parts_of, tuned
 from real_data import SETS
 from real_models import build
 from recipe_models import linear, reads_by
@@ -63,7 +63,7 @@ def main() -> None:
     for name in options.sets:
         splits = SETS[name](options.data)
         task, sizes = task_of(splits), splits["train"].sizes
-        setting, training = parts_of(json.loads((options.out / name / "tuned.json").read_text())[0])
+        setting, training = parts_of(tuned(options.out / name, name, splits)[0])
         made: Callable[[Mapping[str, int]], nn.Module] = functools.partial(build, outputs=task.output_size, **setting)
         torch.manual_seed(TUNING_SEEDS[0])
         reader = made(sizes)

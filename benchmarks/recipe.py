@@ -143,7 +143,6 @@ VARIANTS = {
     "low rank, rate x 10, mask dropout": with_options(low_rank(), 10, mask_dropout=0.2),
     "low rank, rate x 10, source dropout": with_options(low_rank(source_dropout=0.3), 10),
     "none, noise on inputs": Variant(noise=1.0),
-    "oracle, noise on inputs": Variant(oracle=True, noise=1.0),
     "lstm, noise on inputs": with_options("lstm", noise=1.0),
     "shared, noise on inputs": with_options("shared", noise=1.0),
     "static, identity, rate x 10, noise on inputs": with_options("static", 10, noise=1.0, **IDENTITY),
@@ -216,15 +215,15 @@ def run(name: str, seed: int, splits: Splits, relevance: Mapping[str, Mapping[st
 
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         training = {"optimizer": optimizer, "scheduler": lambda steps: plateau(steps, "min", 0.5, 1, 0.0, "abs")}
+    if latch is not None and variant.pretuned:
+        first = variant.latch(reads_by(reader, copy.deepcopy(reader)), sources=sources, **(variant.options or {}))
+        fit(first, splits["train"], splits["valid"], seed=seed, **training)
+        latch.feedback.load_state_dict(first.feedback.state_dict())
     model: nn.Module = latch or backbone
     if latch is not None and variant.both:
         model, training["loss"] = BothPasses(latch), loss_of_both
     if latch is not None and variant.term is not None:
         model, training["loss"] = WithTerm(latch, variant.term()), loss_with_term
-    if latch is not None and variant.pretuned:
-        first = variant.latch(reads_by(reader, copy.deepcopy(reader)), sources=sources, **(variant.options or {}))
-        fit(first, splits["train"], splits["valid"], seed=seed, **training)
-        latch.feedback.load_state_dict(first.feedback.state_dict())
     if variant.noise:
         training["augment"] = lambda data, epoch: data.corrupt("noise", variant.noise, seed=epoch)
     found = fit(model, splits["train"], splits["valid"], seed=seed, **training)

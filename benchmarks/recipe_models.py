@@ -180,11 +180,12 @@ class Sparsity(nn.Module):
 
 
 class Entropy(nn.Module):
-    """The mean entropy of each mask in nats, summed: small where masks are near 0 or 1."""
+    """The mean entropy of each mask in nats, as its sources make it together, summed: small where masks are near 0 or 1."""
 
     def forward(self, latch: TopDownLatch, trace: LatchTrace, inputs: Mapping[str, Tensor], lengths: Any) -> Tensor:
         """Returns the term."""
-        return torch.stack([(torch.special.entr(m) + torch.special.entr(1 - m)).mean() for m in trace.masks.values()]).sum()
+        masks = [mask.clamp(1e-6, 1 - 1e-6) for mask in trace.masks.values()]  # at 0 and 1 the slope is infinite
+        return torch.stack([(torch.special.entr(m) + torch.special.entr(1 - m)).mean() for m in masks]).sum()
 
 
 class Reconstruction(nn.Module):

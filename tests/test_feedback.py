@@ -113,6 +113,61 @@ def test_a_latch_takes_a_factory_of_all_networks(declare):
     assert isinstance(TopDownLatch(Toy(SIZES[1]), SharedFeedback).feedback, SharedFeedback)
 
 
+def of_all(source_sizes, target_sizes, pairs):
+    return SharedFeedback(source_sizes, target_sizes, pairs)
+
+
+def of_pairs(source_size, target_size, sources=1):
+    return nn.Linear(source_size, target_size * sources)
+
+
+@pytest.mark.parametrize(
+    ("factory", "kind"),
+    [
+        (of_all, SharedFeedback),
+        (of_pairs, PairwiseFeedback),
+        (partial(of_pairs, sources=1), PairwiseFeedback),
+        (partial(PairwiseFeedback, nn.Linear), PairwiseFeedback),
+        (lambda *sizes: nn.Linear(*sizes), PairwiseFeedback),
+        (lambda s, t, names, bias=True: SharedFeedback(s, t, names), SharedFeedback),
+    ],
+)
+def test_a_factory_of_all_is_known_by_the_three_arguments_that_it_needs(factory, kind):
+    latch = TopDownLatch(Toy(SIZES[1]), factory)
+    assert type(latch.feedback) is kind
+    assert set(latch.masks({"a": torch.randn(2, 3, 3), "b": torch.randn(2, 3, 2)})) == {"a", "b"}
+
+
+def test_a_factory_that_makes_no_module_is_named():
+    with pytest.raises(TypeError, match="the factory of the feedback returned a dict: it must return a module"):
+        TopDownLatch(Toy(SIZES[1]), lambda source_sizes, target_sizes, sources: {})
+
+
+class Astray(nn.Module):
+    """Returns logits for names that are not there."""
+
+    def __init__(self, target, source):
+        super().__init__()
+        self.target, self.source, self.layer = target, source, nn.Linear(5, 3)
+
+    def forward(self, encodings):
+        return {self.target: {self.source: self.layer(encodings["b"])}}
+
+
+@pytest.mark.parametrize("start", ["random", "identity"])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("A", "b"), r"Astray returned logits from 'b' to 'A': 'A' is not among the targets \['b', 'a'\]"),
+        (("a", "bb"), r"Astray returned logits from 'bb' to 'a': 'bb' is not among the sources \['b', 'a'\]"),
+    ],
+)
+def test_names_that_feedback_was_not_built_for_are_named(start, names, message):
+    latch = TopDownLatch(Toy(SIZES[1]), lambda source_sizes, target_sizes, sources: Astray(*names), start=start)
+    with pytest.raises(ValueError, match=message):
+        latch({"a": torch.randn(2, 3, 3), "b": torch.randn(2, 3, 2)})
+
+
 def test_sources_that_feed_nobody_have_no_trunk():
     feedback = SharedFeedback(*SIZES, {"a": ["b"]})
     assert list(feedback.trunk) == ["b"]

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from test_sites import Model
 from test_start import Ready
 from toys import Toy, batch
 
-from topdown import Site, TopDownLatch
+from topdown import SharedFeedback, Site, TopDownLatch
 from topdown.adapters import HookedBackbone
 
 pytest.importorskip("safetensors")
@@ -107,6 +108,11 @@ def test_sites_and_parts_of_the_model_are_saved(tmp_path):
     [
         ({"combine": smallest}, {"combine": smallest}, r"combine= \(it was test_saving.smallest\)"),
         ({"feedback": torch.nn.Linear}, {"feedback": torch.nn.Linear}, r"feedback= \(it was torch.nn.modules.linear.Linear\)"),
+        (
+            {"feedback": partial(SharedFeedback, bidirectional=True)},
+            {"feedback": partial(SharedFeedback, bidirectional=True)},
+            r"feedback= \(it was partial\(topdown.feedback.SharedFeedback, bidirectional=True\)\)",
+        ),
     ],
 )
 def test_functions_are_passed_again(tmp_path, options, given, named):

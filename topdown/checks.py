@@ -480,11 +480,20 @@ def check_samples(lengths: GivenLengths, inputs: Mapping[str, Any]) -> None:
         raise ValueError(f"{lengths.first}, but the inputs have {counts[0]} samples: the batch comes first; {remedy}")
 
 
-def check_logits(logits: Any, owner: nn.Module) -> dict[str, dict[str, Tensor]]:
+def check_logits(
+    logits: Any, owner: nn.Module, targets: Collection[str] | None = None, sources: Collection[str] | None = None
+) -> dict[str, dict[str, Tensor]]:
     """Checks what feedback returned, and returns it, without targets that have no source.
+
+    Args:
+        logits: Result of a feedback module.
+        owner: The module.
+        targets: Names of the targets that it was built for. (Default: whatever it names)
+        sources: Names of the encodings that it was built for. (Default: whatever it names)
 
     Raises:
         TypeError: if it is no mapping of mappings of tensors.
+        ValueError: if it names targets or sources that it was not built for.
     """
     if not isinstance(logits, Mapping) or not all(isinstance(by_source, Mapping) for by_source in logits.values()):
         raise TypeError(f"{type(owner).__name__} must return logits as {{target: {{source: tensor}}}}")
@@ -492,6 +501,10 @@ def check_logits(logits: Any, owner: nn.Module) -> dict[str, dict[str, Tensor]]:
     for target, source, h in [(k, j, h) for k, by_source in found.items() for j, h in by_source.items()]:
         if not isinstance(h, Tensor):
             raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(h).__name__}")
+        for name, known, what in ((target, targets, "targets"), (source, sources, "sources")):
+            if known is not None and name not in known:
+                said = f"{type(owner).__name__} returned logits from {source!r} to {target!r}"
+                raise ValueError(f"{said}: {name!r} is not among the {what} {nearest(name, known)}")
     return found
 
 

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -190,6 +190,7 @@ class StaticFeedback(nn.Module):
         return self.bias.expand(encoding.shape[0], -1)
 
 
+# The factory of each kind of feedback.
 FEEDBACK: dict[str, Factory] = {
     "linear": LinearFeedback,
     "lstm": LSTMFeedback,
@@ -209,14 +210,22 @@ def made_like(like: Tensor | None) -> Iterator[None]:
 
 
 def build_feedback(kind: str | Factory, source_sizes: Sizes, target_sizes: Sizes, sources: Sources) -> nn.Module:
-    """Builds the feedback of a latch from a kind, or from a factory: of networks for pairs, or of all there is at once."""
+    """Builds the feedback of a latch from a kind or a factory: of all at once, if that needs three arguments, or of pairs.
+
+    Raises:
+        TypeError: if the factory returns something else than a module.
+    """
     factory: Any = FEEDBACK[kind] if isinstance(kind, str) else kind
-    build = factory if _makes_all(factory) else partial(PairwiseFeedback, factory)
-    return cast(nn.Module, build(source_sizes, target_sizes, sources))
+    makes_all = _takes(factory, 3) and not _takes(factory, 2)
+    feedback = (factory if makes_all else partial(PairwiseFeedback, factory))(source_sizes, target_sizes, sources)
+    if not isinstance(feedback, nn.Module):
+        raise TypeError(f"the factory of the feedback returned a {type(feedback).__name__}: it must return a module")
+    return feedback
 
 
-def _makes_all(factory: Callable[..., nn.Module]) -> bool:
+def _takes(factory: Callable[..., nn.Module], count: int) -> bool:
     try:
-        return "sources" in inspect.signature(factory).parameters
-    except ValueError:  # written in C
+        inspect.signature(factory).bind(*range(count))
+    except (TypeError, ValueError):  # or it is written in C and does not say
         return False
+    return True

@@ -73,8 +73,8 @@ class TopDownLatch(nn.Module):
             target and source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared":
             one LSTM per source and a linear map per pair; "static": a learned vector per pair, which looks at nothing; a
             factory (source_size, target_size) -> module for pairs, such as `torch.nn.Linear`, whose modules take (encoding) or
-            (encoding, lengths); a factory (source_sizes, target_sizes, sources) -> module for all, such as
-            `partial(SharedFeedback, bidirectional=True)`; or a ready module, as that makes, called as
+            (encoding, lengths); a factory that needs three arguments, (source_sizes, target_sizes, sources) -> module for all,
+            such as `partial(SharedFeedback, bidirectional=True)`; or a ready module, as that makes, called as
             feedback(encodings[, lengths]) -> {target: {source: logits}}, with lengths as a mapping from those encodings that
             have any. (Default: "lstm")
         combine: Rule by which masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
@@ -374,7 +374,7 @@ class TopDownLatch(nn.Module):
         values = {name: r.values for name, r in encodings.items()}
         lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
         given = call(self.feedback, values, lengths or None, self._feedback_takes_lengths)
-        logits = checks.check_logits(given, self.feedback)
+        logits = checks.check_logits(given, self.feedback, self.target_sizes, self.source_sizes)
         return logits if self.gates is None else self.gates(logits)
 
     def _mask(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:

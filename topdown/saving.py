@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import warnings
 from collections.abc import Collection, Mapping
@@ -86,7 +87,8 @@ def load(make: Any, backbone: nn.Module, folder: str | Path, functions: Mapping[
         saved, ours = tensors.get(name), there.get(name)
         if saved is None or ours is None or saved.shape != ours.shape:
             shapes = [None if value is None else tuple(value.shape) for value in (saved, ours)]
-            raise ValueError(f"{folder}: {name!r} was saved with shape {shapes[0]}, but is {shapes[1]} here: another backbone?")
+            other = "feedback or backbone" if name.startswith("feedback.") else "backbone"
+            raise ValueError(f"{folder}: {name!r} was saved with shape {shapes[0]}, but is {shapes[1]} here: another {other}?")
         if ours.is_meta:
             raise ValueError(f"{folder}: {name!r} is on the meta device, which holds no values: move it with to_empty() first")
     with torch.no_grad():
@@ -182,5 +184,10 @@ def _warn_of_what_is_left(backbone: nn.Module, also: Collection[str]) -> None:
 
 
 def _described(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        inside = [*map(_described, (value.func, *value.args)), *(f"{k}={_described(v)}" for k, v in value.keywords.items())]
+        return f"partial({', '.join(inside)})"
+    if not callable(value):
+        return repr(value)
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
