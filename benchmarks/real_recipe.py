@@ -77,7 +77,7 @@ def main() -> None:
             augment = functools.partial(noisy, noise=noise, first=training.get("augment")) if noise else training.get("augment")
             kinds, own = kinds_of(list(sizes)), training | ({} if augment is None else {"augment": augment})
             found = compare(with_reader, splits, feedback=kinds, latch=latch, alone=False, seeds=options.seeds, **own)
-            print(f"## {name}, noise {noise:g}\n\n{found.verdict}\n\n{table(found)}\n", flush=True)
+            print(f"## {name}, noise {noise:g}\n\n{table(found)}\n", flush=True)
 
 
 if __name__ == "__main__":
