@@ -8,6 +8,7 @@ Shares are those of the time that each operator spends itself, under the profile
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ def main() -> None:
         backbone = LSTMBackbone(SIZES)
         model = backbone if kind is None else TopDownLatch(backbone, kind)
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
-        table = shares(lambda model=model, optimizer=optimizer: epoch(model, optimizer, data, plain=False), steps)  # type: ignore[misc]
+        table = shares(functools.partial(epoch, model, optimizer, data, plain=False), steps)
         print(f"a training step, LSTM model, feedback {kind or 'none'}\n\n{table}\n")
     variant, inputs = "ours, keys", make_inputs(STEPS["aligned"], 24)
     mult = make(variant)

@@ -20,7 +20,7 @@ import torch
 from real import TUNING_SEEDS, parts_of, tuned
 from real_data import SETS
 from real_models import build
-from recipe_models import linear, reads_by
+from recipe_models import Beside, linear, reads_by
 from torch import nn
 
 from topdown.datasets import SequenceDataset
@@ -29,10 +29,10 @@ from topdown.experiments.compare_report import table
 from topdown.experiments.tasks import task_of
 
 
-def kinds_of(names: list[str]) -> dict[str, dict[str, Any]]:
-    """Returns options of latches by kind: those of "reader" read what is told by a model that was trained before."""
-    own: dict[str, Any] = {"sources": {k: [j for j in names if j != k] for k in names}}
-    told: dict[str, Any] = {"sources": {k: [f"told by {j}" for j in names if j != k] for k in names}}
+def kinds_of(sources: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Returns options of latches by kind: those of "reader" read other sources, what a model trained before tells."""
+    own: dict[str, Any] = {"sources": {k: [j for j in sources if j != k] for k in sources}}
+    told: dict[str, Any] = {"sources": sources}
     return {
         "static": {"feedback": "static", **own},
         "linear": {"feedback": "linear", **own},
@@ -69,13 +69,13 @@ def main() -> None:
         reader = made(sizes)
         fit(reader, splits["train"], splits["valid"], seed=TUNING_SEEDS[0], loss=task.loss, **training)
 
-        def with_reader(sizes: Mapping[str, int], made: Any = made, reader: nn.Module = reader) -> nn.Module:
+        def with_reader(sizes: Mapping[str, int], made: Any = made, reader: nn.Module = reader) -> Beside:
             return reads_by(reader, made(sizes))
 
-        latch = {"align": "interpolate"}
+        kinds, latch = kinds_of(with_reader(sizes).sources), {"align": "interpolate"}
         for noise in options.noise:
-            augment = functools.partial(noisy, noise=noise, first=training.get("augment")) if noise else training.get("augment")
-            kinds, own = kinds_of(list(sizes)), training | ({} if augment is None else {"augment": augment})
+            augment = functools.partial(noisy, noise=noise, first=training.get("augment"))
+            own = training | ({"augment": augment} if noise else {})
             found = compare(with_reader, splits, feedback=kinds, latch=latch, alone=False, seeds=options.seeds, **own)
             print(f"## {name}, noise {noise:g}\n\n{table(found)}\n", flush=True)
 

@@ -1,6 +1,6 @@
 """What would make masks learn more? Variants of feedback on synthetic data, where an oracle shows what there is to gain.
 
-    python benchmarks/recipe.py [--seeds 1] [--first-seed 0] [--samples 1000] [--variants NAME ...] [--out recipe.jsonl]
+    python benchmarks/recipe.py [--seeds 1] [--samples 1000] [--variants NAME ...] [--out recipe.jsonl]
 
 benchmarks/why.py says what stands in the way.
 
@@ -246,7 +246,6 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--out", type=Path)
@@ -256,8 +255,7 @@ def main() -> None:
     splits, relevance = synthetic_splits((count, count // 5, count * 2 // 5))
     lines = options.out.read_text().splitlines() if options.out is not None and options.out.exists() else []
     records = {(record["variant"], record["seed"]): record for record in map(json.loads, lines)}
-    wanted = range(options.first_seed, options.first_seed + options.seeds)
-    for seed in wanted:
+    for seed in range(options.seeds):
         for name in options.variants:
             if (name, seed) not in records:
                 records[name, seed] = run(name, seed, splits, relevance)
@@ -266,7 +264,7 @@ def main() -> None:
                         file.write(json.dumps(records[name, seed]) + "\n")
     rows = [("variant", "seeds", "validation", "test", "gap closed", "rank of relevant features")]
     for name in options.variants:
-        seeds = [seed for seed in wanted if (name, seed) in records]
+        seeds = range(options.seeds)
         validation, test = (mean(records, name, key, seeds) for key in ("validation", "test"))
         none, oracle = (mean(records, other, "test", seeds) for other in ("none", "oracle"))
         share = "" if name in ("none", "oracle") or not none > oracle else f"{(none - test) / (none - oracle):.0%}"
