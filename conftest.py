@@ -1,13 +1,9 @@
 """Names that every doctest may use."""
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 
 import topdown
-
-collect_ignore = [] if find_spec("onnxscript") else ["topdown/onnx.py"]
 
 
 @pytest.fixture(autouse=True)

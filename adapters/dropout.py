@@ -27,10 +27,10 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
         Tensor of the same shape.
 
     Example:
-        >>> kept = dropout(torch.ones(100_000), 0.25)
-        >>> sorted(set(kept.tolist())) == [0.0, torch.tensor(4 / 3).item()]
+        >>> retained = dropout(torch.ones(100_000), 0.25)
+        >>> sorted(set(retained.tolist())) == [0.0, torch.tensor(4 / 3).item()]
         True
-        >>> abs(kept.mean().item() - 1) < 0.02
+        >>> abs(retained.mean().item() - 1) < 0.02
         True
     """
     if not training or probability == 0.0:
@@ -43,10 +43,10 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
     draws = (
         torch.empty((count + 3) // 4, dtype=torch.int64, device=values.device).random_(-(2**63), None).view(torch.int16)[:count]
     )
-    kept = (
+    retained = (
         draws.view(values.shape) >= dropped - DRAWS // 2 if dropped < DRAWS else torch.zeros(values.shape, device=values.device)
     )
-    return values * (kept.to(values.dtype) * scale)
+    return values * (retained.to(values.dtype) * scale)
 
 
 class Dropout(nn.Dropout):

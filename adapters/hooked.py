@@ -1,50 +1,46 @@
-"""A backbone out of a model that nobody may edit: its encodings are read where the model computes them."""
+"""A backbone around a model that stays as it is: hooks read the encodings where the model computes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from topdown.backbone import takes_lengths
-from topdown.checks import check_sites, missing_names
 from topdown.sequence import Lengths
-from topdown.sites import Site, run_with, to_sequence
+from topdown.sites import Site, check_sites, optional_sites, run_with_hooks, to_sequence
 
 
-class Run(dict[str, Tensor]):
-    """Encodings of one run of a model, and what the model returned.
+class Run(dict[str, Any]):
+    """Holds the encodings of one run of a model, and the output of the model.
 
     Args:
-        encodings: Encodings by name.
+        encodings: Encodings by name: tensors, or :class:`topdown.Padded` where their lengths or their grid are known.
         output: Output of the model.
-        grids: Steps of each dimension of time of encodings.
     """
 
-    def __init__(self, encodings: Mapping[str, Tensor], output: Any, grids: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, encodings: Mapping[str, Any], output: Any) -> None:
         super().__init__(encodings)
-        self.output, self.grids = output, grids
+        self.output = output
 
 
 class HookedBackbone(nn.Module):
-    """Wraps any model, whose forward stays as it is, so that a latch can read what it has understood.
+    """Wraps any model, without a change to its forward, so that a latch can read encodings inside it.
 
-    The latch is then called as the model is, `latch(**batch)`, with whatever that takes, and returns what the model returns.
-    Masks act at `sites=` of the latch, or on raw inputs of the model that are features. Each look is one call of the model, so
-    that the first one goes on to the end.
+    Call the latch as the model, `latch(**batch)`; it returns the result of the model. Masks act at the `sites=` of the latch,
+    or on raw inputs of the model that are features. Each pass is one call of the whole model.
 
-    The model does not say where a sequence ends: pass `lengths={"text": attention_mask.sum(1)}`, by the names of encodings and
-    sites, or feedback takes padding for steps. Padding must be on the right. Arguments are given by name: a model that takes
-    one mapping is called as latch(batch=mapping), whatever the name of that argument is.
+    The latch cannot know where a sequence ends: pass `lengths={"text": attention_mask.sum(1)}`, by the names of encodings and
+    sites. Padding must be on the right. Pass arguments by name: a model that takes one mapping `batch` is called as
+    latch(batch=mapping).
 
     Args:
         model: Module that is called as model(**inputs).
-        encodings: Place of each encoding in the model, as a path or a :class:`topdown.Site`. Several dimensions of time are
-            read as one, and what is neither batch, nor time, nor features is averaged.
+        encodings: Site or path of each encoding in the model; see :class:`topdown.Site`.
 
     Raises:
-        TypeError: if `encodings` is no mapping from names to places.
+        TypeError: if `encodings` is no mapping from names to sites or paths.
         ValueError: if it is empty, or the model has no such submodule.
 
     Example:
@@ -67,7 +63,7 @@ class HookedBackbone(nn.Module):
         self.encodings = check_sites(encodings, model, "encodings")
         if not self.encodings:
             raise ValueError("encodings={} must name at least one, as in {'text': 'encoder'}")
-        self.uses_lengths = takes_lengths(model) in ("needed", "optional")
+        self.uses_lengths = takes_lengths(model) != "never"
 
     @property
     def user_model(self) -> nn.Module:
@@ -75,8 +71,8 @@ class HookedBackbone(nn.Module):
         return self.model
 
     def extra_repr(self) -> str:
-        """Shows where encodings are read."""
-        return "\n".join(f"reads {name!r} at the {site.described()}" for name, site in self.encodings.items())
+        """Shows the sites of the encodings."""
+        return "\n".join(f"reads {name!r} at the {site}" for name, site in self.encodings.items())
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """Calls the model, without any feedback."""
@@ -87,25 +83,19 @@ class HookedBackbone(nn.Module):
 
         Args:
             inputs: Arguments of the model, by name.
-            lengths: Lengths, which reach the model only where it has a parameter of that name.
+            lengths: Lengths, which reach the model only if it takes them.
 
         Returns:
             Encodings of shape (B, T, d) or (B, d) by name, with the output of the model as their attribute `output`.
 
         Raises:
-            ValueError: if the model does not reach the place of an encoding, or reaches it twice.
+            ValueError: if the model does not reach the site of an encoding, or reaches it twice.
         """
-        found: dict[str, Tensor] = {}
-        grids: dict[str, tuple[int, ...]] = {}
-
-        def read(name: str, values: Tensor) -> None:
-            found[name] = to_sequence(values, self.encodings[name])
-            grids[name] = self.encodings[name].grid(values)
-
         more = {"lengths": lengths} if lengths is not None and self.uses_lengths else {}
-        missing = missing_names(inputs, self.encodings, self.model)
-        output = run_with(lambda: self.model(**inputs, **more), self.model, self.encodings, note=read, optional=missing)
-        return Run({name: found[name] for name in self.encodings if name in found}, output, grids)
+        optional = optional_sites(inputs, self.encodings, self.model)
+        output, values = run_with_hooks(lambda: self.model(**inputs, **more), self.model, self.encodings, {}, optional)
+        read = {k: to_sequence(values[k].values, site, values[k].lengths) for k, site in self.encodings.items() if k in values}
+        return Run({k: r if r.grid or r.lengths is not None else r.values for k, r in read.items()}, output)
 
     def fuse(self, encodings: Run) -> Any:
         """Returns the output of the run."""

@@ -7,31 +7,30 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import Inputs
-from topdown.checks import GivenLengths, nearest
-from topdown.sequence import Lengths, lengths_of, readable
+from topdown.batch import BatchLengths, Inputs
+from topdown.sequence import Lengths, readable, zero_absent
+from topdown.wiring import nearest
 
 
 def check_sequences(inputs: Inputs, sizes: Mapping[str, int], owner: nn.Module) -> dict[str, Tensor]:
-    """Checks the inputs of an adapter and returns its sequences that are there, in the order of its modalities.
+    """Checks the inputs of an adapter, and returns the sequences that are present, in the order of its modalities.
 
     Args:
-        inputs: Sequence of shape (B, T, D_k) per modality; None or absent where it is missing. What else may be there, such as
-            labels, is left alone, but for sequences of a name that is not known.
+        inputs: Sequence of shape (B, T, D_k) per modality; None or left out where it is absent. Other inputs, such as labels,
+            are ignored, but for sequences of an unknown name.
         sizes: Features D_k of each modality.
         owner: Adapter, whose type and device sequences must have.
 
     Raises:
-        ValueError: if a sequence is of no modality, all are missing, or a shape or a device does not fit.
+        ValueError: if a sequence is of no modality, all are absent, or a shape or a device does not fit.
         TypeError: if a modality is no tensor of the type of the adapter.
     """
     for name, value in inputs.items():
         if name not in sizes and isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point():
             raise ValueError(f"input {name!r} is not among the modalities {nearest(name, list(sizes))}")
-    given = {name: inputs.get(name) for name in sizes}
-    present = {name: sequence for name, sequence in given.items() if sequence is not None}
+    present = {name: inputs[name] for name in sizes if inputs.get(name) is not None}
     if not present:
-        raise ValueError(f"there is no input: all of {list(sizes)} are missing")
+        raise ValueError(f"there is no input: all of {list(sizes)} are absent")
     kind = type(owner).__name__
     first = next(iter(present))
     for name, sequence in present.items():
@@ -41,7 +40,7 @@ def check_sequences(inputs: Inputs, sizes: Mapping[str, int], owner: nn.Module) 
             remedy = ": give a vector one step, with unsqueeze(1), and use MulTBackbone" if sequence.dim() == 2 else ""
             raise ValueError(f"{name!r} has shape {tuple(sequence.shape)}, but {kind} takes (B, T, {sizes[name]}){remedy}")
         if sequence.shape[1] == 0:
-            raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is missing")
+            raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is absent")
         if sequence.shape[0] != present[first].shape[0]:
             raise ValueError(f"{name!r} has {sequence.shape[0]} samples but {first!r} has {present[first].shape[0]}")
         _check_type(name, sequence, owner)
@@ -52,32 +51,73 @@ def check_batch(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], owne
     """Checks the inputs and lengths of an adapter that is used alone; within a latch, the latch has checked lengths.
 
     Raises:
-        ValueError: beside what :func:`check_sequences` raises, if a length does not fit or a sample lacks all modalities.
+        ValueError: beside what :func:`check_sequences` raises, if a length does not fit or a sample has no modality.
         TypeError: if lengths are no tensors of integers.
     """
     present = check_sequences(inputs, sizes, owner)
-    known = GivenLengths(lengths)
-    known.check_names([*sizes, *inputs])
-    known.batch = next(iter(present.values())).shape[0]
-    found = [known.of(name, sequence.shape[1]) for name, sequence in present.items()]
-    steps = [lengths_of(lengths, name) for name, valid in zip(present, found, strict=True) if valid is not None]
-    if len(steps) == len(present) and all(n is not None and readable(n) for n in steps):
-        empty = (torch.stack([n for n in steps if n is not None]).amax(0) == 0).nonzero()
+    batch_lengths = BatchLengths(lengths)
+    batch_lengths.check_names([*sizes, *inputs])
+    name, sequence = next(iter(present.items()))
+    batch_lengths.sized_by = name, tuple(sequence.shape)
+    marks = [mark for name, x in present.items() if (mark := batch_lengths.of(name, x).present) is not None]
+    if len(marks) == len(present) and all(readable(mark) for mark in marks):
+        empty = (~torch.stack(marks).any(0)).nonzero()
         if len(empty):
-            raise ValueError(f"sample {int(empty[0])} lacks every modality: leave it out")
+            raise ValueError(f"sample {int(empty[0])} has no modality: leave it out")
 
 
 def present_encodings(encodings: Mapping[str, Tensor | None], sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """Returns the encodings that are there, in the order of the modalities.
+    """Returns the encodings that are present, in the order of the modalities.
 
     Raises:
         ValueError: if there is none.
     """
-    given = {name: encodings.get(name) for name in sizes}
-    present = {name: encoding for name, encoding in given.items() if encoding is not None}
+    ordered = {name: encodings.get(name) for name in sizes}
+    present = {name: encoding for name, encoding in ordered.items() if encoding is not None}
     if not present:
-        raise ValueError(f"there is no encoding: all of {list(sizes)} are missing")
+        raise ValueError(f"there is no encoding: all of {list(sizes)} are absent")
     return present
+
+
+def padded_lengths(lengths: Tensor | None, steps: int) -> Tensor | None:
+    """Returns the lengths as int64, or None when no step is padding, which saves all work on padding.
+
+    Lengths that are not :func:`readable` are returned as they are.
+
+    Args:
+        lengths: Number of valid steps of each sample, of shape (B,), or None.
+        steps: T, the number of steps of the padded batch.
+
+    Example:
+        >>> padded_lengths(torch.tensor([3, 3]), 3) is None
+        True
+        >>> padded_lengths(torch.tensor([3, 2]), 3)
+        tensor([3, 2])
+    """
+    if lengths is None:
+        return None
+    lengths = lengths.to(torch.int64)  # narrow types overflow in comparisons and differences
+    return lengths if not readable(lengths) or bool((lengths < steps).any()) else None
+
+
+def last_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """Returns the last valid step of each sequence, and zeros for a sample that has none.
+
+    Args:
+        sequence: Sequences of shape (B, T, D).
+        lengths: Lengths of shape (B,); None takes step T - 1.
+
+    Returns:
+        Steps of shape (B, D).
+
+    Example:
+        >>> last_valid(torch.tensor([[[1.], [2.], [3.]]]), torch.tensor([2]))
+        tensor([[2.]])
+    """
+    if lengths is None:
+        return sequence[:, -1]
+    last = lengths.to(sequence.device, torch.int64, non_blocking=True).clamp(min=1) - 1
+    return zero_absent(sequence[torch.arange(sequence.shape[0], device=sequence.device), last], lengths)
 
 
 def _check_type(name: str, sequence: Tensor, owner: nn.Module) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from topdown.adapters.attention import CrossAttention, SelfAttention, SymmetricAttention
 from topdown.adapters.dropout import Dropout
-from topdown.adapters.inputs import check_batch, check_sequences, present_encodings
-from topdown.backbone import Inputs
-from topdown.naming import ModalityDict
-from topdown.recurrence import Directions, SequenceLSTM, merge_directions
-from topdown.sequence import Lengths, last_valid, lengths_of, padded_lengths, zero_missing, zero_padding
+from topdown.adapters.inputs import check_batch, check_sequences, last_valid, padded_lengths, present_encodings
+from topdown.batch import Inputs
+from topdown.feedback import ModalityDict
+from topdown.lstm import Directions, SequenceLSTM, merge_directions
+from topdown.sequence import Lengths, lengths_of, zero_absent, zero_padding
 
 
 class UnimodalEncoder(nn.Module):
@@ -58,7 +58,7 @@ class LSTMBackbone(nn.Module):
 
     The last hidden state is that of the forward LSTM at the last valid step plus that of the backward LSTM at the first.
     Any number of modalities K will do: :math:`o` holds K encodings and K (K - 1) / 2 pairs, and the tri-modal term only
-    when K = 3, so its width is d, 3d, 7d, 10d for K = 1, 2, 3, 4. Every term that needs a missing modality is zero.
+    when K = 3, so its width is d, 3d, 7d, 10d for K = 1, 2, 3, 4. Every term that needs an absent modality is zero.
 
     The defaults are the paper's. Where its public code differs there is a keyword; the code's values are
     `fusion_dropout=0.1, trimodal_residual=False, fusion_directions="concatenate", pooling="attention"`, and
@@ -136,7 +136,7 @@ class LSTMBackbone(nn.Module):
         """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size).
 
         Raises:
-            ValueError: if a modality is unknown, all are missing, or a shape or a length does not fit.
+            ValueError: if a modality is unknown, all are absent, or a shape or a length does not fit.
             TypeError: if a modality is of another type than the model.
         """
         check_batch(inputs, lengths, self.input_sizes, self)
@@ -146,7 +146,7 @@ class LSTMBackbone(nn.Module):
         """Encodes each modality that is there.
 
         Args:
-            inputs: Sequence of shape (B, T, D_k) per modality; None or absent where it is missing.
+            inputs: Sequence of shape (B, T, D_k) per modality; None or left out where it is absent.
             lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor, where 0
                 says that a sample lacks the modality. They have been checked by :meth:`forward`, or by a latch.
 
@@ -154,7 +154,7 @@ class LSTMBackbone(nn.Module):
             Encoding of shape (B, T, d) per modality.
 
         Raises:
-            ValueError: if a modality is unknown, all are missing, or a shape does not fit.
+            ValueError: if a modality is unknown, all are absent, or a shape does not fit.
             TypeError: if a modality is of another type than the model.
         """
         present = check_sequences(inputs, self.input_sizes, self)
@@ -177,13 +177,13 @@ class LSTMBackbone(nn.Module):
             ValueError: if the steps or the lengths of two modalities differ.
         """
         present = present_encodings(encodings, self.input_sizes)
-        own = {name: lengths_of(lengths, name) for name in present}
-        valid = padded_lengths(_common_lengths(present, own), next(iter(present.values())).shape[1])
+        by_name = {name: lengths_of(lengths, name) for name in present}
+        valid = padded_lengths(_common_lengths(present, by_name), next(iter(present.values())).shape[1])
         if isinstance(lengths, Mapping):
-            present = {name: zero_padding(encoding, own[name]) for name, encoding in present.items()}
+            present = {name: zero_padding(encoding, by_name[name]) for name, encoding in present.items()}
         elif valid is not None:
             present = {name: zero_padding(encoding, valid) for name, encoding in present.items()}
-        terms = self._concatenate(present, own if isinstance(lengths, Mapping) else {}, valid)
+        terms = self._concatenate(present, by_name if isinstance(lengths, Mapping) else {}, valid)
         forward, backward = self.fusion(terms, valid).chunk(2, dim=-1)
         if self.pooling is None:
             last = merge_directions(last_valid(forward, valid), backward[:, 0], self.fusion_directions)
@@ -192,26 +192,28 @@ class LSTMBackbone(nn.Module):
         attended = self.pooling(self.dropout(states), valid)
         return self._predict(zero_padding(attended, valid).sum(1))
 
-    def _concatenate(self, encodings: dict[str, Tensor], own: Mapping[str, Tensor | None], lengths: Tensor | None) -> Tensor:
-        """Returns o of Eq. 3; `own` are the lengths of each modality, 0 where a sample lacks it."""
-        missing = torch.zeros_like(next(iter(encodings.values())))
+    def _concatenate(
+        self, encodings: dict[str, Tensor], by_name: Mapping[str, Tensor | None], lengths: Tensor | None
+    ) -> Tensor:
+        """Returns o of Eq. 3; `by_name` are the lengths of each modality, 0 where it is absent in a sample."""
+        absent = torch.zeros_like(next(iter(encodings.values())))
         pairs = {
-            (first, second): zero_missing(
-                self.pairs[first][second](encodings[first], encodings[second], lengths), own.get(first), own.get(second)
+            (first, second): zero_absent(
+                self.pairs[first][second](encodings[first], encodings[second], lengths), by_name.get(first), by_name.get(second)
             )
             for first, second in combinations(encodings, 2)
         }
-        terms = [encodings.get(name, missing) for name in self.input_sizes]
-        terms += [pairs.get(pair, missing) for pair in combinations(self.input_sizes, 2)]
+        terms = [encodings.get(name, absent) for name in self.input_sizes]
+        terms += [pairs.get(pair, absent) for pair in combinations(self.input_sizes, 2)]
         if self.trimodal is not None:
             text, *others = self.input_sizes
             queries = pairs.get((others[0], others[1]))
             if queries is None or text not in encodings:
-                terms.append(missing)
+                terms.append(absent)
             else:
                 attended = self.trimodal(queries, encodings[text], lengths)
                 attended = attended + queries if self.trimodal_residual else attended
-                terms.append(zero_missing(attended, *own.values()))
+                terms.append(zero_absent(attended, *by_name.values()))
         return torch.cat(terms, dim=-1)
 
     def _predict(self, state: Tensor) -> Tensor:
@@ -219,7 +221,7 @@ class LSTMBackbone(nn.Module):
         return prediction
 
 
-def _common_lengths(encodings: Mapping[str, Tensor], own: Mapping[str, Tensor | None]) -> Tensor | None:
+def _common_lengths(encodings: Mapping[str, Tensor], by_name: Mapping[str, Tensor | None]) -> Tensor | None:
     """Returns the lengths of all modalities together, of shape (B,).
 
     Raises:
@@ -227,17 +229,17 @@ def _common_lengths(encodings: Mapping[str, Tensor], own: Mapping[str, Tensor | 
     """
     first, *others = encodings
     batch, steps = encodings[first].shape[:2]
-    devices = [n.device for n in own.values() if n is not None]
+    devices = [n.device for n in by_name.values() if n is not None]
     full = torch.full((batch,), steps, device=devices[0] if devices else None)
-    common = own[first]
+    common = by_name[first]
     remedy = (
         "LSTMBackbone puts modalities side by side at each step; align them first, or use a backbone for unaligned modalities"
     )
     for name in others:
         if encodings[name].shape[1] != steps:
             raise ValueError(f"{name!r} has {encodings[name].shape[1]} steps but {first!r} has {steps}: {remedy}")
-        if own[name] is not common:
-            mine, theirs = (full if n is None else n for n in (own[name], common))
+        if by_name[name] is not common:
+            mine, theirs = (full if n is None else n for n in (by_name[name], common))
             differ = (mine != theirs) & (mine > 0) & (theirs > 0)
             if not torch.compiler.is_compiling() and bool(differ.any()):
                 raise ValueError(f"{name!r} has other lengths than {first!r}: {remedy}")

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from topdown.adapters.dropout import Dropout
-from topdown.adapters.inputs import check_batch, check_sequences, present_encodings
+from topdown.adapters.inputs import check_batch, check_sequences, last_valid, padded_lengths, present_encodings
 from topdown.adapters.transformer import DropoutOn, Transformer, attention_bias, attention_mask
-from topdown.backbone import Inputs
-from topdown.naming import ModalityDict
-from topdown.sequence import Lengths, last_valid, lengths_of, padded_lengths, zero_missing, zero_padding
+from topdown.batch import Inputs
+from topdown.feedback import ModalityDict
+from topdown.sequence import Lengths, lengths_of, zero_absent, zero_padding
 
 
 class MulTBackbone(nn.Module):
@@ -144,7 +144,7 @@ class MulTBackbone(nn.Module):
         """Predicts from the inputs: `fuse(encode(inputs, lengths), lengths)`, of shape (B, output_size).
 
         Raises:
-            ValueError: if a modality is unknown, all are missing, or a shape or a length does not fit.
+            ValueError: if a modality is unknown, all are absent, or a shape or a length does not fit.
             TypeError: if a modality is of another type than the model.
         """
         check_batch(inputs, lengths, self.input_sizes, self)
@@ -154,15 +154,15 @@ class MulTBackbone(nn.Module):
         """Encodes each modality that is there, by attending to the others.
 
         Args:
-            inputs: Sequence of shape (B, T_k, D_k) per modality; None or absent where it is missing.
+            inputs: Sequence of shape (B, T_k, D_k) per modality; None or left out where it is absent.
             lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor, where 0
                 says that a sample lacks the modality. They have been checked by :meth:`forward`, or by a latch.
 
         Returns:
-            Encoding of shape (B, T_k, (K-1) d) per modality, zero at padded steps. The part of a missing source is zero.
+            Encoding of shape (B, T_k, (K-1) d) per modality, zero at padded steps. The part of an absent source is zero.
 
         Raises:
-            ValueError: if a modality is unknown, all are missing, or a shape does not fit.
+            ValueError: if a modality is unknown, all are absent, or a shape does not fit.
             TypeError: if a modality is of another type than the model.
         """
         present = check_sequences(inputs, self.input_sizes, self)
@@ -177,7 +177,7 @@ class MulTBackbone(nn.Module):
                     crossed.append(torch.zeros_like(target))
                     continue
                 bias = self._bias(target, projected[j], valid[k], valid[j], biases)
-                crossed.append(zero_missing(transformer(target, projected[j], bias), valid[j]))
+                crossed.append(zero_absent(transformer(target, projected[j], bias), valid[j]))
             bias = self._bias(target, target, valid[k], valid[k], biases)
             encodings[k] = zero_padding(self.memory[k](torch.cat(crossed, dim=-1), None, bias), valid[k])
         return encodings
@@ -198,23 +198,23 @@ class MulTBackbone(nn.Module):
         return prediction
 
     def last_states(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Tensor:
-        """Returns the last valid steps of all modalities side by side, of shape (B, K (K-1) d); zero for missing ones."""
+        """Returns the last valid steps of all modalities side by side, of shape (B, K (K-1) d); zero for absent ones."""
         present = present_encodings(encodings, self.input_sizes)
         states = {name: last_valid(encoding, lengths_of(lengths, name)) for name, encoding in present.items()}
-        missing = torch.zeros_like(next(iter(states.values())))
-        return torch.cat([states.get(name, missing) for name in self.input_sizes], dim=-1)
+        absent = torch.zeros_like(next(iter(states.values())))
+        return torch.cat([states.get(name, absent) for name in self.input_sizes], dim=-1)
 
     def _bias(
-        self, target: Tensor, source: Tensor, m: Tensor | None, n: Tensor | None, known: dict[tuple[int, int], Tensor | None]
+        self, target: Tensor, source: Tensor, m: Tensor | None, n: Tensor | None, biases: dict[tuple[int, int], Tensor | None]
     ) -> Tensor | None:
         """Returns what is added to the scores of a pair; without lengths, the same for all pairs of the same steps."""
         steps = (target.shape[1], source.shape[1])
-        if m is None and n is None and steps in known:
-            return known[steps]
+        if m is None and n is None and steps in biases:
+            return biases[steps]
         allowed = attention_mask(steps, (m, n), causal=self.causal, device=target.device)
         bias = None if allowed is None else attention_bias(allowed, target.dtype)
         if m is None and n is None:
-            known[steps] = bias
+            biases[steps] = bias
         return bias
 
     def _project(self, name: str, sequence: Tensor, lengths: Tensor | None) -> Tensor:

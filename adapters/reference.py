@@ -92,7 +92,7 @@ def mmlatch_from_reference(state_dict: Mapping[str, Tensor]) -> TopDownLatch | L
     if any(key.startswith("encoder.fm.") for key in state_dict):
         weights = {f"backbone.{key}": value for key, value in weights.items()}
         feedback, feedback_weights = _feedback(reference, dict.fromkeys(MODALITIES, hidden_size), sizes)
-        model = TopDownLatch(backbone, feedback, encoder_grad=True, mask_dropout=0.2)
+        model = TopDownLatch(backbone, feedback, start="random", encoder_grad=True, mask_dropout=0.2)
         weights |= {f"feedback.{key}": value for key, value in feedback_weights.items()}
     reference.check_empty()
     model.to(head.dtype).load_state_dict(weights)

@@ -290,9 +290,9 @@ def attention_mask(
     valid = None if lengths[1] is None else valid_steps(lengths[1].clamp(min=1), keys, device)[:, None, None, :]
     if not causal:
         return valid
-    here = [own.device for own in lengths if own is not None] or [torch.device("cpu")]
-    m = torch.full((1,), queries, device=here[0]) if lengths[0] is None else lengths[0]
-    n = torch.full((1,), keys, device=here[0]) if lengths[1] is None else lengths[1]
+    devices = [n.device for n in lengths if n is not None] or [torch.device("cpu")]
+    m = torch.full((1,), queries, device=devices[0]) if lengths[0] is None else lengths[0]
+    n = torch.full((1,), keys, device=devices[0]) if lengths[1] is None else lengths[1]
     shift = (n - m).abs().to(device, non_blocking=True).view(-1, 1, 1, 1)
     query, key = torch.arange(queries, device=device).unsqueeze(1), torch.arange(keys, device=device)
     past = key <= query + shift

@@ -20,9 +20,7 @@ from topdown import TopDownLatch
 def main(epochs: int = 15) -> None:
     """Prints the mean mask and the mean attribution of noise and of the other channels."""
     torch.manual_seed(0)
-    latch = TopDownLatch(
-        Sensors(), "linear", sources={"signal": ["flag"]}, start="identity", encoder_grad=True, example_inputs=samples(2, 0)[0]
-    )
+    latch = TopDownLatch(Sensors(), "linear", sources={"signal": ["flag"]}, encoder_grad=True, example_inputs=samples(2, 0)[0])
     train(latch, epochs)
     inputs, labels, flags = samples(200, seed=3)
     noisy = (torch.arange(8) // 4) == flags.unsqueeze(1)

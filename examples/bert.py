@@ -22,7 +22,7 @@ def main(steps: int = 30) -> None:
     """Fine-tunes on made sentences: which of two words comes first?"""
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(vocab_size=50, num_labels=2, **SIZES))
-    latch = TopDownLatch(HookedBackbone(model, {"text": "bert.encoder"}), sites={"text": "bert.embeddings"}, start="identity")
+    latch = TopDownLatch(HookedBackbone(model, {"text": "bert.encoder"}), sites={"text": "bert.embeddings"})
 
     ids = torch.randint(3, 50, (64, 12))
     attention_mask = (torch.arange(12) < torch.randint(4, 13, (64, 1))).long()

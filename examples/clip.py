@@ -30,7 +30,6 @@ def main(steps: int = 20) -> None:
         "linear",
         sites={"text": "text_model.embeddings", "image": "vision_model.embeddings"},
         align="pool",  # words and patches share no time: a source masks all steps of its target alike
-        start="identity",
     )
     batch: dict[str, Any] = {
         "input_ids": torch.randint(2, 49, (8, 7)),

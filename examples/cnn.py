@@ -37,16 +37,14 @@ def main(steps: int = 10) -> None:
     """Trains on made data with both kinds of masks."""
     batch: dict[str, Any] = {"picture": torch.randn(8, 3, 32, 32), "numbers": torch.randn(8, 6)}
     labels = torch.tensor([0, 1] * 4)
-    for name, time_dim in (("channel", None), ("position and channel", (2, 3))):
+    for name, layout in (("channel", "b d _ _"), ("position and channel", "b d h w")):
         torch.manual_seed(0)
         latch = TopDownLatch(
             # An encoding of shape (B, C, H, W) is read as a sequence of positions, or averaged over them.
-            HookedBackbone(
-                Inspection(), {"picture": Site("picture.encoder", feature_dim=1, time_dim=time_dim), "numbers": "numbers"}
-            ),
+            HookedBackbone(Inspection(), {"picture": Site("picture.encoder", layout), "numbers": "numbers"}),
             "linear",
             sources={"picture": ["numbers", "picture"], "numbers": ["picture"]},  # the numbers are a raw input, beside a site
-            sites={"picture": Site("picture.embedder", feature_dim=1, time_dim=time_dim)},
+            sites={"picture": Site("picture.embedder", layout)},
             align="interpolate",
         )
         latch(**batch)  # builds the feedback

@@ -99,7 +99,7 @@ def main() -> None:
     lengths = dict.fromkeys(SIZES, torch.tensor([12, 9, 5, 12]))
 
     multitask = Multitask()
-    latch = TopDownLatch(CallableBackbone(multitask, encode=encode, fuse=Multitask.outputs), start="identity")
+    latch = TopDownLatch(CallableBackbone(multitask, encode=encode, fuse=Multitask.outputs))
     output = latch(inputs, lengths)
     plain = multitask(*((inputs[name], lengths[name]) for name in SIZES))
     same = all(torch.equal(output[name], value) for name, value in plain.items())
@@ -107,14 +107,13 @@ def main() -> None:
     print(f"  masks { ({name: tuple(mask.shape) for name, mask in latch.masks(inputs, lengths).items()}) }")
 
     condensing = Condensing()
-    latch = TopDownLatch(
+    hooked = TopDownLatch(
         HookedBackbone(condensing, {name: f"condensed.{name}" for name in SIZES}),
         sites={name: Site(f"projections.{name}", at="input") for name in SIZES},
         align="interpolate",  # from eight tokens to the steps of the input
-        start="identity",
     )
-    print(f"condensing: begins as the model: {torch.equal(latch(**inputs), condensing(**inputs))}")
-    print(f"  masks { ({name: tuple(mask.shape) for name, mask in latch.masks(**inputs).items()}) }")
+    print(f"condensing: begins as the model: {torch.equal(hooked(**inputs), condensing(**inputs))}")
+    print(f"  masks { ({name: tuple(mask.shape) for name, mask in hooked.masks(**inputs).items()}) }")
 
 
 if __name__ == "__main__":

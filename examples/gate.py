@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(0)
-    latch = TopDownLatch(Sensors(), "linear", sources={"signal": ["flag"]}, start="identity", example_inputs=samples(2, 0)[0])
+    latch = TopDownLatch(Sensors(), "linear", sources={"signal": ["flag"]}, example_inputs=samples(2, 0)[0])
     torch.manual_seed(0)
     plain = TopDownLatch(Sensors(), "linear", sources={"signal": ["flag"]}, example_inputs=samples(2, 0)[0])
     with plain.disabled():  # the same backbone without feedback

@@ -55,7 +55,7 @@ def main(steps: int = 20, out: str | None = None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     backbone = HookedBackbone(Opinion(AutoModel.from_pretrained(folder)), {"text": "encoder.encoder"})
     backbone.model.encoder.requires_grad_(False)  # frozen: gradients still flow through it, to the masks
-    latch = TopDownLatch(backbone, "linear", sites={"text": "encoder.embeddings"}, start="identity")
+    latch = TopDownLatch(backbone, "linear", sites={"text": "encoder.embeddings"})
     latch.eval()  # no dropout in the frozen encoder; requires_grad_(False) alone does not stop that
 
     batch = dict(tokenizer([text for text, _ in SENTENCES], padding=True, return_tensors="pt"))

@@ -48,9 +48,7 @@ def main(path: str | Path, epochs: int = 10) -> None:
         inputs[name] = torch.from_numpy((x - x[train].mean((0, 1))) / x[train].std((0, 1)))
     for feedback in (False, True):
         torch.manual_seed(0)
-        latch = TopDownLatch(
-            Watch(len(data["label_names"])), "linear", start="identity", example_inputs={k: x[:1] for k, x in inputs.items()}
-        )
+        latch = TopDownLatch(Watch(len(data["label_names"])), "linear", example_inputs={k: x[:1] for k, x in inputs.items()})
         model = latch if feedback else _Plain(latch.backbone)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         for _ in range(epochs):

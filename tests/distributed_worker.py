@@ -28,7 +28,7 @@ def main(folder, checkpoint=None, epochs=3, die=""):
 
     training.LOSSES["mae"] = record
     torch.manual_seed(rank())  # the first process decides on the weights
-    model = TopDownLatch(LSTMBackbone(splits["train"].sizes, hidden_size=4, dropout=0.0), "lstm")
+    model = TopDownLatch(LSTMBackbone(splits["train"].sizes, hidden_size=4, dropout=0.0), "lstm", start="random")
 
     def watch(record):
         if die and record["epoch"] == 2 and rank() == int(die):

@@ -146,7 +146,9 @@ def test_options_may_stand_in_a_file_and_the_line_wins(trained, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({**config, "epochs": 1, "corrupt": ["noise:0.5:heart", "missing:0.1"]}))
     run("train", trained / "data", "--config", tmp_path / "c.json", "--size", "4", "--combine", "min", "--out", tmp_path / "a")
     latch = load_model(tmp_path / "a/model.pt").model
-    assert (latch.kind, latch.combine, latch.encoder_grad, latch.sources) == ("linear", "min", True, {"heart": ["motion"]})
+    options = latch.options()
+    assert (options["feedback"], options["combine"], options["encoder_grad"]) == ("linear", "min", True)
+    assert (options["sources"], options["start"]) == ({"heart": ["motion"]}, "identity")
     used = json.loads((tmp_path / "a/config.json").read_text())
     assert used["corrupt"] == ["noise:0.5:heart", "missing:0.1"]
     run(

@@ -210,7 +210,7 @@ def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
     trained.clear()
     run(out=tmp_path / "x", resume=True, seeds=2)  # fewer, and not tested on data made worse
     assert trained == []
-    run(out=tmp_path / "x", resume=True, robust=True, seeds=1, latch={"scale": 2.0})  # other latches, the same backbones
+    run(out=tmp_path / "x", resume=True, robust=True, seeds=1, latch={"combine": "max"})  # other latches, the same backbones
     assert sorted(trained) == [("linear", 0), ("static", 0)]
     with pytest.raises(DataError, match="holds runs of an earlier comparison; go on with resume"):
         run(out=tmp_path / "x")
@@ -714,7 +714,7 @@ def test_feedback_of_another_size_is_trained_anew(tmp_path):
 
 def test_runs_that_were_done_again_since_are_not_reported_as_the_old_ones(tmp_path):
     write_report(run(seeds=1, alone=False, out=tmp_path), tmp_path)
-    run(seeds=1, alone=False, out=tmp_path, latch={"scale": 5.0}, resume=True)
+    run(seeds=1, alone=False, out=tmp_path, latch={"combine": "max"}, resume=True)
     with pytest.raises(DataError, match="'static' with seed 0 has been done with other options since; compare again"):
         read_comparison(tmp_path)
 

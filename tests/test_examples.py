@@ -71,7 +71,9 @@ def test_pretrained_pairs(run, name, shapes):
 
 def test_cnn(run):
     output = run("cnn", needs=["transformers"])
-    assert numbers(r"(\d+) different values", output) == [8, 8 * 8 * 8]  # of eight channels, at eight by eight positions
+    channels, all_of_them = numbers(r"(\d+) different values", output)
+    assert channels == 8
+    assert 0.9 * 8**3 < all_of_them <= 8**3  # of eight channels, at eight by eight positions; some may be equal
 
 
 def test_minilm(run, tmp_path):

@@ -108,7 +108,8 @@ def test_a_latch_takes_a_factory_of_all_networks(declare):
     inputs = {"a": torch.randn(2, 3, 3), "b": torch.randn(2, 3, 2)}
     factory = partial(SharedFeedback, bidirectional=True)
     latch = TopDownLatch(Toy(SIZES[1], declare=declare), factory, sources={"a": ["b"]}, example_inputs=inputs)
-    assert [(name, trunk.bidirectional, trunk.input_size) for name, trunk in latch.feedback.trunk.items()] == [("b", True, 5)]
+    network = latch.feedback.network  # followed by a scale and a shift, since masks begin at 1
+    assert [(name, trunk.bidirectional, trunk.input_size) for name, trunk in network.trunk.items()] == [("b", True, 5)]
     assert latch.masks(inputs)["a"].shape == (2, 3, 3)
     assert isinstance(TopDownLatch(Toy(SIZES[1]), SharedFeedback).feedback, SharedFeedback)
 
@@ -133,8 +134,9 @@ def of_pairs(source_size, target_size, sources=1):
     ],
 )
 def test_a_factory_of_all_is_known_by_the_three_arguments_that_it_needs(factory, kind):
-    latch = TopDownLatch(Toy(SIZES[1]), factory)
+    latch = TopDownLatch(Toy(SIZES[1]), factory, start="random")
     assert type(latch.feedback) is kind
+    assert type(TopDownLatch(Toy(SIZES[1]), factory).feedback.network) is kind
     assert set(latch.masks({"a": torch.randn(2, 3, 3), "b": torch.randn(2, 3, 2)})) == {"a", "b"}
 
 

@@ -24,7 +24,7 @@ class First(nn.Module):
 
 @pytest.fixture
 def latch():
-    return TopDownLatch(Toy({"a": 3, "b": 2}), First)
+    return TopDownLatch(Toy({"a": 3, "b": 2}), First, start="random")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ PROFILE = {"a": MaskProfile(torch.tensor([[0.25, 0.5], [float("nan")] * 2]), tor
 
 
 def test_masks_are_those_of_evaluation(data):
-    latch = TopDownLatch(Toy({"a": 3, "b": 2}), First, mask_dropout=0.9).train()
+    latch = TopDownLatch(Toy({"a": 3, "b": 2}), First, mask_dropout=0.9, start="random").train()
     expected = torch.sigmoid(torch.arange(3.0)).double()
     torch.testing.assert_close(sentiment_profile(latch, data)["a"].mean[3], expected, rtol=0, atol=1e-6)
     relevance = {"a": torch.tensor([[0, 0, 1.0]] * 4), "b": torch.tensor([[0, 1.0]] * 4)}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import Constant, NoLengths, Toy, Zero, batch, sigmoid
+from toys import Constant, NoLengths, Toy, Zero, batch, perturbed, sigmoid
 
 from topdown import LatchTrace, LSTMFeedback, PairwiseFeedback, SharedFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
@@ -25,8 +25,12 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=["linear", "lstm", "shar
 every_backbone = pytest.mark.parametrize("build", BACKBONES.values(), ids=BACKBONES)
 
 
-def make(build, kind, **options):
-    return TopDownLatch(build(SIZES), kind, **options).double().eval()
+every_start = pytest.mark.parametrize("start", ["identity", "random"])
+
+
+def make(build, kind, *, start="random", **options):
+    latch = TopDownLatch(build(SIZES), kind, start=start, **options).double().eval()
+    return perturbed(latch) if start == "identity" else latch
 
 
 @every_backbone
@@ -43,8 +47,9 @@ def test_a_mask_of_ones_is_the_backbone_bit_for_bit(build, kind, scale, lengths,
 
 @every_backbone
 @every_kind
-def test_disabled_is_the_backbone_bit_for_bit(build, kind):
-    latch, inputs = make(build, kind), batch(SIZES)
+@every_start
+def test_disabled_is_the_backbone_bit_for_bit(build, kind, start):
+    latch, inputs = make(build, kind, start=start), batch(SIZES)
     masked = latch(inputs, LENGTHS)
     with latch.disabled() as same:
         assert same is latch
@@ -87,9 +92,10 @@ def test_equation_four_against_a_numpy_loop():
 
 
 @every_kind
+@every_start
 @pytest.mark.parametrize("combine", ["mean", "max", "min", "product", lambda f: f.median(0).values])
-def test_masks_are_in_bounds_and_what_trace_says(kind, combine):
-    latch, inputs = make(Toy, kind, combine=combine), batch(SIZES)
+def test_masks_are_in_bounds_and_what_trace_says(kind, start, combine):
+    latch, inputs = make(Toy, kind, start=start, combine=combine), batch(SIZES)
     trace = latch.trace(inputs, LENGTHS)
     assert isinstance(trace, LatchTrace)
     assert torch.equal(trace.output, latch(inputs, LENGTHS))
@@ -98,13 +104,13 @@ def test_masks_are_in_bounds_and_what_trace_says(kind, combine):
     for k, mask in masks.items():
         assert mask.shape == inputs[k].shape
         assert (mask >= 0).all()
-        assert (mask <= 1).all()
+        assert (mask <= (1 if start == "random" else 4 if combine == "product" else 2)).all()
         assert torch.equal(mask, trace.masks[k])
         assert set(trace.feedback[k]) == set(SIZES) - {k}
         if combine == "mean":
             torch.testing.assert_close(mask, sum(trace.feedback[k].values()) / 2)
+    valid = valid_steps(LENGTHS, 6)
     for k, encoding in latch.backbone.encode(inputs, LENGTHS).items():
-        valid = valid_steps(LENGTHS, 6)
         assert torch.equal(trace.encodings[k][valid], encoding[valid])
 
 
@@ -115,9 +121,10 @@ def test_lstm_masks_have_the_bounds_of_the_public_code():
 
 @every_backbone
 @every_kind
+@every_start
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
-def test_garbage_in_the_padding_changes_nothing(build, kind, garbage):
-    latch = make(build, kind, encoder_grad=True, passes=2)
+def test_garbage_in_the_padding_changes_nothing(build, kind, start, garbage):
+    latch = make(build, kind, start=start, encoder_grad=True, passes=2)
     valid = valid_steps(LENGTHS, 6)
     clean = {k: x * valid.unsqueeze(-1) for k, x in batch(SIZES).items()}
     results = []
@@ -138,11 +145,12 @@ def test_garbage_in_the_padding_changes_nothing(build, kind, garbage):
 
 @every_backbone
 @every_kind
+@every_start
 @settings(max_examples=10)
 @given(st.permutations(range(4)), st.lists(st.integers(1, 6), min_size=4, max_size=4), st.integers(0, 99))
-def test_a_sample_does_not_depend_on_its_company(build, kind, order, lengths, seed):
+def test_a_sample_does_not_depend_on_its_company(build, kind, start, order, lengths, seed):
     lengths = torch.tensor(lengths)
-    latch, inputs = make(build, kind), batch(SIZES, batch_size=4, seed=seed)
+    latch, inputs = make(build, kind, start=start), batch(SIZES, batch_size=4, seed=seed)
     output, masks = latch(inputs, lengths), latch.masks(inputs, lengths)
     permuted = latch({k: x[order] for k, x in inputs.items()}, lengths[order])
     torch.testing.assert_close(permuted, output[order], rtol=0, atol=1e-12)
@@ -186,9 +194,10 @@ def test_evaluation_is_deterministic_and_training_drops_masks():
 
 
 @every_kind
-def test_every_feedback_parameter_gets_a_gradient(kind):
+@every_start
+def test_every_feedback_parameter_gets_a_gradient(kind, start):
     for options in ({}, {"encoder_grad": True}, {"passes": 3}, {"combine": "product"}):
-        latch = make(Toy, kind, **options)
+        latch = make(Toy, kind, start=start, **options)
         latch(batch(SIZES), LENGTHS).square().sum().backward()
         for name, p in latch.named_parameters():
             assert p.grad is not None, (name, options)
@@ -218,7 +227,7 @@ def test_without_encoder_grad_encoders_learn_from_the_second_pass_alone(kind):
 
 def test_several_passes_mask_the_raw_inputs_anew():
     latch, inputs = make(Toy, "linear", passes=2), batch(SIZES)
-    once = TopDownLatch(latch.backbone, latch.feedback)
+    once = TopDownLatch(latch.backbone, latch.feedback, start="random")
     first = once.masks(inputs)
     second = once.masks({k: inputs[k] * first[k] for k in SIZES})
     for k, mask in latch.masks(inputs).items():
@@ -269,7 +278,7 @@ def test_any_names_and_sizes(names, size, kind):
 @every_kind
 def test_sequences_vectors_and_pooled_encodings_mix(kind):
     sizes = {"text": 7, "audio": 4, "patient": 3}
-    latch = TopDownLatch(Toy(sizes, pooled=["audio"]), kind).double().eval()
+    latch = TopDownLatch(Toy(sizes, pooled=["audio"]), kind, start="random").double().eval()
     inputs = batch(sizes)
     inputs["patient"] = inputs["patient"][:, 0]
     trace = latch.trace(inputs, LENGTHS)
@@ -298,7 +307,7 @@ def test_lengths_belong_to_sequences_alone(align):
     sizes = {"text": 7, "patient": 3}
     inputs = batch(sizes)
     inputs["patient"] = inputs["patient"][:, 0]
-    latch = TopDownLatch(Tokens(sizes), Zero, align=align).double()
+    latch = TopDownLatch(Tokens(sizes), Zero, align=align, start="random").double()
     if align == "error":
         with pytest.raises(ValueError, match="'patient' has 1 steps but 'text' has 6"):
             latch.masks(inputs, LENGTHS)
@@ -322,7 +331,7 @@ def test_a_joint_encoding_has_lengths_where_they_name_it(built):
     options = {"sources": sources} if built != "ready" else {}
     kind = "linear" if built != "ready" else PairwiseFeedback(nn.Linear, {"joint": 5}, sizes, sources)
     example = {"example_inputs": batch(sizes, dtype=torch.float32)} if built == "example" else {}
-    latch = TopDownLatch(Joint(sizes, declare=False), kind, **options, **example)
+    latch = TopDownLatch(Joint(sizes, declare=False), kind, start="random", **options, **example)
     if built == "first call":
         latch({k: x.float() for k, x in inputs.items()})
     latch = latch.double()
@@ -337,7 +346,7 @@ def test_a_joint_encoding_has_lengths_where_they_name_it(built):
 
 def test_a_vector_pools_by_the_lengths_of_the_source():
     sizes = {"text": 7, "audio": 4, "patient": 3}
-    latch = TopDownLatch(Toy(sizes), "linear", align="pool").double().eval()
+    latch = TopDownLatch(Toy(sizes), "linear", align="pool", start="random").double().eval()
     inputs = batch(sizes)
     inputs["patient"] = inputs["patient"][:, 0]
     lengths = {"text": torch.tensor([6, 2, 4]), "audio": torch.tensor([1, 5, 3])}
@@ -361,7 +370,7 @@ def test_networks_see_zeros_at_padded_steps():
         def encode(self, inputs, lengths=None):
             return super().encode(inputs)
 
-    latch = TopDownLatch(Careless(SIZES), Sums).double()
+    latch = TopDownLatch(Careless(SIZES), Sums, start="random").double()
     inputs = batch(SIZES)
     changed = {k: torch.where(valid_steps(LENGTHS, 6).unsqueeze(-1), x, 9.0) for k, x in inputs.items()}
     masks, others = latch.masks(inputs, LENGTHS), latch.masks(changed, LENGTHS)
@@ -409,10 +418,11 @@ def test_a_missing_modality_stays_none_for_the_backbone():
 
 def test_mask_dropout_is_drawn_for_each_step_and_masks_may_exceed_one():
     sizes = {"text": 7, "audio": 4}
-    latch = TopDownLatch(Toy(sizes, pooled=["audio"]), Constant, mask_dropout=0.5).double().train()
+    latch = TopDownLatch(Toy(sizes, pooled=["audio"]), Constant, mask_dropout=0.5, start="random").double().train()
     mask = latch.masks(batch(sizes))["text"]
     assert not torch.equal(mask, mask[:, :1].expand_as(mask))
-    assert (TopDownLatch(Toy(sizes), Constant, scale=3.0).double().masks(batch(sizes))["text"] == 3).all()
+    latch = TopDownLatch(Toy(sizes), Constant, scale=3.0, start="random").double()
+    assert (latch.masks(batch(sizes))["text"] == 3).all()
 
 
 def test_a_backbone_without_lengths_that_returns_a_structure():
@@ -429,7 +439,7 @@ def test_a_ready_feedback_module_serves():
     sizes = dict.fromkeys(SIZES, 5)
     sources = {"text": ["audio"]}
     for feedback in (SharedFeedback(sizes, SIZES, sources), PairwiseFeedback(LSTMFeedback, sizes, SIZES, sources)):
-        latch = TopDownLatch(Toy(SIZES, declare=False), feedback).double()
+        latch = TopDownLatch(Toy(SIZES, declare=False), feedback, start="random").double()
         assert latch.feedback is feedback
         assert list(latch.masks(batch(SIZES))) == ["text"]
     with pytest.raises(ValueError, match="decides on its sources itself"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
-from toys import batch
+from toys import batch, perturbed
 
 from topdown import LSTMFeedback, SequenceLSTM, TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
@@ -31,7 +31,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 def make(backbone, kind):
     torch.manual_seed(0)
-    return TopDownLatch(BACKBONES[backbone](), KINDS[kind])
+    return perturbed(TopDownLatch(BACKBONES[backbone](), KINDS[kind]))  # away from maps of zeros, which have no norm
 
 
 def layers(model, kinds=nn.Module):

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topdown.masking import align_mask, combine_masks, finite_padding, interpolate_mask, pool_mask
-from topdown.sequence import Padded, valid_steps
+from topdown.masking import align_mask, combine_masks, interpolate_mask, neutral_where_absent, pool_mask
+from topdown.sequence import Steps, valid_steps
 
 RULES = ["mean", "max", "min", "product"]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
@@ -58,9 +58,8 @@ def test_own_rule_takes_all_masks_at_once():
 @pytest.mark.parametrize(
     ("given_masks", "rule", "message"),
     [
-        ([], "mean", "no mask to combine"),
-        ([torch.zeros(2, 3, 4)], lambda m: m, r"must return \(2, 3, 4\), got \(1, 2, 3, 4\)"),
-        ([torch.zeros(2, 3, 4)], lambda m: 1, r"must return \(2, 3, 4\), got int"),
+        ([torch.zeros(2, 3, 4)], lambda m: m, r"must return \(2, 3, 4\), got shape \(1, 2, 3, 4\)"),
+        ([torch.zeros(2, 3, 4)], lambda m: 1, r"must return \(2, 3, 4\), got type int"),
     ],
 )
 def test_wrong_rules_are_named(given_masks, rule, message):
@@ -103,8 +102,8 @@ def test_pooling_averages_valid_steps_only():
 
 
 def aligned(mask, lengths, target_steps, target_lengths, align, names=("source", "target")):
-    target = Padded(torch.zeros(len(mask), target_steps, mask.shape[-1]), target_lengths)
-    return align_mask(Padded(mask, lengths), target, align, names=names)
+    target = Steps(torch.zeros(len(mask), target_steps, mask.shape[-1]), target_lengths)
+    return align_mask(Steps(mask, lengths), target, align, names=names)
 
 
 def test_a_shared_time_is_used_as_it_is():
@@ -129,7 +128,7 @@ def test_pooling_leaves_a_sample_alone_whose_length_is_its_targets():
 def test_another_time_without_lengths():
     ramp = torch.linspace(0, 1, 3).view(1, 3, 1)
     assert aligned(ramp, None, 5, None, "interpolate").flatten().tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert aligned(ramp, None, 5, None, "pool").tolist() == [[[0.5]]]
+    assert aligned(ramp, None, 5, None, "pool").flatten().tolist() == [0.5] * 5
     # Only one of the two has lengths.
     assert aligned(ramp, torch.tensor([2]), 3, None, "interpolate").flatten().tolist() == [0, 0.25, 0.5]
 
@@ -150,7 +149,38 @@ def test_interpolation_in_bfloat16_is_as_fine_as_its_values():
     torch.testing.assert_close(coarse.float(), exact, rtol=0, atol=0.004)
 
 
-def test_finite_padding_changes_nothing_else():
-    x = torch.tensor([[[1.0], [float("nan")]], [[float("inf")], [5.0]]])
-    assert finite_padding(x, None) is x
-    assert torch.equal(finite_padding(x, torch.tensor([1, 1])), torch.tensor([[[1.0], [0.0]], [[float("inf")], [5.0]]]))
+def test_a_mask_is_one_where_no_source_is_present_and_learns_nothing_from_padding():
+    mask = torch.full((3, 2, 1), 0.25, requires_grad=True)
+    x = Steps(mask, torch.tensor([1, 2, 2]), (), valid_steps(torch.tensor([1, 2, 2]), 2).unsqueeze(-1))
+    present = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
+    result = neutral_where_absent(mask, x, present)
+    assert result.flatten().tolist() == [0.25, 0.25, 0.25, 0.25, 1.0, 1.0]
+    assert neutral_where_absent(mask, x, [present[0], None]).flatten().tolist() == [0.25] * 6
+    (gradient,) = torch.autograd.grad((result * torch.tensor([1.0, torch.nan]).view(1, 2, 1))[:1].sum(), mask)
+    assert gradient[0].flatten().tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_factor_acts_before_masks_are_combined(rule):
+    f = masks(3, (2, 3, 4), 0)
+    torch.testing.assert_close(combine_masks(f, rule, factor=2.0), combine_masks([2.0 * mask for mask in f], rule))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_source_that_is_absent_in_a_sample_drops_out(rule, factor):
+    f = masks(3, (2, 3, 4), 0)
+    present = [None, torch.tensor([True, False]), torch.tensor([True, True])]
+    combined = combine_masks(f, rule, present, factor)
+    torch.testing.assert_close(combined[0], combine_masks(f, rule, (), factor)[0])
+    torch.testing.assert_close(combined[1], combine_masks([f[0], f[2]], rule, (), factor)[1])
+
+
+def test_a_rule_of_the_users_gets_a_neutral_mask_where_a_source_is_absent():
+    f = masks(2, (2, 3, 4), 0)
+    seen = []
+    combine_masks(f, lambda stacked: seen.append(stacked) or stacked.mean(0), [None, torch.tensor([True, False])], 2.0)
+    (stacked,) = seen  # one call, whatever is absent
+    torch.testing.assert_close(stacked[1, 0], 2 * f[1][0])
+    assert stacked[1, 1].eq(1.0).all()
+    torch.testing.assert_close(stacked[0], 2 * f[0])

@@ -115,7 +115,7 @@ def test_masks_of_every_feature_and_class(finished):
 
 def test_checkpoints_load_and_give_the_reported_masks(finished):
     state = torch.load(finished / "checkpoints" / "lstm-seed1.pt", weights_only=True)
-    latch = TopDownLatch(LSTMBackbone(state["input_sizes"], hidden_size=4), "lstm")
+    latch = TopDownLatch(LSTMBackbone(state["input_sizes"], hidden_size=4), "lstm", start="random")
     latch.load_state_dict(state["model"])
     assert state["kind"] == "lstm"
     assert state["epoch"] in (1, 2)

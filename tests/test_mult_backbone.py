@@ -236,7 +236,7 @@ def test_what_needs_a_missing_modality_is_zero(missing):
 
 
 def test_every_parameter_gets_a_gradient():
-    latch = TopDownLatch(make(), "shared", align="interpolate").double()
+    latch = TopDownLatch(make(), "shared", align="interpolate", start="random").double()
     latch(batch(SIZES), torch.tensor([6, 2, 4])).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in latch.parameters())
 
@@ -304,7 +304,7 @@ def test_wrong_options_are_named(options, message):
         ({"audio": torch.zeros(2, 6, 4).double()}, None, "'audio' has 2 samples but 'text' has 3"),
         ({"audio": torch.zeros(3, 0, 4).double()}, None, "'audio' has no steps: leave it out"),
         ({}, {"txt": torch.tensor([6, 2, 4])}, r"lengths name 'txt', but the modalities are \['text'"),
-        (dict.fromkeys(SIZES), None, "all of .* are missing"),
+        (dict.fromkeys(SIZES), None, "all of .* are absent"),
         ({}, {"audio": torch.tensor([6, 2, 9])}, r"lengths\[2\] of 'audio' is 9"),
     ],
 )

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from topdown.naming import ModalityDict
+from topdown.feedback import ModalityDict
 
 names = st.lists(
     st.text(max_size=8) | st.sampled_from(["keys", "names", "training", "a.b", "a%2Eb", "forward", "_modules", "_parameters"]),

@@ -94,11 +94,11 @@ def test_sample_shows_its_valid_steps_for_each_source():
     words = {"audio": ["so", "be", "it", "then", "pad", "pad"]}
     figure = plot_sample(trace, 2, lengths=LENGTHS, step_names=words, feature_names={"audio": list("abcd")})
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == ["mask of 'text'", "asked for by 'audio'", "mask of 'audio'", "asked for by 'text'"]
+    assert titles == ["mask of 'text'", "from 'audio'", "mask of 'audio'", "from 'text'"]
     by_title = {axes.get_title(): axes for axes in figure.axes}
     image = by_title["mask of 'audio'"].images[0].get_array()
     assert np.array_equal(image, trace.masks["audio"][2, :4].detach().T.numpy())
-    source = by_title["asked for by 'text'"].images[0].get_array()
+    source = by_title["from 'text'"].images[0].get_array()
     assert np.array_equal(source, trace.feedback["audio"]["text"][2, :4].detach().T.numpy())
     assert [t.get_text() for t in by_title["mask of 'audio'"].get_xticklabels()] == ["so", "be", "it", "then"]
     assert [t.get_text() for t in by_title["mask of 'audio'"].get_yticklabels()] == list("abcd")
@@ -106,7 +106,7 @@ def test_sample_shows_its_valid_steps_for_each_source():
 
 
 def test_vectors_and_images_are_shown_in_their_layout():
-    sites = {"image": Site("stem", feature_dim=1, time_dim=(2, 3)), "signal": Site("conv", feature_dim=1, time_dim=2)}
+    sites = {"image": Site("stem", "b d h w"), "signal": Site("conv", "b d t")}
     masks = {"vector": torch.rand(2, 5), "image": torch.rand(2, 6, 3, 4), "signal": torch.rand(2, 4, 9)}
     asked = {"image": torch.rand(2, 12, 6), "signal": torch.rand(2, 1, 4)}
     feedback = {"vector": {"image": masks["vector"]}, "image": {"vector": asked["image"]}, "signal": {"image": asked["signal"]}}
@@ -124,14 +124,14 @@ def test_vectors_and_images_are_shown_in_their_layout():
     for ours, wanted in zip(shown, expected, strict=True):
         np.testing.assert_allclose(ours, wanted.numpy(), rtol=1e-6)
     assert panels[0].images[0].norm(1.0) == pytest.approx(0.5)  # white is the neutral mask of this latch
-    assert panels[1].images[0].norm(0.5) == pytest.approx(0.5)
+    assert panels[1].images[0].norm(1.0) == pytest.approx(0.5)
     figure.savefig("/dev/null", format="png")
 
 
 def test_profiles_and_changes_know_the_layout_of_sites():
     """A feature map (B, C, T) and the sequence (B, T, C) that it is."""
     sequence = torch.rand(4, 10, 3, dtype=torch.float64)
-    labels, site = torch.tensor([0, 1, 0, 1]), {"x": Site("conv", feature_dim=1, time_dim=2)}
+    labels, site = torch.tensor([0, 1, 0, 1]), {"x": Site("conv", "b d t")}
     expected = mask_profile([({"x": sequence}, labels, None)], [0, 1])["x"].mean
     ours = mask_profile([({"x": sequence.transpose(1, 2)}, labels, None)], [0, 1], sites=site)["x"].mean
     torch.testing.assert_close(ours, expected)
@@ -140,19 +140,19 @@ def test_profiles_and_changes_know_the_layout_of_sites():
     plain = explain(LatchTrace(None, {"x": sequence}, {"x": {"y": sequence}}, {}))
     placed = explain(LatchTrace(None, {"x": sequence.transpose(1, 2)}, {"x": {"y": sequence}}, {}, site))
     assert [[c.feature for c in s["x"]] for s in plain] == [[c.feature for c in s["x"]] for s in placed]
-    with pytest.raises(ValueError, match=r"lengths name 'z', but the targets are \['x'\]"):
+    with pytest.raises(ValueError, match=r"lengths name 'z', but the modalities are \['x'\]"):
         explain(LatchTrace(None, {"x": sequence}, {"x": {"y": sequence}}, {}), {"z": labels})
 
 
 def test_what_is_no_trace_is_named():
-    with pytest.raises(TypeError, match=r"plot_sample takes what latch.trace\(...\) returns, got dict"):
+    with pytest.raises(ValueError, match=r"the dict has no masks: pass what latch.trace\(...\) gave"):
         plot_sample({"x": torch.rand(1, 2)}, 0)
 
 
 def test_wrong_samples_and_empty_traces_are_named():
     with pytest.raises(ValueError, match="sample=3 is not among the 3 of the batch"):
         plot_sample(trace_of(), 3)
-    with pytest.raises(ValueError, match="has no masks: was the latch disabled"):
+    with pytest.raises(ValueError, match=r"the LatchTrace has no masks: .*was the latch disabled"):
         plot_sample(LatchTrace(None, {}, {}, {}), 0)
 
 

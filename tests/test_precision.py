@@ -18,7 +18,7 @@ BACKBONES = {
 
 def make(backbone, feedback):
     torch.manual_seed(0)
-    return TopDownLatch(BACKBONES[backbone](), feedback).eval()
+    return TopDownLatch(BACKBONES[backbone](), feedback, start="random").eval()
 
 
 def batch(size=4, steps=9):

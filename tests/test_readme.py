@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 def test_code_runs_and_prints_what_it_says(number, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     block = BLOCKS[number]
-    if "topdown.onnx" in block:
+    if "topdown.export" in block:
         pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     if "transformers" in block:
         pytest.importorskip("transformers", reason="needs the extra 'models'")

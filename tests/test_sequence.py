@@ -8,8 +8,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from toys import numpy_lstm
 
 from topdown import SequenceLSTM
-from topdown.checks import GivenLengths
-from topdown.sequence import last_valid, reverse_valid, valid_steps, zero_padding
+from topdown.adapters.inputs import last_valid
+from topdown.batch import BatchLengths
+from topdown.sequence import reverse_valid, valid_steps, zero_padding
 
 
 def packed(lstm, x, lengths):
@@ -125,17 +126,18 @@ def test_last_valid_step():
     ("lengths", "error", "message"),
     [
         ([3, 2], TypeError, "must be a tensor of integers, got list: use torch.as_tensor"),
-        (torch.tensor([3.0, 2.0]), TypeError, "must be a tensor of integers, got torch.float32: use lengths.long"),
-        (torch.tensor([3]), ValueError, r"'audio' have shape \(1,\), but it has 2 samples"),
+        (torch.tensor([3.0, 2.0]), TypeError, r"must be a tensor of integers, got torch.float32: use .*\.long\(\)"),
+        (torch.tensor([[True, False]]), TypeError, r"got torch.bool: use .* or mask.sum\(1\)"),
+        (torch.tensor([3]), ValueError, r"'audio' have shape \(1,\) for 2 samples"),
         (torch.tensor([3, 6]), ValueError, r"lengths\[1\] of 'audio' is 6, but it has 5 steps: a length must lie in 0..5"),
         (torch.tensor([-1, 5]), ValueError, r"lengths\[0\] of 'audio' is -1"),
     ],
 )
 def test_wrong_lengths_are_named(lengths, error, message):
-    known = GivenLengths(None)
-    known.batch = 2
+    batch_lengths = BatchLengths(None)
+    batch_lengths.sized_by = ("text", (2, 5, 4))
     with pytest.raises(error, match=message):
-        known.check(lengths, "audio", 5)
+        batch_lengths.check(lengths, "audio", torch.zeros(2, 5, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])

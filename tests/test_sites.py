@@ -89,7 +89,8 @@ ENCODINGS = {"text": "body", "picture": "patch"}
 
 def latch_around(model, sites, feedback="linear", **options):
     torch.manual_seed(3)
-    latch = TopDownLatch(HookedBackbone(model, ENCODINGS), feedback, sites=sites, align="pool", **options)
+    options = {"start": "random", "align": "pool", **options}
+    latch = TopDownLatch(HookedBackbone(model, ENCODINGS), feedback, sites=sites, **options)
     latch(**INPUTS)
     return latch
 
@@ -98,18 +99,21 @@ def latch_around(model, sites, feedback="linear", **options):
 
 
 @given(
-    st.permutations([1, 2, 3, 4]),
-    st.lists(st.integers(1, 4), min_size=4, max_size=4),
-    st.integers(0, 3),
+    st.permutations(["b", "d", "t", "h", "_"]), st.permutations(range(5)), st.lists(st.integers(1, 4), min_size=5, max_size=5)
 )
-def test_values_and_masks_change_layout_and_back(dims, shape, count):
-    """Four dimensions beside the batch, of which one holds features and some are time, in any order."""
-    values = torch.randn(2, *shape, dtype=torch.float64)
-    feature, time, others = dims[0], tuple(dims[1 : 1 + count]), dims[1 + count :]
-    site = Site("x", feature_dim=feature, time_dim=time or None)
-    sequence = to_sequence(values, site)
+def test_values_and_masks_change_layout_and_back(letters, names, shape):
+    """Five dimensions in any order: the batch, features, and others that are time or averaged."""
+    letters = [letter if letter in "bd" or i % 2 else "_" for letter, i in zip(letters, names, strict=True)]
+    values = torch.randn(shape, dtype=torch.float64)
+    batch, feature = letters.index("b"), letters.index("d")
+    time = [dim for dim, letter in enumerate(letters) if letter not in "bd_"]
+    others = [dim for dim, letter in enumerate(letters) if letter == "_"]
+    site = Site("x", " ".join(letters))
+    sequence, _, grid, *_ = to_sequence(values, site)
     steps = [values.shape[dim] for dim in time]
-    assert sequence.shape == ((2, torch.Size(steps).numel(), values.shape[feature]) if time else (2, values.shape[feature]))
+    sizes = values.shape[batch], values.shape[feature]
+    assert sequence.shape == ((sizes[0], torch.Size(steps).numel(), sizes[1]) if time else sizes)
+    assert grid == (tuple(steps) if len(steps) > 1 else ())
     mask = torch.rand_like(sequence)
     placed = from_sequence(mask, values, site)
     assert placed.shape == values.shape
@@ -118,23 +122,26 @@ def test_values_and_masks_change_layout_and_back(dims, shape, count):
         step = 0
         for dim in time:
             step = step * values.shape[dim] + index[dim]
-        at = (index[0], step, index[feature]) if time else (index[0], index[feature])
+        at = (index[batch], step, index[feature]) if time else (index[batch], index[feature])
         assert placed[tuple(index)] == mask[at]
         torch.testing.assert_close(sequence[at], averaged[tuple(index)])
 
 
 def test_a_vector_has_no_time():
-    assert to_sequence(torch.zeros(2, 5), Site("x")).shape == (2, 5)
+    assert to_sequence(torch.zeros(2, 5), Site("x")).values.shape == (2, 5)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"at": "middle"}, ValueError, "at='middle' must be 'output' or 'input'"),
-        ({"time_dim": "all"}, TypeError, "time_dim='all', batch_dim=0 must be numbers of dimensions"),
-        ({"feature_dim": 1}, ValueError, "feature_dim=1, time_dim=1, batch_dim=0 must be different"),
-        ({"feature_dim": 0}, ValueError, "must be different"),
-        ({"time_dim": (2, 2)}, ValueError, "must be different"),
+        ({"layout": ("b", "d")}, TypeError, r"needs the path of a submodule, as in Site\('encoder.layer.0', 'b t d'\)"),
+        ({"layout": "b t"}, ValueError, "layout='b t' must name 'b' and 'd' once"),
+        ({"layout": "t d"}, ValueError, "must name 'b' and 'd' once"),
+        ({"layout": "b d d"}, ValueError, "must name 'b' and 'd' once"),
+        ({"layout": "b t t d"}, ValueError, "no other letter twice"),
+        ({"layout": "b ... d"}, ValueError, "layout='b ... d'"),
+        ({"layout": "btd"}, ValueError, "layout='btd'"),
     ],
 )
 def test_wrong_sites_are_named(options, error, message):
@@ -188,21 +195,21 @@ def test_the_input_of_a_submodule_is_masked(layer, index):
 
 
 @pytest.mark.parametrize(
-    ("time", "shape"), [((2, 3), "every position"), (None, "channels"), (2, "rows"), (3, "columns"), ((3, 2), "transposed")]
+    "layout", ["b d h w", "b d _ _", "b d h _", "b d _ w"], ids=["every position", "channels", "rows", "columns"]
 )
-def test_feature_maps_are_masked_by_position_or_channel(time, shape):
+def test_feature_maps_are_masked_by_position_or_channel(layout):
     model = Model()
-    latch = latch_around(model, {"picture": Site("stem", feature_dim=1, time_dim=time)})
+    latch = latch_around(model, {"picture": Site("stem", layout)})
     mask = latch.masks(**INPUTS)["picture"]
     assert mask.shape == (3, 6, 4, 5)
-    if time is None:
+    if layout == "b d _ _":
         assert mask[:, :, :1, :1].expand_as(mask).equal(mask)
     torch.testing.assert_close(latch(**INPUTS)["logits"], by_hand(model, lambda text, stem: (text, stem * mask)))
 
 
 def test_several_sites_of_one_modality_and_inputs_beside_them():
     model = Model()
-    sites = {"text": "words.table", "late": Site("body", at="input"), "picture": Site("stem", feature_dim=1, time_dim=(2, 3))}
+    sites = {"text": "words.table", "late": Site("body", at="input"), "picture": Site("stem", "b d h w")}
     sources = {"text": ["picture"], "late": ["picture", "text"], "picture": ["text"]}
     latch = latch_around(model, sites, sources=sources)
     masks = latch.masks(**INPUTS)
@@ -279,9 +286,9 @@ class Pyramid(nn.Module):
 
 
 def test_maps_of_other_sizes_are_interpolated_in_both_dimensions():
-    model, place = Pyramid(), {"feature_dim": 1, "time_dim": (2, 3)}
-    backbone = HookedBackbone(model, {"small": Site("small", **place)})
-    options = {"sources": {"large": ["small"]}, "sites": {"large": Site("large", **place)}}
+    model = Pyramid()
+    backbone = HookedBackbone(model, {"small": Site("small", "b d h w")})
+    options = {"sources": {"large": ["small"]}, "sites": {"large": Site("large", "b d h w")}, "start": "random"}
     x = torch.zeros(2, 1, 8, 6)
     x[..., 3:] = 1.0  # left 0, right 1: the same in every row
     latch = TopDownLatch(backbone, "linear", align="interpolate", **options)
@@ -296,9 +303,7 @@ def test_maps_of_other_sizes_are_interpolated_in_both_dimensions():
         below, rest = int(at), at - int(at)
         expected = small[:, 0, below] * (1 - rest) + small[:, 0, min(below + 1, 2)] * rest
         torch.testing.assert_close(mask[:, :, 0, w], expected)
-    with pytest.raises(
-        ValueError, match=r"'small' has positions \(4, 3\) but 'large' has positions \(8, 6\): pass align='pool' or"
-    ):
+    with pytest.raises(ValueError, match=r"'small' has positions \(4, 3\) but 'large' has \(8, 6\): pass align='pool' or"):
         TopDownLatch(backbone, "linear", **options)(x=x)
     pooled = TopDownLatch(backbone, "linear", align="pool", **options)
     assert pooled.masks(x=x)["large"].flatten(2).std(-1).max() < 1e-6
@@ -307,10 +312,8 @@ def test_maps_of_other_sizes_are_interpolated_in_both_dimensions():
 def test_a_sequence_and_a_map_share_no_positions():
     model = Model()
     backbone = HookedBackbone(model, ENCODINGS)
-    latch = TopDownLatch(backbone, sites={"picture": Site("stem", feature_dim=1, time_dim=(2, 3))}, align="interpolate")
-    with pytest.raises(
-        ValueError, match=r"'text' has one dimension of time but 'picture' has positions \(4, 5\): pass align='pool'"
-    ):
+    latch = TopDownLatch(backbone, sites={"picture": Site("stem", "b d h w")}, align="interpolate")
+    with pytest.raises(ValueError, match=r"'text' has positions \(T,\) but 'picture' has \(4, 5\): pass align='pool'"):
         latch(**INPUTS)
 
 
@@ -325,18 +328,18 @@ class TimeFirst(nn.Module):
 
 def test_layers_that_take_time_first():
     x = torch.randn(3, 7, 5)
-    first = {"time_dim": 0, "batch_dim": 1}
-    latch = TopDownLatch(HookedBackbone(TimeFirst(), {"x": Site("rnn", **first)}), sites={"x": Site("inner", **first)})
+    backbone = HookedBackbone(TimeFirst(), {"x": Site("rnn", "t b d")})
+    latch = TopDownLatch(backbone, sites={"x": Site("inner", "t b d")}, start="random")
     assert latch.masks(x=x)["x"].shape == (7, 3, 8)
     alone = [latch(x=sample) for sample in x.split(1)]
     torch.testing.assert_close(latch(x=x), torch.cat(alone))
     wrong = TopDownLatch(HookedBackbone(TimeFirst(), {"x": "rnn"}), sites={"x": "inner"})
-    with pytest.raises(ValueError, match=r"but the inputs have 3 samples: the batch comes first; .*batch_dim=1, time_dim=0"):
+    with pytest.raises(ValueError, match=r"but the inputs have 3 samples: make the model batch_first, .*Site\(path, 't b d'\)"):
         wrong(x=x)
 
 
 def test_a_map_whose_dimensions_nobody_names_is_named():
-    with pytest.raises(ValueError, match=r"has shape \(3, 6, 4, 5\), but .*: say which of them are features and time"):
+    with pytest.raises(ValueError, match=r"has shape \(3, 6, 4, 5\): name its dimensions, as in Site\(path, 'b d h w'\)"):
         latch_around(Model(), {"picture": "stem"})
 
 
@@ -396,7 +399,7 @@ def test_the_first_argument_is_that_of_the_signature():
 
     model = Caller()
     backbone = HookedBackbone(model, {"text": "body"})
-    latch = TopDownLatch(backbone, Half, sites={"text": Site("body", at="input")}, sources={"text": ["text"]})
+    latch = TopDownLatch(backbone, Half, sites={"text": Site("body", at="input")}, sources={"text": ["text"]}, start="random")
     expected = model.body(model.words(IDS) / 4, torch.ones(3, 4, 4)) + model.patch(model.stem(IMAGE).mean((2, 3))).sum()
     torch.testing.assert_close(latch(**INPUTS)["logits"], expected)
 
@@ -404,9 +407,10 @@ def test_the_first_argument_is_that_of_the_signature():
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        (17, "is not there; it has type Tensor"),
-        ("nonsense", "is not there"),
-        ([1], "must be the number or the name"),
+        (17, "does not exist; it has type Tensor"),
+        ("nonsense", "does not exist"),
+        ([1], "does not exist"),
+        ([1.5], "must be the number or the name"),
         (True, "must be"),
     ],
 )
@@ -477,7 +481,7 @@ def test_nested_tensors_of_the_fast_path_are_named():
     inputs = {"x": torch.randn(2, 4, 5), "padding": torch.tensor([[False] * 4, [False, False, True, True]])}
     with (
         torch.no_grad(),
-        pytest.raises(TypeError, match=r"nested tensor, .* nn.TransformerEncoder with enable_nested_tensor=False"),
+        pytest.raises(TypeError, match=r"nested tensor: make nn.TransformerEncoder with enable_nested_tensor=False"),
     ):
         latch(**inputs)
 
@@ -517,7 +521,7 @@ def test_the_model_is_called_as_it_is_and_its_output_returned():
 
 
 def test_one_modality_alone_masks_itself():
-    latch = TopDownLatch(HookedBackbone(Model(), {"text": "body"}), Half, sites={"text": "words"})
+    latch = TopDownLatch(HookedBackbone(Model(), {"text": "body"}), Half, sites={"text": "words"}, start="random")
     masks = latch.masks(**INPUTS)
     torch.testing.assert_close(masks["text"], torch.full((3, 4, 4), 0.25))
     assert list(latch.feedback["text"]) == ["text"]
@@ -533,7 +537,7 @@ def test_a_modality_that_is_none_need_not_be_reached():
             return self.head(torch.cat([words, seen], -1))
 
     model = Maybe()
-    sites = {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))}
+    sites = {"text": "words", "picture": Site("stem", "b d h w")}
     latch = TopDownLatch(HookedBackbone(model, ENCODINGS), "linear", sites=sites, align="pool")
     latch(text=IDS, picture=IMAGE)
     assert latch.masks(text=IDS, picture=None) == {}  # no source for the text, no target for the picture
@@ -559,7 +563,8 @@ def test_functions_make_a_backbone_of_any_module():
     backbone = CallableBackbone(
         odd, encode=encode, fuse=lambda module, encodings: sum(r.mean((1, 2)) for r in encodings.values())
     )
-    latch = TopDownLatch(backbone, Half, sites={"a": Site("left", at="input"), "b": Site("right", at="input")})
+    sites = {"a": Site("left", at="input"), "b": Site("right", at="input")}
+    latch = TopDownLatch(backbone, Half, sites=sites, start="random")
     given = torch.tensor([5, 2])
     expected = torch.tanh(odd.left(SENSORS["a"] / 4)).mean((1, 2)) + torch.tanh(odd.right(SENSORS["b"] / 4)).mean((1, 2))
     torch.testing.assert_close(latch(SENSORS, given), expected)
@@ -604,7 +609,7 @@ class Forgetful(Model):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("unused", "'text', the output of 'unused', was not reached in this call: name a module that is called"),
+        ("unused", "'text', the output of 'unused', was not reached in this call: name a module that encode\\(\\) calls"),
         ("twice", "'text', the output of 'twice', was reached twice in one call"),
     ],
 )
@@ -620,10 +625,14 @@ def test_a_place_that_is_not_reached_once_is_named(path, message, as_site):
 @pytest.mark.parametrize(
     ("site", "error", "message"),
     [
-        (Site("words", index=7), TypeError, r"the output of 'words'\[7\] is not there; it has 2 items"),
-        (Site("words", index=1), TypeError, r"the output of 'words'\[1\] is int: a site is a floating-point tensor"),
-        (Site("words.table", at="input"), TypeError, r"is torch.int64 of shape \(3, 4\): a site is a floating-point tensor"),
-        (Site("words", time_dim=5), ValueError, r"has shape \(3, 4, 4\), but feature_dim=-1, time_dim=5"),
+        (Site("words", index=7), TypeError, r"the output of 'words'\[7\] does not exist; it has 2 items"),
+        (Site("words", index=1), TypeError, r"the output of 'words'\[1\] has type int, but a site is a floating-point tensor"),
+        (
+            Site("words.table", at="input"),
+            TypeError,
+            r"has shape \(3, 4\) and torch.int64, but a site is a floating-point tensor",
+        ),
+        (Site("words", "b t h d"), ValueError, r"\(b t h d\) has shape \(3, 4, 4\): name its dimensions"),
     ],
 )
 def test_what_is_no_tensor_or_has_other_dimensions_is_named(site, error, message):
@@ -646,7 +655,7 @@ def test_more_features_than_feedback_was_built_for_are_named():
 def test_only_our_own_hooks_are_removed_and_always():
     model, calls = Model(), []
     model.words.register_forward_hook(lambda *_: calls.append(1))
-    latch = latch_around(model, {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=None)})
+    latch = latch_around(model, {"text": "words", "picture": Site("stem", "b d _ _")})
     calls.clear()
     latch(**INPUTS)
     assert calls == [1, 1]
@@ -749,7 +758,7 @@ def test_a_site_without_gradient_is_named():
             return {"logits": self.head(torch.cat([text.mean(1), seen.mean(1)], -1))}
 
     latch = TopDownLatch(HookedBackbone(Frozen(), ENCODINGS), "linear", sites={"text": "words"}, align="pool")
-    with pytest.raises(ValueError, match=r"runs without gradients .*requires_grad_\(False\)"):
+    with pytest.raises(ValueError, match=r"runs within no_grad.*requires_grad_\(False\)"):
         latch(**INPUTS)
     with torch.no_grad():
         latch(**INPUTS)
@@ -758,7 +767,7 @@ def test_a_site_without_gradient_is_named():
 @pytest.mark.uncovered
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 def test_a_compiled_latch_equals_an_eager_one():
-    latch = latch_around(Model(), {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))})
+    latch = latch_around(Model(), {"text": "words", "picture": Site("stem", "b d h w")})
     compiled = torch.compile(latch, backend="eager")
     for _ in range(2):
         torch.testing.assert_close(compiled(**INPUTS)["logits"], latch(**INPUTS)["logits"])
@@ -785,7 +794,7 @@ def test_a_site_within_a_compiled_layer_is_named(in_place):
     with pytest.raises(ValueError, match=f"'text', the output of '{path}', lies within 'words', which is compiled by itself"):
         latch(**INPUTS)
     if not in_place:
-        latch = TopDownLatch(HookedBackbone(model, ENCODINGS), Half, sites={"text": "words"}, align="pool")
+        latch = TopDownLatch(HookedBackbone(model, ENCODINGS), Half, sites={"text": "words"}, align="pool", start="random")
         expected = by_hand(model, lambda text, stem: (text / 4, stem))
         torch.testing.assert_close(latch(**INPUTS)["logits"], expected)
 
@@ -799,7 +808,7 @@ def test_sites_are_not_exported():
 
 
 def test_within_ddp():
-    latch = latch_around(Model(), {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))})
+    latch = latch_around(Model(), {"text": "words", "picture": Site("stem", "b d h w")})
     latch(**INPUTS)["logits"].square().sum().backward()
     expected = {name: p.grad.clone() for name, p in latch.named_parameters()}
     latch.zero_grad()

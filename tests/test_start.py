@@ -29,12 +29,16 @@ class Ready(torch.nn.Module):
         return {"text": {"audio": self.text(encodings["audio"])}, "audio": {"text": self.audio(encodings["text"])}}
 
 
+class One(Constant):
+    value = 1.0
+
+
 def median(masks):
     return masks.median(0).values
 
 
 def weighted(masks):
-    return 0.3 * masks[0] + masks[1:].sum(0) ** 2
+    return 0.3 * masks[0] + 0.7 * masks[-1] ** 2
 
 
 KINDS = {
@@ -79,7 +83,7 @@ def test_adapters_begin_as_they_are(name, dtype, kind):
 
 def test_models_with_sites_begin_as_they_are():
     model = Model()
-    sites = {"text": "words", "picture": Site("stem", feature_dim=1, time_dim=(2, 3))}
+    sites = {"text": "words", "picture": Site("stem", "b d h w")}
     backbone = HookedBackbone(model, {"text": "body", "picture": "patch"})
     latch = TopDownLatch(backbone, sites=sites, align="pool", start="identity")
     assert torch.equal(latch(**MODEL_INPUTS)["logits"], model(**MODEL_INPUTS)["logits"])
@@ -107,23 +111,43 @@ def test_every_parameter_of_the_feedback_learns(kind, rule):
     assert losses[-1] < 0.97 * losses[0]
     for (name, p), old in zip(latch.feedback.named_parameters(), before.feedback.parameters(), strict=True):
         assert not torch.equal(p, old), name
-    assert all(p.any() for p in latch.gates.parameters())
 
 
-def test_masks_are_relative_to_those_of_networks_that_say_nothing():
-    """By hand: gates of 1 and logits of 0 give sigmoid(1); the mean of two, over that of 1/2, is 2 sigmoid(1)."""
-    expected = {"mean": 2.0, "max": 2.0, "min": 2.0, "product": 4.0}
-    s = torch.sigmoid(torch.tensor(1.0))
-    for rule, factor in expected.items():
-        latch = TopDownLatch(Toy(SIZES), Zero, combine=rule, start="identity")
-        for gate in latch.gates.parameters():
-            gate.data.fill_(1.0)
+def test_each_mask_is_twice_the_sigmoid_of_its_logits():
+    """By hand: with logits of 1 the mask of each source is 2 sigmoid(1); the mean of two is that, the product its square."""
+    mask_of_one = 2 * torch.sigmoid(torch.tensor(1.0))
+    for rule in ("mean", "max", "min", "product"):
+        latch = TopDownLatch(Toy(SIZES), "static", combine=rule)
+        for bias in latch.feedback.parameters():
+            bias.data.fill_(1.0)
         mask = latch.masks(INPUTS)["text"]
-        torch.testing.assert_close(mask, torch.full_like(mask, factor * (s * s if rule == "product" else s)))
+        torch.testing.assert_close(mask, (mask_of_one**2 if rule == "product" else mask_of_one).expand(mask.shape))
+
+
+def test_a_scale_and_a_shift_per_feature_follow_a_network_of_the_users():
+    """By hand: h' = a h + b with h of 1, a of 2 and b of 0, 1, 2, 3, 4."""
+    latch = TopDownLatch(Toy(SIZES), One)
+    assert all(mask.eq(1).all() for mask in latch.masks(INPUTS).values())
+    for pair in ("audio", "visual"):
+        affine = latch.feedback.pairs["text"][pair]
+        affine.weight.data.fill_(2.0)
+        affine.bias.data = torch.arange(5.0)
+    expected = 2 * torch.sigmoid(2.0 + torch.arange(5.0))
+    torch.testing.assert_close(latch.masks(INPUTS)["text"], expected.expand(3, 6, 5))
+
+
+@pytest.mark.parametrize("kind", ["linear", "lstm", "shared", "static", "factory"])
+def test_everything_that_the_start_adds_is_feedback(kind):
+    latch = TopDownLatch(Toy(SIZES), KINDS[kind]())
+    names = {name.split(".")[0] for name, _ in latch.named_parameters()}
+    assert names == {"backbone", "feedback"}
+    latch.feedback.requires_grad_(False)
+    latch.backbone.requires_grad_(False)
+    assert not any(p.requires_grad for p in latch.parameters())
 
 
 def test_static_feedback_looks_at_nothing():
-    latch = TopDownLatch(Toy(SIZES), "static")
+    latch = TopDownLatch(Toy(SIZES), "static", start="random")
     latch.feedback["text"]["audio"].bias.data = torch.arange(5.0)
     others = {k: torch.randn_like(x) for k, x in INPUTS.items()}
     mask = latch.masks(INPUTS)["text"]
@@ -136,8 +160,8 @@ def test_static_feedback_looks_at_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": "zero"}, "start='zero' must be 'random' or 'identity'"),
-        ({"start": "identity", "scale": 2.0}, "start='identity' begins with masks of 1, but scale=2.0 makes them 2.0"),
+        ({"start": "zero"}, "start='zero' must be 'identity' or 'random'"),
+        ({"start": "identity", "scale": 2.0}, "scale=2.0 goes with start='random'"),
     ],
 )
 def test_wrong_starts_are_named(options, message):
@@ -145,7 +169,8 @@ def test_wrong_starts_are_named(options, message):
         TopDownLatch(Toy(SIZES), **options)
 
 
-def test_a_rule_to_which_nothing_is_relative_is_named():
-    latch = TopDownLatch(Toy(SIZES), combine=lambda masks: masks.mean(0) - 0.5, start="identity")
-    with pytest.raises(ValueError, match="start='identity' needs a rule combine= that makes no 0 of masks which are 1/2"):
-        latch(INPUTS)
+def test_a_rule_that_does_not_map_ones_to_ones_is_named():
+    with pytest.raises(ValueError, match="combine= must map masks of 1 to 1 where start='identity'"):
+        TopDownLatch(Toy(SIZES), combine=lambda masks: masks.sum(0))
+    latch = TopDownLatch(Toy(SIZES), "static", combine=lambda masks: masks.sum(0), start="random")
+    assert latch.masks(INPUTS)["text"].eq(1.0).all()  # of two sources, 1/2 each

@@ -437,7 +437,7 @@ def test_options_of_a_latch_stand_in_checkpoints(tmp_path):
     samples = small([0.0, 1.0, 2.0, 1.0], [("a", 2), ("b", 3)])
 
     def latch(**options):
-        return TopDownLatch(LSTMBackbone(samples.sizes, hidden_size=2), "linear", **options)
+        return TopDownLatch(LSTMBackbone(samples.sizes, hidden_size=2), "linear", start="random", **options)
 
     path = tmp_path / "c.pt"
     fit(latch(scale=2.0, combine=largest), samples, samples, epochs=1, checkpoint=path)

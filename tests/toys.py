@@ -79,6 +79,15 @@ class Zero(Constant):
     value = 0.0
 
 
+def perturbed(latch):
+    """Moves feedback away from its start, as training does, so that its masks say something."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in latch.feedback.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return latch
+
+
 def batch(sizes, batch_size=3, steps=6, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     return {k: torch.randn(batch_size, steps, size, generator=generator, dtype=dtype) for k, size in sizes.items()}

@@ -1,4 +1,4 @@
-r"""Top-down feedback for multimodal models: what a model has understood masks what it sees.
+r"""Top-down feedback for multimodal PyTorch models: encodings of the other modalities mask the inputs of each one.
 
 The paper's symbols (MMLatch, Paraskevopoulos et al., 2022) and the names used here:
 
@@ -15,18 +15,20 @@ Stage I, Stage II           first and second pass
 ==========================  =======================  =====================================
 """
 
+from topdown import export as export  # registers the operator topdown::lstm
 from topdown.backbone import Backbone as Backbone
 from topdown.feedback import LinearFeedback as LinearFeedback
 from topdown.feedback import LSTMFeedback as LSTMFeedback
 from topdown.feedback import PairwiseFeedback as PairwiseFeedback
 from topdown.feedback import SharedFeedback as SharedFeedback
 from topdown.feedback import StaticFeedback as StaticFeedback
+from topdown.first_pass import in_first_pass as in_first_pass
 from topdown.latch import TopDownLatch as TopDownLatch
-from topdown.masks import LatchTrace as LatchTrace
+from topdown.lstm import SequenceLSTM as SequenceLSTM
+from topdown.profile import LatchTrace as LatchTrace
 from topdown.profile import MaskProfile as MaskProfile
 from topdown.profile import explain as explain
 from topdown.profile import mask_profile as mask_profile
-from topdown.recurrence import SequenceLSTM as SequenceLSTM
 from topdown.sequence import Padded as Padded
 from topdown.sites import Site as Site
 

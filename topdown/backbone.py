@@ -1,137 +1,168 @@
 """The interface of a backbone: `encode`, which sees each modality, and `fuse`, which predicts from all of them."""
 
-from __future__ import annotations
-
-import copy
 import functools
 import inspect
-import numbers
-from collections import UserDict
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from topdown.sequence import Lengths
-
-Inputs: TypeAlias = Mapping[str, Any]
+from topdown.batch import Batch, Inputs, can_be_masked
+from topdown.sequence import Lengths, Padded, Steps, described, lengths_of, zero_absent
+from topdown.wiring import SAY_WHO, Wiring, who_masks_whom
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A model whose bottom-up pass has two halves.
+    """Describes a model whose bottom-up pass has two halves.
 
-    Any module with these two will do, be they methods or submodules. `encode` must keep the modalities apart, since each is
-    masked by what the model has understood of the OTHERS. A latch calls these two and never `forward`. It hands `lengths`, when
-    they were given, to whichever of them has that parameter; what they make of padding, and of a modality that is None or
-    absent, is theirs to decide.
+    Any module with `encode` and `fuse` is a backbone; they may be methods or submodules. A latch calls these two and never
+    `forward`. `encode` must not mix modalities, since the others mask each of them. Both get the lengths of the user if they
+    have a parameter `lengths`, or take any keyword. The backbone decides how it treats padding and absent modalities.
 
-    When the module also has the attributes `input_sizes` and `encoding_sizes` (mappings from modality to size), a latch reads
-    them and builds its feedback at once; otherwise it reads the sizes from an example or from the first call.
+    When the module also has the attributes `input_sizes` and `encoding_sizes` (mappings from modality to size), a latch builds
+    its feedback from them at once; otherwise it reads the sizes from an example or from the first call.
 
-    A backbone that wraps another model has that as its `user_model`, to which the paths of sites are relative, and
-    `uses_lengths=False` where that model takes none. What `encode` returns may have an attribute `grids`, the (H, W) of
-    encodings whose steps are the positions of a map.
+    A backbone that wraps another model has it as its attribute `user_model`, to which the paths of sites are relative, and
+    `uses_lengths=False` where that model takes no lengths.
     """
 
-    def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Mapping[str, Any]:
+    def encode(self, inputs: Inputs, lengths: Lengths = None) -> Mapping[str, Any]:
         """Encodes each modality by itself.
 
         Args:
-            inputs: Everything that the latch was given: a sequence of shape (B, T_k, D_k) or a vector of shape (B, D_k) per
-                modality k that is masked, and whatever else; None or absent where a modality is missing.
+            inputs: All inputs of the latch: a sequence of shape (B, T_k, D_k) or a vector of shape (B, D_k) per modality k that
+                is masked, and others of any type; None or left out where a modality is absent.
             lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor.
 
         Returns:
             Encoding per modality, of shape (B, T_k, d_k), or (B, d_k) when it is pooled over time; or
-            :class:`topdown.sequence.Padded`, where the lengths of an encoding are others than those of its input. What is
-            neither a tensor with two or more dimensions nor `Padded` is no encoding, and reaches `fuse` as it is.
+            :class:`topdown.Padded`, where its lengths differ from those of its input. What is neither a tensor with two or more
+            dimensions nor `Padded` is no encoding, and reaches `fuse` as it is.
         """
 
     def fuse(self, encodings: Mapping[str, Any], lengths: Lengths = None) -> Any:
-        """Predicts from the very object that `encode` returned; returns whatever the model predicts."""
+        """Predicts from the object that `encode` returned, itself and not a copy."""
+
+
+def check_backbone(backbone: Any) -> None:
+    """Raises a TypeError if an object cannot serve as a backbone."""
+    kind = type(backbone).__name__
+    if absent := [name for name in ("encode", "fuse") if not callable(getattr(backbone, name, None))]:
+        raise TypeError(f"{kind} has no {' and no '.join(absent)}(): a backbone needs encode() and fuse() (topdown.adapters)")
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"the backbone must be a torch.nn.Module, got {kind}")
 
 
 def user_model(backbone: nn.Module) -> nn.Module:
     """Returns the model to which paths are relative: the backbone, or the one that it wraps as its `user_model`."""
-    model: nn.Module = getattr(backbone, "user_model", backbone)
-    return model
+    return cast(nn.Module, getattr(backbone, "user_model", backbone))
 
 
-TakesLengths: TypeAlias = Literal["needed", "optional", "no", "unknown"]
+TakesLengths: TypeAlias = Literal["always", "optional", "never"]
 
 
 def takes_lengths(function: Any) -> TakesLengths:
-    """Tells whether a function, or the `forward` of a module, has a parameter called `lengths`.
+    """Tells from its signature whether a function, or the `forward` of a module, takes `lengths`.
 
-    A decorator or a module that hands everything on is judged by the one thing that it hands it to.
+    A parameter `lengths` takes them, and so does `**kwargs`, except that of a decorator (with `functools.wraps`) around a
+    function that takes none.
 
     Returns:
-        "needed", "optional" or "no"; "unknown" where any keyword is taken.
+        "always" for a parameter without default, "optional" or "never".
 
     Example:
         >>> takes_lengths(lambda inputs, lengths: inputs), takes_lengths(lambda inputs, lengths=None: inputs)
-        ('needed', 'optional')
+        ('always', 'optional')
         >>> takes_lengths(nn.Linear(2, 3)), takes_lengths(lambda *args, **kwargs: args)
-        ('no', 'unknown')
+        ('never', 'optional')
     """
-    function = function.func if isinstance(function, functools.partial) else function
-    plain = inspect.isfunction(function) or inspect.ismethod(function)
-    if not plain or any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function, follow_wrapped=False).parameters.values()):
-        function = inspect.unwrap(function)
-    called = function.forward if isinstance(function, nn.Module) else function
+    function = getattr(function, "_orig_mod", function)  # of torch.compile
+    function = function.forward if isinstance(function, nn.Module) else function
     try:
-        parameters = inspect.signature(called, follow_wrapped=called is not function).parameters
+        parameters = inspect.signature(function, follow_wrapped=False).parameters
     except ValueError:  # written in C
-        return "no"
+        return "never"
     if "lengths" in parameters:
-        return "needed" if parameters["lengths"].default is inspect.Parameter.empty else "optional"
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return "no"
-    cells = getattr(getattr(function, "__func__", function), "__closure__", None) or ()
-    held = function.children() if isinstance(function, nn.Module) else (cell.cell_contents for cell in cells)
-    inner = [part for part in held if callable(part)]
-    hands_on = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
-    return takes_lengths(inner[0]) if hands_on and len(inner) == 1 else "unknown"
+        return "always" if parameters["lengths"].default is inspect.Parameter.empty else "optional"
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return "never"
+    inner = getattr(function, "__wrapped__", function.func if isinstance(function, functools.partial) else None)
+    return "optional" if inner is None else takes_lengths(inner)
 
 
-def call(function: Callable[..., Any], value: object, lengths: Lengths, takes: TakesLengths) -> Any:
-    """Calls a function with `lengths`, when there are any and it takes them: see :func:`takes_lengths`."""
-    if takes == "no" or (lengths is None and takes != "needed"):
-        return function(value)
-    return function(value, lengths=lengths)
+def invoke(function: Callable[..., Any], value: object, lengths: Lengths, takes: TakesLengths) -> Any:
+    """Calls a function, with `lengths` where it takes them: see :func:`takes_lengths`."""
+    without = takes == "never" or (lengths is None and takes == "optional")
+    return function(value) if without else function(value, lengths=lengths)
 
 
-def fresh(value: Any) -> Any:
-    """Returns a value that may be worked on in place: its tensors, containers, and objects that can be copied, are copies.
+def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, takes_lengths: bool, detach: bool) -> dict[str, Steps]:
+    """Checks the result of `encode`, and returns the encodings that feedback reads, 0 where they are padded or absent.
 
-    Example:
-        >>> ids = torch.tensor([1, 2])
-        >>> fresh({"text": {"ids": ids}})["text"]["ids"].add_(1), ids
-        (tensor([2, 3]), tensor([1, 2]))
+    Args:
+        encoded: Result of `encode`.
+        batch: Inputs and lengths of the call.
+        wiring: Sources, and sizes for which feedback was built.
+        takes_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
+        detach: Whether to cut the gradient.
+
+    Returns:
+        Encodings of shape (B, T, d) or (B, d), with their lengths. Lengths of those without time tell in which samples the
+        modality is present.
+
+    Raises:
+        TypeError: if `encode` returned no mapping, or something else than a tensor where an encoding is needed.
+        ValueError: if names, shapes, sizes or lengths do not fit.
     """
-    if isinstance(value, Tensor):
-        return value.clone()
-    if type(value) is dict:
-        return {key: fresh(part) for key, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)([fresh(part) for part in value])
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(fresh, value))
-    if isinstance(value, (dict, UserDict)):  # as a tokenizer returns
-        mapping = copy.copy(value)
-        for key in value:
-            mapping[key] = fresh(value[key])
-        return mapping
-    if (
-        torch.compiler.is_compiling()
-        or value is None
-        or isinstance(value, (str, bytes, numbers.Number, nn.Module))
-        or callable(value)
-    ):
-        return value
-    try:
-        return copy.deepcopy(value)  # a cache of keys and values, for one
-    except Exception:  # whatever such an object says to it; then it is shared
-        return value
+    if not isinstance(encoded, Mapping):
+        raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
+    sizes, used = wiring.source_sizes, {j for names in (wiring.sources or {}).values() for j in names}
+    if wiring.pairs is None and used:  # checks names
+        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)
+    encodings: dict[str, Steps] = {}
+    for name, returned in encoded.items():
+        r = returned.values if isinstance(returned, (Padded, Steps)) else returned
+        is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
+        if r is None or not (name in used if used else is_encoding or can_be_masked(batch.inputs.get(name))):
+            continue
+        if not is_encoding:
+            raise TypeError(f"encode() gave {name!r} with {described(r)}: an encoding is floating-point, (B, T, d) or (B, d)")
+        batch.lengths.sized_by = batch.lengths.sized_by or (name, tuple(r.shape))
+        if r.dim() > 3 or r.shape[0] != batch.lengths.sized_by[1][0]:
+            shape = f"of shape {tuple(r.shape)} for a batch of {batch.lengths.sized_by[1][0]}"
+            raise ValueError(f"encode() gave {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
+        if sizes is not None and name not in sizes:
+            raise ValueError(f"encoding {name!r} is unknown: the feedback was built for {list(sizes)}; build it with all")
+        if sizes is not None and r.shape[-1] != sizes[name]:
+            raise ValueError(f"encode() gave {name!r} of size {r.shape[-1]}, but the feedback was built for {sizes[name]}")
+        padded, r = _with_lengths(name, returned, batch), r.detach() if detach and r.requires_grad else r
+        if padded.lengths is not None:
+            r = zero_absent(r, padded.lengths) if padded.valid is None else torch.where(padded.valid, r, 0.0)
+        encodings[name] = Steps(r, *padded[1:])
+    if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
+        raise ValueError(f"encode() gave no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
+    if batch.lengths.by_name:
+        names = (*encoded, *wiring.sites, *(wiring.target_sizes or ()), *(sizes or ()))
+        batch.lengths.check_names([*names, *(batch.inputs if takes_lengths else ())])
+    return encodings
+
+
+def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
+    """Returns an encoding with its lengths: those of a :class:`topdown.Padded`, or else those of its name."""
+    lengths, value, x = batch.lengths, batch.inputs.get(name), batch.targets.get(name)
+    if x is not None and isinstance(returned, Tensor) and returned.shape[:-1] == x.values.shape[:-1]:
+        return Steps(returned, *x[1:])
+    r, n, grid = Steps(*returned)[:3] if isinstance(returned, (Padded, Steps)) else (returned, None, ())
+    if n is not None:
+        return lengths.brought.setdefault(name, lengths.check(n, name, r))._replace(values=r, grid=grid)
+    shape = value.shape[1:] if isinstance(value, Tensor) else ()
+    is_vector = len(shape) == 1 and value.is_floating_point()  # type: ignore[union-attr]
+    fits = r.dim() == 2 or len(shape) == 0 or r.shape[1] in shape
+    if lengths.raw is None or isinstance(returned, Padded) or (is_vector and not (fits or lengths.by_name)):
+        return Steps(r, None, grid)
+    if not fits and lengths_of(lengths.raw, name) is not None:
+        steps = f"{r.shape[1]} steps for an input of {described(value)}, whose lengths no longer fit"
+        raise ValueError(f"encode() gave {name!r} {steps}: return topdown.Padded(values, lengths), or pool to (B, d)")
+    return lengths.of(name, r, shape[0] if len(shape) == 1 and not is_vector else None)._replace(grid=grid)

@@ -1,37 +1,86 @@
-r"""Feedback networks: from what the model has understood of a source to the logits of a mask for a target.
+r"""Feedback networks: from the encoding of a source to the logits of a mask for a target.
 
 A network maps the encoding :math:`r_j` of a source, of shape :math:`(B, T, d_j)`, to logits :math:`h` of shape
 :math:`(B, T, D_k)`; the sigmoid :math:`f = \sigma(h)` is the latch's. There is one output per pair (target k, source
 j), because Eq. 4 of the paper adds :math:`f_j` and :math:`f_l` in the feature space of :math:`i_k`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import call, takes_lengths
-from topdown.naming import ModalityDict
-from topdown.recurrence import SequenceLSTM
+from topdown.backbone import invoke, takes_lengths
+from topdown.lstm import SequenceLSTM
+from topdown.masking import Combine, combine_masks
 from topdown.sequence import Lengths, lengths_of
+from topdown.wiring import Sizes, Sources, Wiring, check_name
 
+M = TypeVar("M", bound=nn.Module)
 Logits: TypeAlias = dict[str, dict[str, Tensor]]
-Sizes: TypeAlias = Mapping[str, int]
-Sources: TypeAlias = Mapping[str, Sequence[str]]
 Network: TypeAlias = Callable[[int, int], nn.Module]
-Factory: TypeAlias = Network | Callable[[Sizes, Sizes, Sources], nn.Module]
+Kind: TypeAlias = Literal["linear", "lstm", "shared", "static"]
+Feedback: TypeAlias = Kind | nn.Module | Network | Callable[[Sizes, Sizes, Sources], nn.Module]
+Start: TypeAlias = Literal["identity", "random"]
 
 
+class ModalityDict(nn.Module, Generic[M]):
+    """Holds one module per modality, with any name.
+
+    Like :class:`torch.nn.ModuleDict`, but a name may contain a dot, be empty, or be that of an attribute ("type",
+    "keys"), which torch refuses: such names are escaped in the keys of the state dict, all others are used as they are.
+
+    Args:
+        modules: Modules by name, in order.
+
+    Raises:
+        TypeError: if one of them is not a module.
+        KeyError: on look-up of an unknown name, listing the names.
+
+    Example:
+        >>> by_name = ModalityDict({"text": nn.Linear(2, 1), "lidar.front": nn.Linear(3, 1)})
+        >>> by_name["lidar.front"]
+        Linear(in_features=3, out_features=1, bias=True)
+        >>> list(by_name.state_dict())
+        ['text.weight', 'text.bias', '%lidar%2Efront.weight', '%lidar%2Efront.bias']
+    """
+
+    def __init__(self, modules: Mapping[str, M]) -> None:
+        super().__init__()
+        self.names = {name: self._key(name) for name in modules}
+        for name, module in modules.items():
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name!r} must be a torch.nn.Module, got {type(module).__name__}")
+            self.add_module(self.names[name], module)
+
+    def _key(self, name: str) -> str:
+        taken = hasattr(type(self), name) or name in ("", "names", "training")
+        plain = "." not in name and not name.startswith(("%", "_")) and not taken
+        return name if plain else "%" + name.replace("%", "%25").replace(".", "%2E")
+
+    def __getitem__(self, name: str) -> M:
+        if name not in self.names:
+            raise KeyError(f"no module for {name!r}: there are {', '.join(map(repr, self.names))}")
+        return cast(M, self._modules[self.names[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def items(self) -> list[tuple[str, M]]:
+        """Returns pairs of name and module, in order."""
+        return list(zip(self.names, cast(list[M], self._modules.values()), strict=False))
+
+
+#: Feedback without memory, :math:`h_t = W r_t + b`, of (source_size, target_size): torch's own layer, so that tools for linear
+#: layers work on it. The paper's "MMLatch (no LSTM)" (Table 2); called `learnable_static_mask` in its public code.
 LinearFeedback = nn.Linear
-"""Feedback without memory, :math:`h_t = W r_t + b`, of (source_size, target_size): torch's own layer, so that whatever tools do
-to linear layers, they do to it. The paper's "MMLatch (no LSTM)" (Table 2); called `learnable_static_mask` in its public code.
-"""
 
 
 class LSTMFeedback(nn.Module):
@@ -75,8 +124,7 @@ class LSTMFeedback(nn.Module):
 
 def over_time(lstm: nn.Module, encoding: Tensor, lengths: Tensor | None) -> Tensor:
     """Runs an LSTM over a sequence (B, T, d), or over a pooled encoding (B, d) as a sequence of one step."""
-    states: Tensor = lstm(encoding.unsqueeze(1)).squeeze(1) if encoding.dim() == 2 else lstm(encoding, lengths)
-    return states
+    return cast(Tensor, lstm(encoding.unsqueeze(1)).squeeze(1) if encoding.dim() == 2 else lstm(encoding, lengths))
 
 
 class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
@@ -84,7 +132,7 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
 
     Args:
         network: Function (source_size, target_size) -> module that maps (encoding) or (encoding, lengths) to logits:
-            :class:`LinearFeedback`, :class:`LSTMFeedback`, `torch.nn.Linear`, or one of your own.
+            :class:`LinearFeedback`, :class:`LSTMFeedback`, `torch.nn.Linear`, or one of the user's.
         source_sizes: Size d_j of the encodings of each source.
         target_sizes: Features D_k of each target.
         sources: Sources of each target.
@@ -102,24 +150,24 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
     """
 
     def __init__(self, network: Network, source_sizes: Sizes, target_sizes: Sizes, sources: Sources) -> None:
-        super().__init__(
-            {k: ModalityDict({j: network(source_sizes[j], target_sizes[k]) for j in names}) for k, names in sources.items()}
-        )
+        pairs = {k: {j: network(source_sizes[j], target_sizes[k]) for j in names} for k, names in sources.items()}
+        super().__init__({target: ModalityDict(networks) for target, networks in pairs.items()})
         self._takes = {(k, j): takes_lengths(network) for k, networks in self.items() for j, network in networks.items()}
 
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
-        """Returns the logits {target: {source: (B, T_j, D_k)}} from all sources that are there.
+        """Returns the logits {target: {source: (B, T_j, D_k)}} from all sources that are present.
 
         Args:
             encodings: Encoding of shape (B, T_j, d_j), or (B, d_j), per source.
             lengths: Lengths of shape (B,), or a mapping from source to such a tensor, or None.
         """
-        logits: Logits = {target: {} for target in self}
-        for target, source in self._takes:
-            if source in encodings:
-                r = encodings[source]
-                valid = lengths_of(lengths, source) if r.dim() == 3 else None
-                logits[target][source] = call(self[target][source], r, valid, self._takes[target, source])
+        logits: Logits = {target: {} for target in self.names}
+        for target, networks in self.items():
+            for source, network in networks.items():
+                if (r := encodings.get(source)) is not None:
+                    takes = self._takes[target, source]
+                    valid = None if takes == "never" or lengths is None or r.dim() == 2 else lengths_of(lengths, source)
+                    logits[target][source] = invoke(network, r, valid, takes)
         return logits
 
 
@@ -129,7 +177,7 @@ class SharedFeedback(nn.Module):
     .. math:: h_{j \to k} = W_{jk} \, \mathrm{LSTM}_j(r_j) + b_{jk}
 
     The paper speaks of three feedback LSTMs, one per source. Their states cannot be masks of three targets of different
-    width, hence the linear maps `head[target][source]` after `trunk[source]`. The logits are unbounded, so masks reach
+    width, hence the linear maps `feedback[target][source]` after `trunk[source]`. The logits are unbounded, so masks reach
     all of (0, 1).
 
     Args:
@@ -147,28 +195,30 @@ class SharedFeedback(nn.Module):
 
     def __init__(self, source_sizes: Sizes, target_sizes: Sizes, sources: Sources, *, bidirectional: bool = False) -> None:
         super().__init__()
-        used = {source: source_sizes[source] for names in sources.values() for source in names}
+        used = {j: source_sizes[j] for names in sources.values() for j in names}
         trunk = partial(SequenceLSTM, bidirectional=bidirectional, directions="sum")
         self.trunk = ModalityDict({source: trunk(size, size) for source, size in used.items()})
         self.head = PairwiseFeedback(LinearFeedback, source_sizes, target_sizes, sources)
 
+    def __getitem__(self, target: str) -> ModalityDict[nn.Module]:
+        return self.head[target]
+
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
-        """Returns the logits {target: {source: (B, T_j, D_k)}} from all sources that are there.
+        """Returns the logits {target: {source: (B, T_j, D_k)}} from all sources that are present.
 
         Args:
             encodings: Encoding of shape (B, T_j, d_j), or (B, d_j), per source.
             lengths: Lengths of shape (B,), or a mapping from source to such a tensor, or None.
         """
-        there = {source: lstm for source, lstm in self.trunk.items() if source in encodings}
-        logits: Logits = self.head({j: over_time(lstm, encodings[j], lengths_of(lengths, j)) for j, lstm in there.items()})
-        return logits
+        states = {j: over_time(lstm, encodings[j], lengths_of(lengths, j)) for j, lstm in self.trunk.items() if j in encodings}
+        return cast(Logits, self.head(states))
 
 
 class StaticFeedback(nn.Module):
-    r"""Creates a learned mask that looks at nothing, :math:`h = b`: the control of every comparison.
+    r"""Creates a learned mask that does not read encodings, :math:`h = b`: the control of every comparison.
 
     Args:
-        source_size: Size of the encodings, of which nothing is used.
+        source_size: Size of the encodings, which it does not read.
         target_size: Features D_k of the target.
 
     Example:
@@ -190,42 +240,139 @@ class StaticFeedback(nn.Module):
         return self.bias.expand(encoding.shape[0], -1)
 
 
-# The factory of each kind of feedback.
-FEEDBACK: dict[str, Factory] = {
-    "linear": LinearFeedback,
-    "lstm": LSTMFeedback,
-    "shared": SharedFeedback,
-    "static": StaticFeedback,
-}
+class Affine(nn.Module):
+    r"""Scales and shifts logits, :math:`h' = a \odot h + b`, with a and b of 0 at the start.
 
+    Logits are limited to :math:`\pm 30`, where the sigmoid is 0 or 1 in float32, since 0 times infinity is nan.
 
-@contextlib.contextmanager
-def made_like(like: Tensor | None) -> Iterator[None]:
-    """Makes modules on the device of a tensor within a `with` block, whatever the default device is.
+    Args:
+        size: Features D_k of the target, each of which has a scale and a shift; None for one of each. (Default: None)
 
-    Parameters that are made in inference mode could never be trained, so this is left.
+    Example:
+        >>> Affine(2)(torch.tensor([[torch.inf, -3.0]]))
+        tensor([[0., 0.]], grad_fn=<AddcmulBackward0>)
     """
-    with torch.inference_mode(False), contextlib.nullcontext() if like is None else like.device:
-        yield
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.zeros(() if size is None else (size,))) for _ in range(2))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Maps logits of shape (B, T, D_k) or (B, D_k) to the same shape."""
+        return torch.addcmul(self.bias, self.weight, logits.clamp(-30.0, 30.0))
 
 
-def build_feedback(kind: str | Factory, source_sizes: Sizes, target_sizes: Sizes, sources: Sources) -> nn.Module:
+class ZeroStart(nn.Module):
+    """Adds a scale and a shift per pair and feature to feedback of the user's, so that its logits begin at 0.
+
+    Args:
+        network: Feedback of all pairs. `feedback[target][source]` is that of the network.
+        wiring: Pairs and sizes. Where they are unknown, as for a ready module, one scale and one shift serve all pairs.
+            (Default: unknown)
+    """
+
+    def __init__(self, network: nn.Module, wiring: Wiring | None = None) -> None:
+        super().__init__()
+        self.network, self.wiring = network, wiring or Wiring(None)
+        sizes, sources = self.wiring.target_sizes or {}, self.wiring.pairs or {}
+        self.pairs = ModalityDict({k: ModalityDict({j: Affine(sizes[k]) for j in names}) for k, names in sources.items()})
+        self.all = None if sources else Affine().to(next(network.parameters(), torch.empty(0)))
+        self._takes = takes_lengths(network)
+
+    def __getitem__(self, target: str) -> Any:
+        return self.network[target]  # type: ignore[index]
+
+    def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
+        """Returns the logits {target: {source: h'}}; arguments are those of the network."""
+        logits = check_logits(invoke(self.network, encodings, lengths, self._takes), self.network, self.wiring)
+        return {k: {j: (self.all or self.pairs[k][j])(h) for j, h in by_source.items()} for k, by_source in logits.items()}
+
+
+FEEDBACK = {"linear": LinearFeedback, "lstm": LSTMFeedback, "shared": SharedFeedback, "static": StaticFeedback}
+
+
+def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wiring, like: Tensor | None) -> nn.Module:
     """Builds the feedback of a latch from a kind or a factory: of all at once, if that needs three arguments, or of pairs.
+
+    With the start "identity" all logits begin at 0: the last map of a kind is zero, and :class:`ZeroStart` follows a factory.
+
+    Args:
+        kind: Kind or factory.
+        start: "identity" or "random".
+        combine: Rule that combines masks.
+        wiring: Pairs and sizes.
+        like: Tensor of the type and on the device that the parameters should have; None for torch's defaults.
 
     Raises:
         TypeError: if the factory returns something else than a module.
+        ValueError: if a rule does not map ones to ones, with which the start "identity" begins.
     """
     factory: Any = FEEDBACK[kind] if isinstance(kind, str) else kind
+    is_kind = factory in FEEDBACK.values()
+    if factory is LSTMFeedback and start == "identity":
+        factory = partial(LSTMFeedback, projection=True)
     makes_all = _takes(factory, 3) and not _takes(factory, 2)
-    feedback = (factory if makes_all else partial(PairwiseFeedback, factory))(source_sizes, target_sizes, sources)
-    if not isinstance(feedback, nn.Module):
-        raise TypeError(f"the factory of the feedback returned a {type(feedback).__name__}: it must return a module")
-    return feedback
+    factory = factory if makes_all else partial(PairwiseFeedback, factory)
+    # Parameters that are created in inference mode cannot be trained.
+    with torch.inference_mode(False), contextlib.nullcontext() if like is None else like.device:
+        sizes, pairs = wiring.target_sizes or {}, wiring.pairs or {}
+        for target, sources in pairs.items() if callable(combine) and start == "identity" else ():
+            if (combine_masks([torch.ones(1, 1, sizes[target])] * len(sources), combine) - 1.0).abs().max() > 1e-4:
+                raise ValueError("combine= must map masks of 1 to 1 where start='identity': normalise it, or pass 'random'")
+        feedback = factory(wiring.source_sizes, sizes, pairs)
+        if not isinstance(feedback, nn.Module):
+            raise TypeError(f"the factory of the feedback returned a {type(feedback).__name__}: it must return a module")
+        if start == "identity" and not is_kind:
+            feedback = ZeroStart(feedback, wiring)
+        for last in feedback.modules() if start == "identity" and is_kind else ():
+            if isinstance(last, nn.Linear):
+                nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+    return cast(nn.Module, feedback if like is None else feedback.to(like.dtype))
 
 
-def _takes(factory: Callable[..., nn.Module], count: int) -> bool:
+def _takes(factory: Callable[..., Any], count: int) -> bool:
     try:
         inspect.signature(factory).bind(*range(count))
     except (TypeError, ValueError):  # or it is written in C and does not say
         return False
     return True
+
+
+def check_feedback(feedback: Any, sources: object) -> None:
+    """Checks the option `feedback`.
+
+    Raises:
+        ValueError: if it is an unknown string, or `sources` are passed with a ready module.
+        TypeError: if it is neither a kind, nor a factory, nor a module that can serve all pairs.
+    """
+    expected = f"use one of {[*FEEDBACK]}, a factory (source_size, target_size) -> module for pairs, or a module for all"
+    if feedback not in [*FEEDBACK] and not callable(feedback):
+        raise (ValueError if isinstance(feedback, str) else TypeError)(f"feedback={feedback!r} is not known: {expected}")
+    if isinstance(feedback, LSTMFeedback) or type(feedback).__module__.startswith("torch.nn.modules."):
+        raise TypeError(f"feedback={feedback} is one network, but each pair of target and source needs its own: pass a factory")
+    if isinstance(feedback, nn.Module) and sources is not None:
+        raise ValueError("a ready feedback module decides on its sources itself: leave out sources=")
+
+
+def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
+    """Checks the result of feedback, and returns it.
+
+    Args:
+        logits: Result of a feedback module.
+        network: The module.
+        wiring: Targets and sources that it was built for; a ready module may name any.
+
+    Raises:
+        TypeError: if it is no mapping of mappings of tensors.
+        ValueError: if it names targets or sources that it was not built for.
+    """
+    kind, targets, sources = f"{type(network).__name__} returned logits", wiring.target_sizes, wiring.source_sizes
+    if not isinstance(logits, Mapping) or not all([isinstance(by_source, Mapping) for by_source in logits.values()]):
+        raise TypeError(f"{type(network).__name__} must return logits as {{target: {{source: tensor}}}}")
+    for target, source, h in [(k, j, h) for k, by_source in logits.items() for j, h in by_source.items()]:
+        if not isinstance(h, Tensor):
+            raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(h).__name__}")
+        if targets is not None and sources is not None and not (target in targets and source in sources):
+            check_name(target, targets, "targets", f"{kind} from {source!r} to {target!r}: ")
+            check_name(source, sources, "sources", f"{kind} from {source!r} to {target!r}: ")
+    return logits  # type: ignore[return-value]

@@ -1,153 +1,133 @@
-"""Runs of a backbone that leave no trace in its buffers, and the running statistics of the first pass.
+"""The first pass, which changes no buffer and no input, and the context manager that disables a latch.
 
-The two passes see different inputs, raw and masked ones. Statistics that both moved would fit neither; with those of the second
-pass alone, the first pass would be another one in evaluation than in training. So each first pass has running statistics of
-its own, as methods with an auxiliary batch norm do, and every other buffer of the backbone is lent to it as a copy.
+Every module with buffers (running statistics, spectral norm, codebooks, queues) is in evaluation mode during a first pass. All
+other modules, such as dropout, keep their mode. Code without a mode can ask :func:`in_first_pass`.
 """
 
-from __future__ import annotations
-
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+import copy
+import numbers
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer
-from torch.overrides import TorchFunctionMode
 
-from topdown.naming import escape
+from topdown.masking import replaced
 
-T = TypeVar("T")
+L = TypeVar("L", bound=nn.Module)
 
-
-class Statistics(nn.Module):
-    """Holds the running statistics of one first pass: a buffer for each of the backbone whose name begins with `running_`.
-
-    They are nan, and those of the backbone serve in their place, until a first pass in training has moved them.
-
-    Args:
-        backbone: Module whose statistics are kept apart.
-
-    Example:
-        >>> list(Statistics(nn.Sequential(nn.BatchNorm1d(3))).state_dict())
-        ['%0%2Erunning_mean', '%0%2Erunning_var']
-        >>> list(Statistics(nn.Linear(3, 3)).state_dict())
-        []
-    """
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        with torch.inference_mode(False):  # buffers that are made in inference mode could never follow
-            for name, buffer in backbone.named_buffers():
-                if _is_statistic(name, buffer):
-                    self.register_buffer(escape(name), torch.full_like(buffer, torch.nan))
-
-    def lend(self, name: str, buffer: Tensor) -> Tensor:
-        """Returns a copy of a buffer, as the first pass has it."""
-        kept = self._buffers.get(escape(name))
-        return buffer.clone() if kept is None else torch.where(kept.isnan(), buffer, kept)
-
-    @torch.no_grad()
-    def keep(self, name: str, value: Tensor) -> None:
-        """Takes over such a copy after a first pass."""
-        if escape(name) not in self._buffers:  # of a module that was not there at first
-            self.register_buffer(escape(name), torch.full_like(value, torch.nan))
-        self.get_buffer(escape(name)).copy_(value)
+_thread = threading.local()
+_thread.in_first_pass, _thread.blocks = False, ()  # other threads begin without, and compile code anew
+_blocks: ContextVar[tuple[Any, ...]] = ContextVar("blocks", default=())  # open blocks of Disabled
 
 
-class _Lending(TorchFunctionMode):
-    """Gives copies to every torch function that is given a buffer, in the calling thread alone."""
+def in_first_pass() -> bool:
+    """Tells whether the calling thread is in the first pass of a latch.
 
-    def __init__(self, buffers: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.pairs = list(zip(buffers, copies, strict=True))
-        self.copies = {id(buffer): copy for buffer, copy in self.pairs}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*self._lend(args), **{name: self._lend(value) for name, value in (kwargs or {}).items()})
-
-    def _lend(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if not torch.compiler.is_compiling():
-                return self.copies.get(id(value), value)
-            for buffer, copy in self.pairs:  # compilers would compile anew for every id
-                if value is buffer:
-                    return copy
-            return value
-        if type(value) in (list, tuple):
-            return type(value)([self._lend(part) for part in value])
-        return value
-
-
-def run_untouched(run: Callable[[], T], backbone: nn.Module, statistics: Statistics | None = None, *, keep: bool = False) -> T:
-    """Runs something that calls a backbone, whose buffers are afterwards as they were.
-
-    Args:
-        run: Function without arguments.
-        backbone: Module that it calls.
-        statistics: Running statistics to use in place of those of the backbone. (Default: None, those of the backbone)
-        keep: Whether these follow what modules in training make of them. (Default: False)
-
-    Returns:
-        Result of `run`.
+    A hook that collects activations, a counter, or the update of a momentum encoder then runs once a call:
 
     Example:
-        >>> norm = nn.BatchNorm1d(2)
-        >>> run_untouched(lambda: norm(torch.ones(3, 2)), norm).shape, int(norm.num_batches_tracked)
-        (torch.Size([3, 2]), 0)
+        >>> activations = []
+        >>> def collect(module, arguments, output):
+        ...     if not topdown.in_first_pass():
+        ...         activations.append(output)
+        >>> backbone = topdown.adapters.LSTMBackbone({"text": 3, "audio": 2}, hidden_size=4)
+        >>> handle = backbone.encoders["text"].register_forward_hook(collect)
+        >>> _ = topdown.TopDownLatch(backbone)({"text": torch.zeros(1, 5, 3), "audio": torch.zeros(1, 5, 2)})
+        >>> len(activations)
+        1
     """
-    own_statistics = statistics is not None and len(statistics._buffers) > 0
-    if not own_statistics and not any(module.training for module in backbone.modules()):
-        return run()  # nothing moves in evaluation
-    buffers = [
-        (module, key, f"{path}.{key}" if path else key, buffer)
-        for path, module in backbone.named_modules()
-        for key, buffer in module._buffers.items()
-        if buffer is not None and not isinstance(buffer, UninitializedBuffer)
-    ]
-    if not buffers:
-        return run()
-    with torch.no_grad():
-        copies = [buffer.clone() if statistics is None else statistics.lend(name, buffer) for _, _, name, buffer in buffers]
-    moved = []
-    try:
-        with _Lending([buffer for *_, buffer in buffers], copies):
-            result = run()
-    finally:
-        for (module, key, name, buffer), copy in zip(buffers, copies, strict=True):
-            now = module._buffers[key]
-            if module.training and _is_statistic(name, buffer):
-                moved.append((name, copy if now is buffer or now is None else now))
-            module._buffers[key] = buffer  # some assign a new tensor in place of a buffer
-    if statistics is not None and keep:
-        for name, value in moved:
-            statistics.keep(name, value)
-    return result
+    return getattr(_thread, "in_first_pass", False)
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Keeps a model in evaluation mode within a `with` block.
+def first_pass(backbone: nn.Module, *, evaluating: bool = False) -> Iterator[None]:
+    """Context manager of a first pass: modules with buffers are in evaluation mode.
+
+    Only their attribute `training` changes: in `eval()` some layers do more than that, such as to merge weights.
+
+    Args:
+        backbone: Module that the pass calls.
+        evaluating: Whether all modules are in evaluation mode. (Default: False)
 
     Example:
-        >>> layer = nn.Dropout()
-        >>> with evaluating(layer):
-        ...     layer.training
-        False
-        >>> layer.training
-        True
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with first_pass(norm):
+        ...     norm(torch.ones(3, 2)).shape, in_first_pass()
+        (torch.Size([3, 2]), True)
+        >>> int(norm.num_batches_tracked), norm.training, in_first_pass()
+        (0, True, False)
     """
-    modes = {module: module.training for module in model.modules()}
+    before = in_first_pass()
+    modules = [backbone]
+    for module in modules:  # a list that grows: twice as fast as backbone.modules(), which makes names, too
+        modules += [child for child in module._modules.values() if child is not None]
+    training = [module for module in modules if module.training and (module._buffers or evaluating)]
+    _thread.in_first_pass = True
     try:
-        model.eval()
+        for module in training:
+            module.training = False
         yield
     finally:
-        for module, mode in modes.items():  # parents first; only calls, since some layers do more than note it
-            if module.training != mode:
-                module.train(mode)
+        for module in training:
+            module.training = True
+        _thread.in_first_pass = before
 
 
-def _is_statistic(name: str, buffer: Tensor) -> bool:
-    is_lazy = isinstance(buffer, UninitializedBuffer)
-    return name.rpartition(".")[2].startswith("running_") and buffer.is_floating_point() and not is_lazy
+def copied(value: Any) -> Any:
+    """Returns a value that a model may change in place: a copy of tensors, containers, and objects that can be copied.
+
+    Example:
+        >>> ids = torch.tensor([1, 2])
+        >>> copied({"text": {"ids": ids}})["text"]["ids"].add_(1), ids
+        (tensor([2, 3]), tensor([1, 2]))
+    """
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) is dict:
+        return {key: copied(part) for key, part in value.items()}
+    if type(value) in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        parts = [copied(part) for part in value]
+        return type(value)(parts) if type(value) in (list, tuple) else type(value)(*parts)
+    if isinstance(value, (str, bytes, numbers.Number, type(None))) or callable(value) or torch.compiler.is_compiling():
+        return value
+    try:
+        if isinstance(value, Mapping):  # of another type, such as the result of a tokenizer
+            return replaced(value, {key: copied(value[key]) for key in value})
+        return copy.deepcopy(value)  # a cache of keys and values, for one
+    except Exception:  # objects may raise any error; then both passes share the object
+        return value
+
+
+class Disabled(Generic[L]):
+    """Context manager that disables the feedback of a latch, in this thread or asyncio task: see `TopDownLatch.disabled`."""
+
+    def __init__(self, latch: L) -> None:
+        self.latch, self.entered = latch, False
+
+    def __enter__(self) -> L:
+        """Disables the feedback, and returns the latch."""
+        self.entered = True
+        _blocks.set((*_blocks.get(), self))
+        _thread.blocks = (*getattr(_thread, "blocks", ()), self)  # for compiled code, which cannot read a context variable
+        return self.latch
+
+    def __exit__(self, *_: object) -> None:
+        """Enables the feedback again, unless another block is open."""
+        _blocks.set(tuple(block for block in _blocks.get() if block is not self))
+        _thread.blocks = tuple(block for block in getattr(_thread, "blocks", ()) if block is not self)
+
+    def __del__(self) -> None:
+        """Warns about a call that had no effect."""
+        if not self.entered:
+            warnings.warn("disabled() alone does nothing: write `with latch.disabled():`", RuntimeWarning, stacklevel=2)
+
+
+def is_disabled(latch: nn.Module) -> bool:
+    """Tells whether a block of :class:`Disabled` is open for a latch."""
+    blocks = getattr(_thread, "blocks", ()) if torch.compiler.is_compiling() else _blocks.get()
+    return any([block.latch is latch for block in blocks])  # a list: compilers cannot do it of a generator

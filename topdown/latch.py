@@ -1,4 +1,4 @@
-r"""The latch: a backbone looks, what it has understood masks what it sees, and it looks again.
+r"""The latch: a backbone encodes its inputs, feedback turns the encodings into masks, and the backbone encodes masked inputs.
 
 With inputs :math:`i_k` and encodings :math:`r_k` of the modalities :math:`k`, one call computes
 
@@ -13,99 +13,102 @@ References:
     https://arxiv.org/abs/2201.09828
 """
 
-from __future__ import annotations
-
-import contextlib
-import numbers
+import threading
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from typing_extensions import Self, TypeVar
 
-from topdown import checks, saving
-from topdown.backbone import Inputs, call, fresh, takes_lengths, user_model
-from topdown.build import build, build_from
-from topdown.describe import describe
-from topdown.disabled import Disabled, is_disabled
-from topdown.feedback import Factory
-from topdown.first_pass import Statistics, run_untouched
-from topdown.gates import Gates
-from topdown.masking import Align, Combine
-from topdown.masks import (
-    LatchTrace,
-    Look,
-    combine_present,
-    masked_inputs,
-    masks_by_source,
-    neutral_where_absent,
-    raw_targets,
-    site_targets,
-)
-from topdown.sequence import Lengths, Padded, zero_missing, zero_padding
-from topdown.sites import Site, from_sequence, run_with
-from topdown.unbuilt import UnbuiltFeedback
+from topdown import saving
+from topdown.backbone import check_backbone, invoke, read_encodings, takes_lengths, user_model
+from topdown.batch import Batch, BatchLengths, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
+from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, check_logits
+from topdown.first_pass import Disabled, copied, first_pass, is_disabled
+from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, neutral_where_absent, source_mask
+from topdown.profile import LatchTrace
+from topdown.sequence import Lengths, Steps
+from topdown.sites import Site, Sites, Values, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
+from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
+from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
 T = TypeVar("T")
-Values = dict[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module, default=nn.Module)
 
 
-class TopDownLatch(nn.Module):
-    r"""Wraps a backbone so that what it has understood of the other modalities masks the inputs of each one.
+class Look(NamedTuple):
+    """Holds the results of the first passes.
 
-    The latch is called as latch(inputs, lengths), or by name as latch(text=..., audio=..., lengths=...), and returns what the
-    backbone's `fuse` returns; it never calls the backbone's `forward`. The backbone stays the user's own module, under
-    `latch.backbone`; its parameters keep their names behind that prefix.
+    Args:
+        masks: Mask of each target, in its layout.
+        by_source: {target: {source: f_j}}: sigmoid(h_j), in the time of the target.
+        encodings: Encodings that the masks were computed from.
+    """
 
-    After a call the backbone is as if it had run once, on the masked inputs: the first pass moves no running statistics (it
-    has its own, see :mod:`topdown.first_pass`) and changes nothing that was given. What it counts in plain attributes, it
-    counts in both passes; a module that changes its buffers in evaluation mode, too, changes them in both.
+    masks: dict[str, Tensor]
+    by_source: dict[str, dict[str, Tensor]]
+    encodings: dict[str, Steps]
 
-    When the sizes of targets and encodings are unknown, feedback is built in the first call, which then encodes once more (as
-    torch's lazy modules are). Until then an optimizer, a parameter count or a state dict raises an error instead of missing
-    the feedback.
+
+class TopDownLatch(nn.Module, Generic[Model]):
+    r"""Wraps a backbone so that encodings of the other modalities mask the inputs of each modality.
+
+    Call it as latch(inputs, lengths), or by name as latch(text=..., audio=..., lengths=...). It returns the result of the
+    backbone's `fuse`, and never calls the backbone's `forward`. The backbone is the attribute `latch.backbone`; its parameters
+    keep their names behind that prefix.
+
+    A call leaves the backbone as if it had run once, on the masked inputs: in the first pass every module with buffers is in
+    evaluation mode (see :mod:`topdown.first_pass`), and the inputs are copies. Code without a mode, such as a counter or a
+    hook, can ask :func:`topdown.in_first_pass`.
+
+    When the sizes of targets and encodings are unknown, the first call builds the feedback, and encodes once more for it (as
+    torch's lazy modules do). Until then an optimizer, a parameter count or a state dict raises an error.
 
     Args:
         backbone: Module with `encode(inputs[, lengths])` and `fuse(encodings[, lengths])`: see :class:`topdown.Backbone`.
-        feedback: Networks that turn encodings, 0 at padded steps, into logits of masks. "lstm": one LSTM per pair of
-            target and source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared":
-            one LSTM per source and a linear map per pair; "static": a learned vector per pair, which looks at nothing; a
-            factory (source_size, target_size) -> module for pairs, such as `torch.nn.Linear`, whose modules take (encoding) or
-            (encoding, lengths); a factory that needs three arguments, (source_sizes, target_sizes, sources) -> module for all,
-            such as `partial(SharedFeedback, bidirectional=True)`; or a ready module, as that makes, called as
-            feedback(encodings[, lengths]) -> {target: {source: logits}}, with lengths as a mapping from those encodings that
-            have any. (Default: "lstm")
-        combine: Rule by which masks of several sources become one: "mean" (Eq. 4), "max", "min", "product", or a function from
-            (J, B, T, D) to (B, T, D). (Default: "mean")
-        sources: {target: [sources]}; targets that are not named are not masked, and inputs and encodings that are not named
-            may be anything. None masks every input that has an encoding of its name with every OTHER encoding (Eq. 4), and
-            one that is alone with itself. (Default: None)
-        sites: {target: place in the model}: masks multiply the output or input of submodules in place of raw inputs; see
-            :class:`topdown.Site`, or a path alone. Without `sources` the sites are the only targets; with them, raw inputs may
-            be targets beside sites. (Default: None, raw inputs)
-        align: Treatment of a source whose time differs from its target's: "error", "interpolate" by relative
-            position within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default:
-            "error"; the paper's modalities are word-aligned)
-        start: "random": masks begin wherever the networks begin, near 1/2 (the paper); "identity": the latch begins as the
-            backbone, bit for bit (in training with dropout the two draw other random numbers). Each mask is then relative to
-            that of a network that says nothing, in (0, 2) for "mean", and :mod:`topdown.gates` open in training. (Default:
-            "random", the paper)
+        feedback: Networks from encodings, 0 at padded steps, to logits of masks. "lstm": one LSTM per pair of target and
+            source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared": one LSTM per
+            source and a linear map per pair; "static": a learned vector per pair, which does not read encodings. Or a factory
+            (source_size, target_size) -> module for each pair, such as `torch.nn.Linear`, whose modules take (encoding) or
+            (encoding, lengths); a factory that needs three arguments, (source_sizes, target_sizes, sources) ->
+            module for all pairs, such as `partial(SharedFeedback, bidirectional=True)`; or a ready module for all pairs, called
+            as feedback(encodings[, lengths]) -> {target: {source: logits}}. (Default: "lstm")
+        combine: Rule that combines the masks of several sources: "mean" (Eq. 4), "max", "min", "product", or a function from
+            (J, B, T, D) to (B, T, D), called once, which gets a neutral mask for a source that is absent. With the start
+            "identity" it must map ones to ones. (Default: "mean")
+        sources: {target: [sources]}; only these targets are masked, and inputs and encodings without a name in it may have any
+            type. With None, every OTHER encoding masks each input that has an encoding of its name (Eq. 4); a modality alone
+            masks itself. (Default: None)
+        sites: {target: Site or path}: masks multiply the output or the input of a submodule, in place of a raw input; see
+            :class:`topdown.Site`. Without `sources` the sites are the only targets; with `sources`, raw inputs may be targets,
+            too. (Default: None, raw inputs)
+        align: Treatment of a source with another time than its target: "error", "interpolate" by relative position within the
+            lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default: "error"; the paper's
+            modalities are word-aligned)
+        start: "identity": the latch begins as the backbone, bit for bit (in training with dropout the two draw other random
+            numbers). The last map of each pair begins at zero, and the mask is 2 sigmoid(h), in (0, 2). "lstm" then has a
+            projection, and a scale and a shift follow a network of the user's. "random": the mask is sigmoid(h), in (0, 1),
+            and begins near 1/2 (the paper). (Default: "identity": on real data it was never worse than no feedback, unlike
+            "random")
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
-        scale: Factor of the combined masks; with 2 and zero logits the inputs are untouched. (Default: 1, the paper)
-        passes: Number of times that feedback is applied. Each pass masks the raw inputs anew. With `encoder_grad=False`
-            gradients reach the feedback from the last one alone. (Default: 1, the paper)
-        example_inputs: Inputs from which to read the sizes at once, when the backbone does not have them as attributes
-            `input_sizes` and `encoding_sizes`. The backbone encodes them once, in evaluation mode. (Default: None)
+        scale: Factor of the combined masks, only with start="random"; 2 makes masks of zero logits 1. (Default: 1, the paper)
+        passes: Number of first passes. Each one masks the raw inputs with the masks of the pass before. With
+            `encoder_grad=False` only the last one passes gradients to the feedback. (Default: 1, the paper)
+        example_inputs: Inputs that tell the sizes at once, in place of attributes of the backbone, which encodes them once, in
+            evaluation mode. (Default: None: sizes are the attributes `input_sizes` and `encoding_sizes`, or unknown until the
+            first call)
 
     All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes.
 
     Raises:
         TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
-        ValueError: if an option has an unknown value, or nobody can tell who masks whom.
+        ValueError: if an option has an unknown value, or no rule tells who masks whom.
 
     Example:
         >>> class Toy(nn.Module):
@@ -124,21 +127,19 @@ class TopDownLatch(nn.Module):
         True
     """
 
-    backbone: Any  # a Backbone that is a module
-    feedback: nn.Module
-    gates: nn.Module | None
-    kind: Any  # of feedback, as it was asked for; None where a module was given
+    backbone: Model
+    feedback: PairwiseFeedback  # any module with feedback[target][source]; a ready module of the user's may lack it
 
     def __init__(
         self,
-        backbone: nn.Module,
-        feedback: Literal["linear", "lstm", "shared", "static"] | nn.Module | Factory = "lstm",
+        backbone: Model,
+        feedback: Feedback = "lstm",
         *,
         combine: Combine = "mean",
         sources: Mapping[str, Sequence[str]] | None = None,
         sites: Mapping[str, Site | str] | None = None,
         align: Align = "error",
-        start: Literal["random", "identity"] = "random",
+        start: Start = "identity",
         encoder_grad: bool = False,
         mask_dropout: float = 0.0,
         scale: float = 1.0,
@@ -146,43 +147,35 @@ class TopDownLatch(nn.Module):
         example_inputs: Inputs | None = None,
     ) -> None:
         super().__init__()
-        checks.check_backbone(backbone)
-        checks.check_feedback(feedback, sources)
-        self.backbone = backbone
-        self.feedback = feedback if isinstance(feedback, nn.Module) else UnbuiltFeedback()
-        self.kind = None if isinstance(feedback, nn.Module) else feedback
-        self.sources = checks.check_sources(sources)
-        self.sites = checks.check_sites(sites, user_model(backbone))
-        self.start = checks.check_start(start, scale)
-        self.gates = Gates() if start == "identity" and isinstance(feedback, nn.Module) else None
-        self.combine = combine
-        self.align = align
-        self.encoder_grad = encoder_grad
-        self.mask_dropout = mask_dropout
-        self.scale = scale
-        self.statistics = nn.ModuleList()  # of each first pass
-        self.passes = passes
-        self.target_sizes: dict[str, int] | None = None  # unknown until feedback is built, and for a ready module
-        self.source_sizes: dict[str, int] | None = None
-        sizes, encoding_sizes = (getattr(backbone, name, None) for name in ("input_sizes", "encoding_sizes"))
-        if isinstance(feedback, nn.Module):
-            return
-        if isinstance(sizes, Mapping) and isinstance(encoding_sizes, Mapping) and not self.sites:
-            build(self, dict(sizes), dict(encoding_sizes))
-        elif example_inputs is not None:
-            checks.check_inputs(example_inputs)
-            build_from(self, example_inputs, None)
+        check_backbone(backbone)
+        check_feedback(feedback, sources)
+        self.wiring = Wiring(check_sources(sources), check_sites(sites, user_model(backbone)))
+        self.backbone, self.start = backbone, start
+        self.factor = 2.0 if start == "identity" else 1.0  # of each mask before they are combined: 2 sigmoid(0) = 1
+        self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
+        self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes
+        if start == "random" and scale == 1.0 and any("running_mean" in name for name, _ in backbone.named_buffers()):
+            warnings.warn("masks near 1/2 shift the statistics of batch norm: pass start='identity' or scale=2", stacklevel=2)
+        self._kind: Any = None if isinstance(feedback, nn.Module) else feedback
+        ready = (feedback if start == "random" else ZeroStart(feedback)) if isinstance(feedback, nn.Module) else None
+        self.feedback = cast(PairwiseFeedback, UnbuiltFeedback() if ready is None else ready)
+        sizes: Any = [getattr(backbone, attribute, None) for attribute in ("input_sizes", "encoding_sizes")]
+        if example_inputs is not None:
+            self._build_from(example_inputs, None)
+        elif ready is None and not self.sites and all(isinstance(size, Mapping) for size in sizes):
+            self._build(self.wiring.decide(*sizes))
 
-    def forward(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> Any:
-        """Looks, masks, and looks again.
+    def forward(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> Any:
+        """Encodes, masks, and encodes again.
 
         Args:
-            inputs: Sequence of shape (B, T_k, D_k) or vector of shape (B, D_k) per modality k that is masked, and whatever else
-                the backbone takes; or each by its name, as keywords. A modality that is None or absent drops out of the
-                mean, and a target none of whose sources is there is not masked.
-            lengths: Number of valid steps of each sample, of shape (B,), on the CPU, which serves all modalities; or a mapping
-                from modality to such a tensor, where 0 says that a sample lacks the modality. (Default: None, all steps of all
-                samples are valid)
+            inputs: Sequence of shape (B, T_k, D_k) or vector of shape (B, D_k) per modality k that is masked, and all other
+                inputs of the backbone. A modality that is None or left out is absent: it drops out of the mean, and a target
+                without any source is not masked.
+            lengths: Number of valid steps of each sample, of shape (B,), on the CPU, for all modalities; or a mapping from
+                modality to such a tensor, where 0 means that the modality is absent in that sample. (Default: None, all steps
+                are valid)
+            named: Inputs by name, in place of a mapping.
 
         Returns:
             Result of `backbone.fuse`.
@@ -191,77 +184,75 @@ class TopDownLatch(nn.Module):
             TypeError: if inputs, lengths or what `encode` returns are of the wrong kind.
             ValueError: if shapes do not fit, naming the modality.
         """
-        inputs = checks.merge_names(inputs, by_name)
-        if self.sites and torch.compiler.is_dynamo_compiling():
-            return torch.compiler.disable(self.forward)(inputs, lengths)  # compilers do not see hooks that come and go
-        return self._predict(self._look(inputs, lengths), lengths)
+        batch = self.read(inputs, lengths, named)
+        return self.predict(batch, self.look(batch).masks)
 
-    def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> dict[str, Tensor]:
+    def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
-        They have a gradient, for regularizers; call within `torch.no_grad()` where that is not wanted.
+        It runs the first passes alone, which change nothing in the backbone. Masks have a gradient, for regularizers.
 
         Args:
             inputs: Inputs as in :meth:`forward`.
             lengths: Lengths as in :meth:`forward`.
-            by_name: Inputs by name, in place of a mapping.
+            named: Inputs by name, in place of a mapping.
         """
-        return self._look(checks.merge_names(inputs, by_name), lengths, keep=False).masks
+        return self.look(self.read(inputs, lengths, named)).masks
 
-    def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **by_name: Any) -> LatchTrace:
-        """Returns the output together with masks, feedback and encodings; only the output while disabled.
-
-        It moves no running statistics, not even in training.
+    def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> LatchTrace:
+        """Runs :meth:`forward`, and returns its output with masks, feedback and encodings, which are empty while disabled.
 
         Args:
             inputs: Inputs as in :meth:`forward`.
             lengths: Lengths as in :meth:`forward`.
-            by_name: Inputs by name, in place of a mapping.
+            named: Inputs by name, in place of a mapping.
         """
-        look = self._look(checks.merge_names(inputs, by_name), lengths, keep=False)
-        output = run_untouched(lambda: self._predict(look, lengths), self.backbone)
-        neutral = 1.0 if self.start == "identity" else 0.5 * self.scale
+        batch = self.read(inputs, lengths, named)
+        look, scale = self.look(batch), self.factor * self.scale
         encodings = {name: r.values for name, r in look.encodings.items()}
-        return LatchTrace(output, look.masks, look.feedback, encodings, self.sites, neutral)
+        alone = {k: {j: scale * f for j, f in by_source.items()} for k, by_source in look.by_source.items()}
+        return LatchTrace(self.predict(batch, look.masks), look.masks, alone, encodings, self.sites, 0.5 * scale)
 
-    def disabled(self) -> Disabled:
-        """Turns the feedback off within a `with` block, in the current thread.
+    def disabled(self) -> Disabled[Self]:
+        """Returns a context manager that disables the feedback of the latch.
 
-        The latch then returns fuse(encode(inputs)) of its backbone, bit for bit; there are no masks to be had.
+        Within the block, in the same thread or asyncio task, the latch returns fuse(encode(inputs)) of its backbone, bit for
+        bit, and has no masks. Blocks may overlap and end in any order.
         """
         return Disabled(self)
 
     def options(self) -> dict[str, Any]:
-        """Returns the options by name: another latch with these, around the same backbone, does the same."""
-        feedback = self.feedback if self.kind is None else self.kind
-        return {"feedback": feedback, **{name: getattr(self, name) for name in ("sources", "sites", "start", *checks.OPTIONS)}}
+        """Returns the options by name: `TopDownLatch(backbone, **latch.options())` has the same."""
+        ready = self.feedback.network if isinstance(self.feedback, ZeroStart) else self.feedback
+        fixed = {"feedback": self._kind or ready, "sources": self.wiring.sources, "sites": self.sites}
+        return {**fixed, **{name: getattr(self, name) for name in OPTIONS}}
 
     def save_pretrained(self, folder: str | Path, also: Collection[str] = ()) -> None:
-        """Writes what is the latch's own, feedback.safetensors, and every option, topdown.json, without the backbone.
+        """Writes the feedback, feedback.safetensors, and every option, topdown.json, without the backbone.
 
-        What is in the way is replaced, each file whole or not at all. Options that are functions are not saved, but named.
+        It replaces files of these names, each one whole or not at all. A warning names trainable parameters of the backbone
+        that are not saved.
 
         Args:
-            folder: Folder, which is made if it is not there.
-            also: Paths of submodules or parameters of the user's model that are saved, too, such as ["head"]. (Default: none)
+            folder: Folder, which is created if need be.
+            also: Paths of submodules, or parameters, of the user's model to write too, such as ["head"]. (Default: none)
 
         Raises:
+            ValueError: if the model has no such submodule.
             RuntimeError: if the feedback is not built yet.
-            ValueError: if the model has nothing at a path.
             ImportError: without the extra `hub`.
-
-        A UserWarning says which other trainable parameters are left out.
         """
-        saving.save(self, folder, also)
+        saving.save(Path(folder), self._tensors(), self.backbone, self.wiring, self.options(), also)
 
     @classmethod
-    def from_pretrained(cls, backbone: nn.Module, folder: str | Path, **functions: Any) -> TopDownLatch:
-        """Returns a latch around a backbone with feedback that :meth:`save_pretrained` wrote; no example is needed.
+    def from_pretrained(cls, backbone: Model, folder: str | Path, **functions: Any) -> Self:
+        """Loads feedback that :meth:`save_pretrained` has written into a new latch around a backbone.
 
         Args:
-            backbone: Module like the one that was wrapped; what was saved with `also=` is loaded into it.
-            folder: Folder that was written.
-            functions: Options that were functions or modules, which JSON cannot hold.
+            backbone: Backbone like that of the saved latch; parts of it that were saved are loaded into it.
+            folder: Folder with both files.
+            functions: Options that are functions (`combine=`, a factory as `feedback=`) or a ready feedback module, which JSON
+                cannot hold.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -269,116 +260,146 @@ class TopDownLatch(nn.Module):
                 function is missing; the message says which.
             ImportError: without the extra `hub`.
         """
-        return cast(TopDownLatch, saving.load(cls, backbone, folder, functions))
+        saved, tensors = saving.read(Path(folder), backbone, functions)
+        latch = cls(backbone, **saved["options"], **functions)
+        if saved["target_sizes"] is not None:
+            latch._build(latch.wiring.decide(saved["target_sizes"], saved["source_sizes"]))
+        saving.copy_tensors(tensors, latch._tensors(), backbone, saved["also"])
+        return latch
+
+    @property
+    def sites(self) -> Sites:
+        """The site of each target that is no input."""
+        return self.wiring.sites
 
     def extra_repr(self) -> str:
-        """Shows the options, what is masked by whom, and how many parameters train."""
-        return describe(self)
+        """Shows the options, who masks whom, and how many parameters train."""
+        options = {k: v for k, v in self.options().items() if v is not None and v is not self.feedback and k != "sites"}
+        lines = [", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items())]
+        for target, sources in (self.wiring.pairs or self.wiring.sources or {}).items():
+            site = f" ({self.sites[target]})" if target in self.sites else ""
+            lines.append(f"masks {target!r}{site} by {' and '.join(map(repr, sources))}")
+        built = not isinstance(self.feedback, UnbuiltFeedback)
+        for name, module in (("feedback", self.feedback), ("the backbone", self.backbone)) if built else ():
+            counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or frozen) for frozen in (False, True)]
+            lines.append("trains {:,} of {:,} parameters of {}".format(*counts, name))
+        return "\n".join(lines)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("sources", "sites", "start") and name in self.__dict__:
-            raise ValueError(f"{name} cannot change, since it says which parameters there are: make a new latch")
-        if name in checks.OPTIONS:
-            checks.check_option(name, value)
-            value = float(value) if checks.OPTIONS[name][0] is numbers.Real else value
+        if name in ("sources", "sites") or (name == "start" and name in self.__dict__):
+            raise ValueError(f"{name} cannot change, since the parameters depend on it: make a new latch")
+        value = check_option(name, value) if name in OPTIONS else value
+        if name == "scale" and value != 1.0 and self.start == "identity":
+            raise ValueError(f"scale={value} goes with start='random': with start='identity' masks begin at 1 by themselves")
         super().__setattr__(name, value)
-        if name == "passes":
-            self.statistics.extend([Statistics(self.backbone).train(self.training) for _ in range(len(self.statistics), value)])
-        elif name == "backbone":
-            checks.check_sites(self.__dict__.get("sites"), user_model(value))
-            self._takes_lengths = {part: takes_lengths(getattr(value, part)) for part in ("encode", "fuse")}
+        if name == "backbone":
+            check_sites(self.sites, user_model(value))
+            self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
+            self._uses = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
         elif name == "feedback":
-            self.kind = None  # a module of the user's; whoever builds one says which kind it is
-            self._feedback_takes_lengths = takes_lengths(value)
+            self._feedback_takes = takes_lengths(value)
 
-    def _look(self, inputs: Inputs, lengths: Lengths, *, keep: bool = True) -> Look:
-        """Runs the first passes, each on the raw inputs times the masks of the one before.
-
-        Args:
-            inputs: Inputs of the call.
-            lengths: Lengths of the call.
-            keep: Whether the statistics of the first passes follow. (Default: True)
-        """
+    def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
+        """Reads and checks the arguments of one call; a latch that is disabled checks none."""
+        inputs = merge_names(inputs, named)
         if is_disabled(self):
-            return Look(inputs, {}, {}, {})
-        checks.check_inputs(inputs)
-        build_from(self, inputs, lengths)  # the first time, if sizes are unknown
-        known = checks.GivenLengths(lengths)
-        sizes: Mapping[str, int | None] = self.target_sizes or {}
-        raw = raw_targets(inputs, known, sizes, self.sites)
-        look = Look(masked_inputs(inputs, raw, {}), {}, {}, {})
-        for statistics in list(self.statistics)[: self.passes]:
-            encoded, there = self._encode_first(look, lengths, cast(Statistics, statistics), keep=keep)
-            encodings = self._check_encodings(encoded, inputs, known)
+            return Batch(inputs, BatchLengths(lengths), {})
+        if isinstance(self.feedback, UnbuiltFeedback):
+            self._build_from(inputs, lengths)
+        sites, sizes = self.wiring.sites, self.wiring.target_sizes or {}
+        return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites} if sites else sizes)
+
+    def look(self, batch: Batch) -> Look:
+        """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled."""
+        look = Look({}, {}, {})
+        for _ in range(0 if is_disabled(self) else self.passes):
+            encodings, at_sites = self._first_pass(batch, look.masks)
             logits = self._logits(encodings)
-            if self.target_sizes is None:  # a ready module names the targets
-                sizes = dict.fromkeys(logits)
-                raw = raw_targets(inputs, known, sizes, self.sites)
-            targets = {**raw, **site_targets(there, known, sizes, self.sites)}
-            grids = getattr(encoded, "grids", {}), {name: self.sites[name].grid(values) for name, values in there.items()}
-            checks.check_samples(known, inputs)
-            feedback = masks_by_source(logits, encodings, targets, self.align, grids)
-            masks = {name: self._mask(f, encodings, targets[name].values) for name, f in feedback.items()}
-            masks = {k: from_sequence(m, there[k], self.sites[k]) if k in there else m for k, m in masks.items()}
-            look = Look(masked_inputs(inputs, raw, masks), masks, feedback, encodings)
+            targets = self._targets(batch, at_sites, logits)
+            f = {
+                k: {j: source_mask(h, encodings.get(j, Steps(h)), targets[k], self.align, (j, k)) for j, h in sources.items()}
+                for k, sources in logits.items()
+                if sources and k in targets
+            }
+            masks = {k: self._combine(k, by_source, targets[k], encodings) for k, by_source in f.items()}
+            in_layout = {k: from_sequence(masks[k], x.values, self.sites[k]) for k, x in at_sites.items() if k in masks}
+            look = Look({**masks, **in_layout}, f, encodings)
         return look
 
-    def _predict(self, look: Look, lengths: Lengths) -> Any:
-        """Runs the second pass, or the only one of a latch that is disabled."""
-        fuse, takes = self.backbone.fuse, self._takes_lengths["fuse"]
-        return self._at_sites(lambda: call(fuse, self._encode(look.masked, lengths), lengths, takes), look, look.masks, {})
+    def predict(self, batch: Batch, masks: Masks) -> Any:
+        """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
+        inputs, lengths = apply_masks(batch.inputs, batch.targets, masks), batch.lengths.raw
+        fuse, takes = cast(Any, self.backbone).fuse, self._fuse_takes
+        sites = {k: site for k, site in self.sites.items() if k in masks}
+        return self._at_sites(lambda: invoke(fuse, self._encode(inputs, lengths), lengths, takes), sites, inputs, masks)[0]
 
-    def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
-        return call(self.backbone.encode, inputs, lengths, self._takes_lengths["encode"])
-
-    def _at_sites(self, run: Callable[[], T], look: Look, names: Collection[str], there: Values) -> T:
-        """Runs the backbone with the masks of a look at the sites of some names, and notes what is there before."""
-        sites = {name: site for name, site in self.sites.items() if name in names}
-        model, built = user_model(self.backbone), not isinstance(self.feedback, UnbuiltFeedback)
-        modalities = () if model is not self.backbone else self.source_sizes or ()
-        missing = checks.missing_names(look.masked, sites, model, modalities) if built and sites else ()
-        return run_with(run, model, sites, masks=look.masks, note=there.__setitem__, optional=missing)
-
-    def _encode_first(self, look: Look, lengths: Lengths, statistics: Statistics | None, *, keep: bool) -> tuple[Any, Values]:
-        """Encodes without a trace in the backbone, in the given inputs, or in the gradients of the backbone.
-
-        Returns:
-            Result of `encode`, and the values at the sites.
-        """
-        # Within parametrize.cached() weights that are made without a gradient would be those of the second pass, too.
+    def _first_pass(self, batch: Batch, masks: Masks) -> tuple[Values, Values]:
+        """Encodes without a trace, and returns the encodings that feedback reads, and the values at sites before masks."""
+        # Within parametrize.cached() the second pass would use the weights of this one, without their gradient.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
-        there: Values = {}
-
-        def encode() -> Any:
-            with contextlib.nullcontext() if with_graph else torch.no_grad():
-                return self._at_sites(lambda: self._encode(fresh(dict(look.masked)), fresh(lengths)), look, self.sites, there)
-
-        encoded = run_untouched(encode, self.backbone, statistics, keep=keep)
+        inputs, lengths = copied(apply_masks(batch.inputs, batch.targets, masks)), copied(batch.lengths.raw)
+        with first_pass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
+            with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
+                encoded, values = self._at_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
         if not with_graph and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 would hand weights without gradient to the second pass
-        return encoded, there
+        return read_encodings(encoded, batch, self.wiring, takes_lengths=self._uses, detach=not self.encoder_grad), values
 
-    def _check_encodings(self, encoded: Any, inputs: Inputs, known: checks.GivenLengths) -> dict[str, Padded]:
-        """Returns the encodings that feedback reads, 0 at padded steps and in samples that lack the modality."""
-        used = None if self.sources is None else {name for names in self.sources.values() for name in names}
-        encodings = checks.check_encodings(encoded, inputs, known, used, self.source_sizes)
-        takes = {*self._takes_lengths.values()} != {"no"} and getattr(self.backbone, "uses_lengths", True)
-        known.check_names(
-            [*(inputs if takes else ()), *encoded, *self.sites, *(self.target_sizes or inputs), *(self.source_sizes or ())]
-        )
-        clean = {k: zero_padding(*r) if r.values.dim() == 3 else zero_missing(*r) for k, r in encodings.items()}
-        return {k: Padded(r if self.encoder_grad else r.detach(), encodings[k].lengths) for k, r in clean.items()}
+    def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
+        return invoke(cast(Any, self.backbone).encode, inputs, lengths, self._encode_takes)
 
-    def _logits(self, encodings: Mapping[str, Padded]) -> dict[str, dict[str, Tensor]]:
-        """Calls the feedback."""
+    def _at_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, Values]:
+        """Runs the backbone, and reads and masks the values at sites."""
+        if not sites:
+            return run(), {}
+        model = user_model(self.backbone)
+        names = (self.wiring.source_sizes or ()) if model is self.backbone else ()
+        optional = () if isinstance(self.feedback, UnbuiltFeedback) else optional_sites(inputs, sites, model, names)
+        return run_with_hooks(run, model, sites, masks, optional)
+
+    def _logits(self, encodings: Values) -> Logits:
         values = {name: r.values for name, r in encodings.items()}
         lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
-        given = call(self.feedback, values, lengths or None, self._feedback_takes_lengths)
-        logits = checks.check_logits(given, self.feedback, self.target_sizes, self.source_sizes)
-        return logits if self.gates is None else self.gates(logits)
+        return check_logits(invoke(self.feedback, values, lengths or None, self._feedback_takes), self.feedback, self.wiring)
 
-    def _mask(self, by_source: Mapping[str, Tensor], encodings: Mapping[str, Padded], inputs: Tensor) -> Tensor:
-        """Returns the mask of a target; 1 where a sample has none of its sources."""
-        mask, present = combine_present(by_source, encodings, self.combine, relative=self.start == "identity")
-        mask = (mask if self.scale == 1.0 else mask * self.scale).expand_as(inputs)
-        return neutral_where_absent(nn.functional.dropout(mask, self.mask_dropout, self.training), present)
+    def _targets(self, batch: Batch, at_sites: Values, logits: Logits) -> Values:
+        """Returns the targets among the inputs, and those at sites."""
+        if self.wiring.target_sizes is None:  # a ready module names its targets
+            raw = dict.fromkeys([name for name in logits if name not in self.sites])
+            batch.targets.update(read_inputs(batch.inputs, batch.lengths, raw))
+        if not batch.targets:
+            check_batch_first(batch)
+        sizes = self.wiring.target_sizes or dict.fromkeys(logits)
+        values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}
+        return {**batch.targets, **read_targets(values, batch.lengths, sizes)}
+
+    def _combine(self, target: str, f: Masks, x: Steps, encodings: Values) -> Tensor:
+        """Returns the mask of a target from those of its sources."""
+        masks, present = [*f.values()], [encodings[j].present if j in encodings else None for j in f]
+        if callable(self.combine) and self.wiring.pairs is not None:  # a rule of the user's always gets as many masks
+            masks += [torch.full_like(masks[0], 0.5) for j in self.wiring.pairs[target] if j not in f]
+        mask = combine_masks(masks, self.combine, present, factor=self.factor)
+        mask = mask if self.scale == 1.0 else mask * self.scale
+        mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
+        mask = torch.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
+        return neutral_where_absent(mask, x, present)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+
+    def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
+        feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
+        self.wiring, self.feedback = wiring, cast(PairwiseFeedback, feedback.train(self.training))
+
+    def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
+        """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""
+        with _one_at_a_time:
+            if not isinstance(self.feedback, UnbuiltFeedback):  # another thread has built it
+                return
+            batch = read_batch(inputs, lengths, {})
+            check_complete(batch, self.wiring.sources)
+            encodings, at_sites = self._first_pass(batch, {})
+            self._build(measure(batch, encodings, at_sites, self.wiring), next(iter(encodings.values())).values)
+
+
+_one_at_a_time = threading.RLock()  # or two threads would both build feedback

@@ -1,4 +1,4 @@
-r"""Masks as pure functions: align one with the time of its target, and combine those of several sources.
+r"""Pure functions of masks: align a mask with the time of its target, combine those of several sources, and apply the result.
 
 .. math:: \tilde i_k = \frac{1}{2} (f_j + f_l) \odot i_k      (Eq. 4 of the paper)
 
@@ -7,48 +7,50 @@ References:
     https://arxiv.org/abs/2201.09828
 """
 
-from __future__ import annotations
-
+import copy
 import functools
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+import itertools
+import math
+from collections import UserDict
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from topdown.sequence import Padded, along_batch, valid_steps, zero_padding
+from topdown.sequence import Steps, along_batch, described, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
-Grid: TypeAlias = tuple[int, ...]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
+Pair: TypeAlias = tuple[str, str]  # names of source and target
+Masks: TypeAlias = Mapping[str, Tensor]
+Presence: TypeAlias = Sequence[Tensor | None]
 
-# Each rule: two masks -> one, and the value of a mask of a source that a sample lacks.
-COMBINE: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
-    "mean": (torch.add, 0.0),  # and divided by the number of masks
-    "max": (torch.maximum, 0.0),
-    "min": (torch.minimum, 1.0),
-    "product": (torch.mul, 1.0),
-}
+ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
+# Functions of two masks.
+COMBINE: dict[str, Any] = {"mean": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
 
 
-def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequence[Tensor | None] | None = None) -> Tensor:
+def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Presence = (), factor: float = 1.0) -> Tensor:
     r"""Combines the masks that the source modalities send to one target.
 
-    .. math:: \tilde f_k = \frac{1}{J} \sum_j f_{j \to k}      (Eq. 4 of the paper, J = 2)
+    .. math:: \tilde f_k = \frac{1}{J} \sum_j c f_{j \to k}      (Eq. 4 of the paper, J = 2, c = 1)
 
-    A source that a sample lacks drops out of the rule for that sample.
+    A source that is absent in a sample drops out of a named rule. A rule of the user's gets c / 2 in its place, the mask of
+    logits of 0.
 
     Args:
-        masks: J masks in [0, 1], each of shape (B, T, D), or (B, 1, D) where all steps are masked alike.
+        masks: J masks, each of shape (B, T, D), or (B, 1, D) if it is the same at all steps.
         rule: "mean" (Eq. 4), "max", "min", "product", or a function from (J, B, T, D) to (B, T, D). (Default: "mean")
-        present: Samples that have each source, of shape (B,), or None where all do. A sample that has no source at all gets an
-            arbitrary mask. (Default: None, every sample has every source)
+        present: Samples in which each of the first sources is present, of shape (B,), or None for all. A sample in which no
+            source is present gets an arbitrary mask. (Default: every source is present in every sample)
+        factor: c, the factor of each mask before they are combined. (Default: 1)
 
     Returns:
         Mask of the target, of shape (B, T, D).
 
     Raises:
-        ValueError: if there is no mask, or a rule of your own returns another shape.
+        ValueError: if a rule of the user's returns another shape.
 
     Example:
         >>> combine_masks([torch.zeros(2, 3, 4), torch.ones(2, 3, 4)]).unique()
@@ -58,38 +60,23 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequ
         >>> combine_masks([torch.full((2, 1), 0.2), torch.ones(2, 1)], present=[None, torch.tensor([True, False])]).flatten()
         tensor([0.6000, 0.2000])
     """
-    if not masks:
-        raise ValueError("there is no mask to combine: a target needs at least one source")
-    there = [None] * len(masks) if present is None else list(present)
+    marks = [None if p is None else along_batch(p, masks[0]) for p in present]
+    if absent := [~p for p in marks if p is not None]:
+        leaves = {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / factor}.get(str(rule), 0.5)
+        masks = [mask if p is None else torch.where(p, mask, leaves) for mask, p in itertools.zip_longest(masks, marks)]
     if callable(rule):
-        return _apply(rule, masks, there)
-    reduce, neutral = COMBINE[rule]
-    marks = [None if p is None else along_batch(p, masks[0]) for p in there]
-    kept = [m if p is None else torch.where(p, m, neutral) for m, p in zip(masks, marks, strict=True)]
-    combined = functools.reduce(reduce, kept)
-    if rule != "mean":
+        stacked = torch.stack(torch.broadcast_tensors(*masks)) * factor
+        combined: Tensor = rule(stacked)
+        if not isinstance(combined, Tensor) or combined.shape != stacked.shape[1:]:
+            shape = tuple(stacked.shape)
+            raise ValueError(f"combine took masks of shape {shape} and must return {shape[1:]}, got {described(combined)}")
         return combined
-    missing = [~p for p in marks if p is not None]
-    return combined / ((len(masks) - torch.stack(missing).sum(0)).clamp(min=1) if missing else len(masks))
-
-
-def _apply(rule: Callable[[Tensor], Tensor], masks: Sequence[Tensor], present: Sequence[Tensor | None]) -> Tensor:
-    shape = torch.broadcast_shapes(*(mask.shape for mask in masks))
-    stacked = torch.stack([mask.expand(shape) for mask in masks])
-    if torch.compiler.is_compiling() or all(p is None for p in present):  # compiled code takes every source as there
-        return _checked(rule, stacked)
-    there = torch.stack([torch.ones(shape[0], dtype=torch.bool, device="cpu") if p is None else p.cpu() for p in present])
-    samples = [stacked[there[:, i], i : i + 1] if there[:, i].any() else stacked[:, i : i + 1] for i in range(shape[0])]
-    return torch.cat([_checked(rule, sample) for sample in samples])
-
-
-def _checked(rule: Callable[[Tensor], Tensor], stacked: Tensor) -> Tensor:
-    combined = rule(stacked)
-    if not isinstance(combined, Tensor) or combined.shape != stacked.shape[1:]:
-        got = tuple(combined.shape) if isinstance(combined, Tensor) else type(combined).__name__
-        shape = tuple(stacked.shape)
-        raise ValueError(f"combine took masks of shape {shape} and must return {shape[1:]}, got {got}")
-    return combined
+    combined = functools.reduce(COMBINE[rule], masks)
+    if rule == "mean":
+        count: Any = (len(masks) - torch.stack(absent).sum(0)).clamp(min=1) if absent else len(masks)
+        return combined if not absent and count == factor else combined / (count / factor)
+    factor = factor ** len(masks) if rule == "product" else factor
+    return combined if factor == 1.0 else combined * factor
 
 
 def pool_mask(mask: Tensor, lengths: Tensor | None) -> Tensor:
@@ -132,137 +119,164 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
         >>> interpolate_mask(ramp, torch.tensor([3]), 5, torch.tensor([5])).flatten()
         tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
     """
-    last = lengths.to(mask.device).clamp(min=1).unsqueeze(1) - 1
-    target_last = target_lengths.to(mask.device).clamp(min=1).unsqueeze(1) - 1
-    time = torch.minimum(torch.arange(target_steps, device=mask.device).unsqueeze(0), target_last)
+    device, samples = mask.device, torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
+    last, target_last = (n.to(device).clamp(min=1).unsqueeze(1) - 1 for n in (lengths, target_lengths))
+    time = torch.minimum(torch.arange(target_steps, device=device).unsqueeze(0), target_last)
     # In integers, so that equal lengths give whole positions and a fraction of exactly zero.
-    spread = time * last
-    span = target_last.clamp(min=1)
+    spread, span = time * last, target_last.clamp(min=1)
     below = torch.div(spread, span, rounding_mode="floor")
-    wide = torch.promote_types(mask.dtype, torch.float32)
-    fraction = ((spread - below * span).to(wide) / span).to(mask.dtype).unsqueeze(-1)
-    above = torch.minimum(below + 1, last)
-    samples = torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
-    return torch.lerp(mask[samples, below], mask[samples, above], fraction)
+    fraction = (spread - below * span).to(torch.promote_types(mask.dtype, torch.float32)) / span
+    above = mask[samples, torch.minimum(below + 1, last)]
+    return torch.lerp(mask[samples, below], above, fraction.to(mask.dtype).unsqueeze(-1))
 
 
-def align_mask(
-    mask: Padded,
-    target: Padded,
-    align: Align = "error",
-    *,
-    names: tuple[str, str] = ("source", "target"),
-    grids: tuple[Grid, Grid] = ((), ()),
-) -> Tensor:
+def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair = ("source", "target")) -> Tensor:
     """Brings the mask of a source to the time of its target.
 
     A mask without time masks all steps alike, and a target without time takes the average over the valid steps of the mask. A
     source that shares the time of its target (as many steps, and equal lengths) is used as it is. Otherwise "error" raises,
     "interpolate" maps by relative position (:func:`interpolate_mask`), and "pool" averages over valid steps
-    (:func:`pool_mask`) each sample whose length differs from the target's. What happens to a sample depends on its own
-    lengths alone, never on the batch that it is in. Compiled code does not compare lengths: with "error" it trusts that
-    they are equal.
+    (:func:`pool_mask`) each sample whose length differs from the target's. The result for a sample depends on its own lengths
+    alone, never on its batch. Compiled code does not compare lengths: with "error" it trusts that they are equal. Maps of
+    different grids are interpolated in all their dimensions.
 
     Args:
         mask: Mask of shape (B, T_j, D) or (B, D), with the lengths of the source.
         target: Target of shape (B, T_k, D) or (B, D), with its lengths.
         align: "error", "interpolate" or "pool". (Default: "error")
         names: Names of source and target, for messages.
-        grids: Steps of each dimension of time of source and target, where there are several: positions (H, W) of a map. Maps of
-            other sizes are interpolated in all their dimensions. (Default: time has one dimension)
 
     Returns:
-        Mask of shape (B, T_k, D), or (B, 1, D) where all steps are masked alike; (B, D) for a target without time.
+        Mask of shape (B, T_k, D), or (B, 1, D) if it is the same at all steps; (B, D) for a target without time.
 
     Raises:
         ValueError: with "error", if the steps or the lengths differ.
 
     Example:
-        >>> align_mask(Padded(torch.zeros(2, 9, 4)), Padded(torch.zeros(2, 7, 4)), names=("audio", "text"))
+        >>> align_mask(Steps(torch.zeros(2, 9, 4)), Steps(torch.zeros(2, 7, 4)), names=("audio", "text"))
         Traceback (most recent call last):
         ...
         ValueError: 'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool', or align them first
     """
+    steps, target_steps = mask.values.shape[1], target.values.shape[1]
     if target.values.dim() == 2:
-        return mask.values if mask.values.dim() == 2 else pool_mask(*mask).squeeze(1)
+        return mask.values if mask.values.dim() == 2 else pool_mask(mask.values, mask.lengths).squeeze(1)
     if mask.values.dim() == 2:
         return mask.values.unsqueeze(1)
-    if grids[0] != grids[1] and len(max(grids, key=len)) > 1:
-        return _between_grids(mask.values, align, names, grids)
-    if mask.values.shape[1] == target.values.shape[1] and mask.lengths is target.lengths:
+    if mask.grid != target.grid:
+        return _between_grids(mask, target.grid, align, names)
+    if steps == target_steps and mask.lengths is target.lengths:
         return mask.values
-    return ALIGN[align](mask, target, names)
-
-
-def _between_grids(mask: Tensor, align: Align, names: tuple[str, str], grids: tuple[Grid, Grid]) -> Tensor:
-    """Brings a mask of shape (B, H W, D), say, to a map of another size."""
-    own, other = grids
+    if align == "error" and steps != target_steps:
+        raise ValueError(f"{names[0]!r} has {steps} steps but {names[1]!r} has {target_steps}: {ALIGN_FIRST}")
+    n, m = _all_lengths(mask), _all_lengths(target)
+    if align == "interpolate":
+        return interpolate_mask(mask.values, n, target_steps, m)
     if align == "pool":
-        return mask.mean(1, keepdim=True)
-    if align == "error" or len(own) != len(other) or len(own) > 3:
-        kind = [f"positions {grid}" if len(grid) > 1 else "one dimension of time" for grid in grids]
-        remedy = "pass align='pool'" + (" or align='interpolate'" if align == "error" and len(own) == len(other) else "")
-        raise ValueError(f"{names[0]!r} has {kind[0]} but {names[1]!r} has {kind[1]}: {remedy}")
-    maps = mask.transpose(1, 2).unflatten(2, own)
-    mode = {2: "bilinear", 3: "trilinear"}[len(own)]
-    return torch.nn.functional.interpolate(maps, other, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
+        fitted = torch.nn.functional.pad(mask.values[:, :target_steps], (0, 0, 0, max(0, target_steps - steps)))
+        return torch.where(along_batch(n == m, fitted), fitted, pool_mask(mask.values, mask.lengths))
+    if not torch.compiler.is_compiling() and not bool(((n == m) | (n == 0) | (m == 0)).all()):  # absent ones need no alignment
+        if mask.lengths is None or target.lengths is None:
+            name = names[0] if mask.lengths is None else names[1]
+            hint = f"add it, pass one tensor for all, or {ALIGN_FIRST}"
+            raise ValueError(f"lengths have no entry for {name!r}, so all its {steps} steps count: {hint}")
+        raise ValueError(f"{names[0]!r} and {names[1]!r} have {steps} steps but other lengths: {ALIGN_FIRST}")
+    return mask.values
 
 
-def _insist(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
-    source, target_name = names
-    remedy = "pass align='interpolate' or align='pool', or align them first"
-    steps, target_steps = mask.values.shape[1], target.values.shape[1]
-    if steps != target_steps:
-        raise ValueError(f"{source!r} has {steps} steps but {target_name!r} has {target_steps}: {remedy}")
-    own, other = _all_lengths(mask), _all_lengths(target)
-    # A sample that lacks one of the two has nothing to be aligned.
-    if torch.compiler.is_compiling() or bool(((own == other) | (own == 0) | (other == 0)).all()):
-        return mask.values
-    for name, lengths in ((source, mask.lengths), (target_name, target.lengths)):
-        if lengths is None:
-            raise ValueError(f"lengths have no entry for {name!r}, so all its {steps} steps count: add it, or {remedy}")
-    raise ValueError(f"{source!r} and {target_name!r} have {steps} steps but other lengths: {remedy}")
+def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair) -> Tensor:
+    """Brings a mask of positions, or of time, to a map of another grid."""
+    if align == "pool":
+        return mask.values.mean(1, keepdim=True)
+    same_rank = len(mask.grid) == len(grid) <= 3
+    if align == "error" or not same_rank:
+        remedy = "pass align='pool'" + (" or align='interpolate'" if same_rank else "")
+        raise ValueError(f"{names[0]!r} has positions {mask.grid or '(T,)'} but {names[1]!r} has {grid or '(T,)'}: {remedy}")
+    maps = mask.values.transpose(1, 2).unflatten(2, mask.grid)
+    mode = {2: "bilinear", 3: "trilinear"}[len(grid)]
+    return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
 
 
-def _interpolate(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
-    return interpolate_mask(mask.values, _all_lengths(mask), target.values.shape[1], _all_lengths(target))
-
-
-def _pool(mask: Padded, target: Padded, names: tuple[str, str]) -> Tensor:
-    pooled, steps = pool_mask(*mask), target.values.shape[1]
-    if mask.lengths is target.lengths is None:
-        return pooled
-    fitted = torch.nn.functional.pad(mask.values[:, :steps], (0, 0, 0, max(0, steps - mask.values.shape[1])))
-    return torch.where(along_batch(_all_lengths(mask) == _all_lengths(target), pooled), fitted, pooled)
-
-
-def _all_lengths(padded: Padded) -> Tensor:
-    values, lengths = padded
+def _all_lengths(padded: Steps) -> Tensor:
+    values, lengths = padded.values, padded.lengths
     return torch.full(values.shape[:1], values.shape[1], device=values.device) if lengths is None else lengths.to(values.device)
 
 
-ALIGN: dict[str, Callable[[Padded, Padded, tuple[str, str]], Tensor]] = {
-    "error": _insist,
-    "interpolate": _interpolate,
-    "pool": _pool,
-}
-
-
-def finite_padding(inputs: Tensor, lengths: Tensor | None) -> Tensor:
-    """Replaces nan and inf at padded steps by 0, so that no gradient is poisoned there (0 times nan is nan).
+def source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:
+    r"""Returns the mask of a pair of source and target, :math:`f = \sigma(h)`, in the time of the target.
 
     Args:
-        inputs: Sequences of shape (B, T, D); vectors of shape (B, D) have no padding.
-        lengths: Number of valid steps of each sample, of shape (B,); None leaves everything as it is.
+        h: Logits of shape (B, T_j, D_k) or (B, D_k).
+        r: Encoding that they were computed from.
+        x: Target.
+        align: Treatment of another time: see :func:`align_mask`.
+        names: Names of source and target, for messages.
 
-    Returns:
-        Sequences of shape (B, T, D), with every valid step and every finite value as it was.
+    Raises:
+        ValueError: if a shape or a time does not fit.
+    """
+    f, target = torch.sigmoid(h), x.values
+    if h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:
+        return f
+    if h.dim() not in (2, 3) or h.shape[0] != target.shape[0] or h.shape[-1] != target.shape[-1]:
+        shape = f"the feedback from {names[0]!r} gave logits of shape {tuple(h.shape)} for {names[1]!r}"
+        raise ValueError(f"{shape} of shape {tuple(target.shape)}: the batch and the last size must be the same")
+    return align_mask(Steps(f, r.lengths if r.values.dim() == 3 else None, r.grid), x, align, names=names)
+
+
+def neutral_where_absent(mask: Tensor, x: Steps, present: Presence) -> Tensor:
+    """Sets the mask of a target to 1 in samples in which none of its sources is present, and detaches it at padded steps.
+
+    Args:
+        mask: Mask of shape (B, T, D) or (B, D).
+        x: Target.
+        present: Samples in which each source is present, of shape (B,), or None for all.
 
     Example:
-        >>> finite_padding(torch.tensor([[[torch.inf], [torch.nan], [7.0]]]), torch.tensor([1])).flatten()
-        tensor([inf, 0., 7.])
+        >>> neutral_where_absent(torch.zeros(2, 1), Steps(torch.zeros(2, 1)), [torch.tensor([True, False])]).flatten()
+        tensor([0., 1.])
     """
-    if lengths is None or inputs.dim() == 2:
+    marks = [p for p in present if p is not None]
+    if marks and len(marks) == len(present):
+        mask = torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
+    # No gradient comes from padding, which may hold anything: 0 times nan would be nan.
+    return torch.where(x.valid, mask, mask.detach()) if x.valid is not None and mask.requires_grad else mask
+
+
+def apply_masks(inputs: Mapping[str, Any], targets: Mapping[str, Steps], masks: Masks) -> Mapping[str, Any]:
+    """Returns the inputs of the next pass: targets times their masks, and all other inputs unchanged.
+
+    Example:
+        >>> masked = apply_masks({"a": 3.0, "b": "text"}, {"a": Steps(torch.ones(1, 2))}, {"a": torch.full((1, 2), 0.5)})
+        >>> masked["a"], masked["b"]
+        (tensor([[0.5000, 0.5000]]), 'text')
+    """
+    if not masks:
         return inputs
-    valid = valid_steps(lengths, inputs.shape[1], inputs.device).unsqueeze(-1)
-    return torch.where(valid | inputs.isfinite(), inputs, torch.zeros_like(inputs))
+    return replaced(inputs, {k: x.values * masks[k].type_as(x.values) for k, x in targets.items() if k in masks})
+
+
+def replaced(mapping: Mapping[str, Any], items: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a mapping of the same type in which some keys have other values; the mapping itself stays as it is.
+
+    Raises:
+        TypeError: if the type has no copies.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> replaced(OrderedDict(a=1, b=2), {"b": 3})["b"]
+        3
+    """
+    if type(mapping) is dict:
+        return {**mapping, **items}
+    try:
+        if not isinstance(mapping, MutableMapping):
+            return type(mapping)({**mapping, **items})  # type: ignore[call-arg]
+        shared = {id(value): value for value in mapping.values()}  # by the copy; deepcopy copies the rest of the object
+        changed: Any = copy.copy(mapping) if isinstance(mapping, (dict, UserDict)) else copy.deepcopy(mapping, shared)
+        for key in items:
+            changed[key] = items[key]
+        vars(changed).update({key: items[key] for key in items if key in vars(changed)})  # where items are attributes, too
+        return changed  # type: ignore[no-any-return]
+    except Exception as error:
+        raise TypeError(f"a {type(mapping).__name__} cannot be copied with masks in it ({error}): pass dict(inputs)") from error

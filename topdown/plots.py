@@ -1,37 +1,26 @@
 """Pictures of masks: on average per class, and in single samples. Needs the extra `plots`."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from topdown.files import require, write_text
-from topdown.masks import LatchTrace
-from topdown.profile import MaskProfile, as_sequence, explain
+from topdown.profile import LatchTrace, MaskProfile, as_sequence, explain
 from topdown.sequence import Lengths, lengths_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Names = Mapping[str, Sequence[str]]
-COLOURS = "RdBu_r"  # red where a mask keeps more than the neutral one, blue where less, white between
-SHOWN = 12  # features that are named, of many
+Labels: TypeAlias = Sequence[object] | None
+Names: TypeAlias = Mapping[str, Sequence[object]] | None
 
 
 def plot_profile(
-    profile: Mapping[str, MaskProfile],
-    *,
-    feature_names: Names | None = None,
-    class_names: Sequence[str] | None = None,
-    neutral: float = 0.5,
-) -> Figure:
+    profile: Mapping[str, MaskProfile], *, feature_names: Names = None, class_names: Labels = None, neutral: float = 0.5
+) -> Any:
     """Draws the mean mask per class and feature, as the paper's Fig. 2: one panel per modality, classes over features.
 
     Args:
@@ -39,8 +28,8 @@ def plot_profile(
         feature_names: Names of features per modality; of more than 12 those alone are shown that are farthest from neutral.
             (Default: their numbers)
         class_names: Names of the classes, in their order. (Default: the classes)
-        neutral: Mask that changes nothing in what matters, the middle of the colours: 1/2 for masks in (0, 1), 1 for those
-            of a latch with start="identity" or scale=2. (Default: 0.5)
+        neutral: Mask in the middle of the colours: 1/2 for masks in (0, 1), 1 for a latch with start="identity" or scale=2.
+            (Default: 0.5)
 
     Returns:
         Figure of matplotlib, with `savefig`.
@@ -51,26 +40,19 @@ def plot_profile(
     """
     if not profile:
         raise ValueError("there is no profile to draw: did the latch make any masks?")
-    figure: Figure = _figure(6.5, 0.9 + sum(0.9 + 0.28 * len(p.classes) for p in profile.values()))
+    figure = _figure(6.5, 0.9 + sum(0.9 + 0.28 * len(p.classes) for p in profile.values()))
     grid = figure.subplots(len(profile), 1, squeeze=False)
-    limit = _limit([p.mean for p in profile.values()], neutral)
+    limit = _limit(torch.cat([p.mean.flatten() for p in profile.values()]), neutral)
     for (axes,), (name, p) in zip(grid, profile.items(), strict=True):
         image = draw_profile(axes, p, title=f"mean masks of {name!r}", limit=limit, neutral=neutral, class_names=class_names)
-        _name_features(
-            axes.set_xticks, p.mean.T, neutral, _names_of(feature_names, name, p.mean.shape[1]), rotation=45, ha="right"
-        )
+        names = _names_of(feature_names, name, p.mean.shape[1])
+        _name_features(axes.set_xticks, p.mean.T, neutral, names, 40, rotation=45, ha="right")
     figure.colorbar(image, ax=grid, label=f"mean mask (white: {neutral:g})")
     return figure
 
 
 def draw_profile(
-    axes: Any,
-    profile: MaskProfile,
-    *,
-    title: str,
-    limit: float,
-    neutral: float = 0.5,
-    class_names: Sequence[str] | None = None,
+    axes: Any, profile: MaskProfile, *, title: str, limit: float, neutral: float = 0.5, class_names: Labels = None
 ) -> Any:
     """Draws one modality of :func:`plot_profile` into axes of matplotlib, and returns the image.
 
@@ -82,30 +64,23 @@ def draw_profile(
         neutral: Middle of the colours. (Default: 0.5)
         class_names: Names of the classes. (Default: the classes)
     """
-    names = [str(label) for label in profile.classes] if class_names is None else [_plain(name) for name in class_names]
+    names = profile.classes if class_names is None else class_names
     if len(names) != len(profile.classes):
         raise ValueError(f"there are {len(names)} class_names, but {len(profile.classes)} classes: {list(profile.classes)}")
     rows = [f"{name} (N = {count})" for name, count in zip(names, profile.samples.tolist(), strict=True)]
-    image = _draw(axes, profile.mean, neutral, limit)
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
-    axes.set_title(title, fontsize=9)
-    return image
+    axes.set_yticks(range(len(rows)), rows, fontsize=7, parse_math=False)
+    return _draw(axes, profile.mean, neutral, limit, title)
 
 
 def plot_sample(
-    trace: LatchTrace,
-    sample: int,
-    *,
-    lengths: Lengths = None,
-    step_names: Names | None = None,
-    feature_names: Names | None = None,
-) -> Figure:
-    """Draws the masks of one sample: a row per target, with its mask and what each source asked for; steps on the axis.
+    trace: LatchTrace, sample: int, *, lengths: Lengths = None, step_names: Names = None, feature_names: Names = None
+) -> Any:
+    """Draws the masks of one sample: a row per target, with its mask and that of each source; steps on the axis.
 
     Args:
         trace: Result of `latch.trace(...)`.
         sample: Number of the sample in the batch.
-        lengths: Lengths of the batch, as the latch was given them; padding is not shown. (Default: None)
+        lengths: Lengths of the batch, as the latch got them; padding is not shown. (Default: None)
         step_names: Names of the steps per target, such as the words of a sentence. (Default: their numbers)
         feature_names: Names of features per target; see :func:`plot_profile`. (Default: their numbers)
 
@@ -118,45 +93,29 @@ def plot_sample(
         ValueError: if there is no mask, no such sample, or too few names.
         ImportError: without the extra `plots`.
     """
-    if not isinstance(trace, LatchTrace):
-        raise TypeError(f"plot_sample takes what latch.trace(...) returns, got {type(trace).__name__}")
-    if not trace.masks:
-        raise ValueError("the trace has no masks: was the latch disabled?")
+    if not -(count := _count_samples(trace)) <= sample < count:
+        raise ValueError(f"sample={sample} is not among the {count} of the batch")
     columns = 1 + max(len(by_source) for by_source in trace.feedback.values())
-    figure: Figure = _figure(4.5 * columns, 0.3 + 2.8 * len(trace.masks))
-    grid = figure.subplots(len(trace.masks), columns, squeeze=False)
-    for row, (target, mask) in zip(grid, trace.masks.items(), strict=True):
-        if not -len(mask) <= sample < len(mask):
-            raise ValueError(f"sample={sample} is not among the {len(mask)} of the batch")
-        known, site = lengths_of(lengths, target), trace.sites.get(target)
-        image = site.grid(mask) if site is not None and len(site.grid(mask)) == 2 else None
-        panels = {f"mask of {target!r}": (as_sequence(mask, target, trace.sites), trace.neutral)}
-        panels |= {f"asked for by {source!r}": (f, 0.5) for source, f in trace.feedback[target].items()}
-        for axes, (title, (values, middle)) in zip(row, panels.items(), strict=False):
-            steps = None if known is None or values.dim() != 3 or values.shape[1] == 1 else int(known[sample])
-            shown = _of_sample(values, sample, steps)
+    figure = _figure(4.5 * columns, 0.3 + 2.8 * len(trace.masks))
+    for row, (target, mask) in enumerate(trace.masks.items()):
+        valid, site = lengths_of(lengths, target), (trace.sites or {}).get(target)
+        positions = () if site is None else site.order(mask)[1]
+        panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
+        panels |= {f"from {source!r}": f for source, f in trace.feedback[target].items()}
+        for column, (title, values) in enumerate(panels.items()):
+            axes = figure.add_subplot(len(trace.masks), columns, row * columns + column + 1)
+            x = torch.atleast_2d(values[sample].detach().float().cpu())
+            shown = (x if valid is None or len(x) == 1 else x[: int(valid[sample])]).T  # features over steps
             if shown.shape[1] == 0:
+                axes.set_title(f"{title}: absent from this sample", fontsize=9, parse_math=False)
                 axes.set_axis_off()
-                axes.set_title(f"{title}: missing in this sample", fontsize=9)
                 continue
-            as_image = image is not None and shown.shape[1] == image[0] * image[1]
-            picture = shown.mean(0).view(image) if as_image and image is not None else shown
-            figure.colorbar(_draw(axes, picture, middle, _limit([picture], middle)), ax=axes)
-            axes.set_title(title, fontsize=9)
-            if as_image:
-                continue
-            _name_features(axes.set_yticks, shown, middle, _names_of(feature_names, target, len(shown)), room=16)
-            if step_names is not None and target in step_names and shown.shape[1] > 1:
-                named = [_plain(name) for name in step_names[target]][: shown.shape[1]]
-                if len(named) < shown.shape[1]:
-                    raise ValueError(f"step_names[{target!r}] has {len(named)} names, but there are {shown.shape[1]} steps")
-                axes.set_xticks(range(len(named)), named, fontsize=7, rotation=60, ha="right")
-            elif shown.shape[1] > 1:
-                axes.set_xlabel("step", fontsize=8)
-            else:
-                axes.set_xticks([0], ["all steps"], fontsize=7)
-        for axes in row[len(panels) :]:
-            axes.set_axis_off()
+            as_image = len(positions) == 2 and shown.shape[1] == positions[0] * positions[1]
+            image = shown.mean(0).view(positions) if as_image else shown
+            figure.colorbar(_draw(axes, image, trace.neutral, _limit(image, trace.neutral), title), ax=axes)
+            if not as_image:
+                _name_features(axes.set_yticks, shown, trace.neutral, _names_of(feature_names, target, len(shown)), 16)
+                _name_steps(axes, step_names, target, shown.shape[1])
     return figure
 
 
@@ -168,10 +127,10 @@ def write_page(
     titles: Sequence[str] | None = None,
     lengths: Lengths = None,
     step_names: Sequence[Names] | None = None,
-    feature_names: Names | None = None,
+    feature_names: Names = None,
     top: int = 5,
 ) -> None:
-    """Writes one HTML page, with everything in it, of some samples: their masks, and what these kept and took away.
+    """Writes one self-contained HTML page of samples: their masks, and the features that differ most from the average.
 
     Args:
         path: Path of the page.
@@ -187,79 +146,55 @@ def write_page(
         ValueError: as :func:`plot_sample`, or if there are not as many titles as samples.
         ImportError: without the extra `plots`.
     """
-    if not trace.masks:
-        raise ValueError("the trace has no masks: was the latch disabled?")
-    chosen = list(range(len(next(iter(trace.masks.values()))))) if samples is None else list(samples)
-    heads = [f"Sample {sample}" for sample in chosen] if titles is None else list(titles)
+    count = _count_samples(trace)
+    chosen = range(count) if samples is None else samples
+    heads = [f"Sample {sample}" for sample in chosen] if titles is None else titles
     if len(heads) != len(chosen):
         raise ValueError(f"there are {len(heads)} titles for {len(chosen)} samples")
-    changes = explain(trace, lengths, top=top)
-    sections = []
-    for i, (sample, head) in enumerate(zip(chosen, heads, strict=True)):
-        names = None if step_names is None else step_names[i]
+    changes, sections = explain(trace, lengths, top=top), []
+    for sample, head, names in zip(chosen, heads, step_names or [None] * len(chosen), strict=True):
         figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)
-        rows = "".join(
-            f"<tr><td>{html.escape(target)}</td><td>{html.escape(_feature(feature_names, target, c.feature))}</td>"
-            f"<td>{c.mask:.3f}</td><td>{c.average:.3f}</td><td>{'kept' if c.mask > c.average else 'attenuated'}</td>"
-            f"<td>{html.escape(c.source)}</td></tr>"
-            for target, listed in (changes[sample].items() if len(changes) > 1 else ())
-            for c in listed
-        )
-        sections.append(
-            f"<section><h2>{html.escape(head)}</h2><div class=wide>{picture(figure, f'masks of {head}')}</div>"
-            f"<div class=wide><table><tr><th>target<th>feature<th>mask<th>average"
-            f"<th>against the average<th>most by</tr>{rows}</table></div></section>"
-        )
-    write_text(Path(path), PAGE.replace("SECTIONS", "\n".join(sections)))
-
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Masks</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; color: #222 }
-section { border-top: 1px solid #ccc; padding: 1rem 0 } h2 { font-size: 1.1rem } img { width: 100%; min-width: 44rem }
-.wide { overflow-x: auto } table { border-collapse: collapse } th, td { padding: .2rem .7rem; text-align: left }
-tr:nth-child(even) { background: #f4f4f4 }
-</style>
-<h1>What the model was allowed to see</h1>
-<p>Red: a feature is kept more than a neutral mask would keep it; blue: less.
-The tables compare with the average of all samples.</p>
-SECTIONS
-</html>
-"""
+        rows = "<tr><th>target<th>feature<th>mask<th>average<th>against the average<th>most by</tr>"
+        for target, c in [(k, c) for k, listed in changes[sample].items() for c in listed if count > 1]:
+            feature = _names_of(feature_names, target, trace.masks[target].shape[-1])[c.feature]
+            above = "kept" if c.mask > c.average else "attenuated"
+            cells = (target, feature, f"{c.mask:.3f}", f"{c.average:.3f}", above, c.source)
+            rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        body = f"<div class=wide>{picture(figure, f'masks of {head}')}</div><div class=wide><table>{rows}</table></div>"
+        sections.append(f"<section><h2>{html.escape(head)}</h2>{body}</section>")
+    write_text(Path(path), Path(__file__).with_name("page.html").read_text("utf-8").replace("SECTIONS", "\n".join(sections)))
 
 
 def picture(figure: Any, alt: str) -> str:
     """Returns a figure as an HTML element that needs no other file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/png;base64,{data}'>"
+    return f"<img alt='{html.escape(alt)}' src='data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'>"
+
+
+def _count_samples(trace: LatchTrace) -> int:
+    if not (masks := getattr(trace, "masks", None)):
+        raise ValueError(f"the {type(trace).__name__} has no masks: pass what latch.trace(...) gave; was the latch disabled?")
+    return len(next(iter(masks.values())))
 
 
 def _figure(width: float, height: float) -> Any:
     return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw(axes: Any, values: Tensor, neutral: float, limit: float) -> Any:
-    limits = {"vmin": neutral - limit, "vmax": neutral + limit}
-    return axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", cmap=COLOURS, **limits)
+def _draw(axes: Any, values: Tensor, neutral: float, limit: float, title: str) -> Any:
+    axes.set_title(title, fontsize=9, parse_math=False)  # names are no formulas
+    # Red where a mask is above the neutral one, blue where below, white between.
+    colours = {"vmin": neutral - limit, "vmax": neutral + limit, "cmap": "RdBu_r"}
+    return axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **colours)
 
 
-def _limit(values: Sequence[Tensor], neutral: float) -> float:
-    """Returns the largest distance from neutral; one scale for all, or noise in one panel looks like structure in another."""
-    distances = torch.cat([(v.double() - neutral).abs().flatten() for v in values])
-    return max(float(distances.nan_to_num(0.0, posinf=0.0).max()), 1e-6)
+def _limit(values: Tensor, neutral: float) -> float:
+    """Returns the largest distance from neutral."""
+    return max(float((values.double() - neutral).abs().nan_to_num(0.0, posinf=0.0).max()), 1e-6)
 
 
-def _of_sample(values: Tensor, sample: int, steps: int | None) -> Tensor:
-    """Returns what is shown of a sample: features over valid steps."""
-    shown = values[sample].detach().float().cpu()
-    return (shown.unsqueeze(0) if shown.dim() == 1 else shown[:steps]).T
-
-
-def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int = 40, **style: Any) -> None:
+def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int, **style: Any) -> None:
     """Names features, of shape (D, ...), all of them if they are few, or those that are farthest from neutral.
 
     Args:
@@ -271,27 +206,25 @@ def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[s
         style: Style of the names.
     """
     strength = (values.double() - neutral).abs().nan_to_num(0.0).amax(1)
-    chosen = sorted(strength.topk(min(SHOWN, len(names))).indices.tolist())
-    gap = len(names) / room  # neighbours whose names would lie on one another
     apart: list[int] = []
-    for feature in sorted(chosen, key=lambda d: -float(strength[d])):
-        if all(abs(feature - other) >= gap for other in apart):
+    for feature in strength.topk(min(12, len(names))).indices.tolist():
+        if all(abs(feature - other) >= len(names) / room for other in apart):  # or their names would lie on one another
             apart.append(feature)
-    apart.sort()
-    ticks(apart, [names[feature] for feature in apart], fontsize=7, **style)
+    ticks(sorted(apart), [names[feature] for feature in sorted(apart)], fontsize=7, parse_math=False, **style)
 
 
-def _names_of(names: Names | None, target: str, count: int) -> list[str]:
-    given = None if names is None else names.get(target)
-    if given is not None and len(given) != count:
-        raise ValueError(f"feature_names[{target!r}] has {len(given)} names, but there are {count} features")
-    return [str(feature) for feature in range(count)] if given is None else [_plain(name) for name in given]
+def _name_steps(axes: Any, names: Names, target: str, count: int) -> None:
+    labels = ["all steps"] if count == 1 else (names or {}).get(target)
+    if labels is None:
+        axes.set_xlabel("step", fontsize=8)
+    elif len(labels) < count:
+        raise ValueError(f"step_names[{target!r}] has {len(labels)} names, but there are {count} steps")
+    else:
+        axes.set_xticks(range(count), map(str, labels[:count]), fontsize=7, rotation=60, ha="right", parse_math=False)
 
 
-def _plain(name: str) -> str:
-    """Returns a name that matplotlib does not take for a formula."""
-    return name.replace("$", r"\$")
-
-
-def _feature(names: Names | None, target: str, feature: int) -> str:
-    return str(feature) if names is None or target not in names else names[target][feature]
+def _names_of(names: Names, target: str, count: int) -> list[str]:
+    labels = (names or {}).get(target, range(count))
+    if len(labels) != count:
+        raise ValueError(f"feature_names[{target!r}] has {len(labels)} names, but there are {count} features")
+    return [str(label) for label in labels]

@@ -1,17 +1,35 @@
 """What masks do: on average per class and feature, as in the paper's Fig. 2, and in single samples."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from topdown.masking import pool_mask
-from topdown.masks import LatchTrace
-from topdown.sequence import Lengths, lengths_of, zero_missing
-from topdown.sites import Site, to_sequence
+from topdown.batch import BatchLengths
+from topdown.masking import Masks, pool_mask
+from topdown.sequence import Lengths, lengths_of, zero_absent
+from topdown.sites import Sites, to_sequence
+
+
+class LatchTrace(NamedTuple):
+    """Holds the output of one call of a latch, and the values that led to it.
+
+    Args:
+        output: Result of `fuse` after the second pass.
+        masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k); at a site, in the layout of the site.
+        feedback: {target: {source: mask}}: the mask that each source alone would give, in the time of the target.
+        encodings: Encodings r_j from which the masks were computed, 0 at padded steps: those of the last first pass.
+        sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)
+        neutral: Mask of logits of 0: 1 with start="identity", else half the scale. (Default: 0.5)
+    """
+
+    output: Any
+    masks: dict[str, Tensor]
+    feedback: dict[str, dict[str, Tensor]]
+    encodings: dict[str, Tensor]
+    sites: Sites | None = None
+    neutral: float = 0.5
 
 
 class MaskProfile(NamedTuple):
@@ -29,10 +47,7 @@ class MaskProfile(NamedTuple):
 
 
 def mask_profile(
-    batches: Iterable[tuple[Mapping[str, Tensor], Any, Lengths]],
-    classes: Sequence[int],
-    *,
-    sites: Mapping[str, Site] | None = None,
+    batches: Iterable[tuple[Masks, Any, Lengths]], classes: Sequence[int], *, sites: Sites | None = None
 ) -> dict[str, MaskProfile]:
     r"""Averages masks over the samples of each class.
 
@@ -68,46 +83,44 @@ def mask_profile(
         raise ValueError(f"classes={classes} names a class twice")
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
-    for masks, given, lengths in batches:
-        labels = torch.as_tensor(given)
-        members = labels.detach().cpu().view(-1, 1) == torch.tensor(classes, device="cpu")
-        if not bool(members.any(1).all()):
-            stray = sorted(set(labels[~members.any(1).to(labels.device)].tolist()))
+    for masks, label_values, lengths in batches:
+        labels = torch.as_tensor(label_values)
+        if stray := sorted({*labels.flatten().tolist()} - {*classes}):
             raise ValueError(f"labels {stray} are not among the classes {classes}")
-        members = members.to(torch.float64)
+        members = (labels.detach().cpu().view(-1, 1) == torch.tensor(classes, device="cpu")).to(torch.float64)
         for name, mask in masks.items():
             if labels.shape != (len(mask),):
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, but {name!r} has {len(mask)} masks: one each")
             valid = lengths_of(lengths, name)
             mask = _over_time(as_sequence(mask, name, sites), valid)
-            present = members if valid is None else zero_missing(members, valid.cpu())
+            present = members if valid is None else zero_absent(members, valid.cpu())
             sums[name] = sums.get(name, 0.0) + present.T @ mask
             counts[name] = counts.get(name, 0) + present.sum(0)
     return {name: MaskProfile(sums[name] / counts[name].unsqueeze(1), counts[name].to(torch.int64), classes) for name in sums}
 
 
-def as_sequence(mask: Tensor, name: str, sites: Mapping[str, Site] | None) -> Tensor:
-    """Returns a mask of shape (B, T, D) or (B, D), whatever the layout of its site is, in float64 on the CPU.
+def as_sequence(mask: Tensor, name: str, sites: Sites | None) -> Tensor:
+    """Returns a mask of any layout as a sequence (B, T, D) or vectors (B, D), in float64 on the CPU.
 
     Raises:
-        ValueError: if it has more dimensions, and there is no site that says which they are.
+        ValueError: if it has more dimensions, and no site that names them.
     """
     mask = mask.detach().cpu().to(torch.float64)
     if sites is not None and name in sites:
-        return to_sequence(mask, sites[name])
+        return to_sequence(mask, sites[name]).values
     if mask.dim() > 3:
         raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}, which its site explains: pass sites=latch.sites")
     return mask
 
 
 class Change(NamedTuple):
-    """A feature that a mask keeps more, or less, in one sample than it does on average.
+    """Describes a feature whose mask is higher, or lower, in one sample than on average.
 
     Args:
         feature: Number of the feature.
         mask: Mask of the sample, averaged over its valid steps.
         average: The same, averaged over all samples.
-        source: Source whose own mask differs most from its average in the same direction.
+        source: Source with the mask that differs most from its average in the same direction.
     """
 
     feature: int
@@ -117,19 +130,19 @@ class Change(NamedTuple):
 
 
 def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list[dict[str, list[Change]]]:
-    """Tells what was kept and what was attenuated in each sample, against the average of the batch, and by which source.
+    """Lists the features that a mask raises and lowers most in each sample, against the average of the batch, with the source.
 
     Args:
         trace: Result of `latch.trace(...)` for a batch of some samples.
         lengths: Lengths of the batch. (Default: None)
-        top: Number of features that are kept most, and of those that are attenuated most. (Default: 5)
+        top: Number of features that are raised most, and of those that are lowered most. (Default: 5)
 
     Returns:
-        Changes per sample and target, those that are kept most first. A sample that lacks a modality is not counted, and has no
-        changes for it; a batch of one sample differs in nothing from its average.
+        Changes per sample and target, features that are raised most first. A sample without a modality does not count, and has
+        no changes for it. A batch of one sample does not differ from its average.
 
     Raises:
-        ValueError: if lengths name what is neither target nor source, or `top` is less than 1.
+        ValueError: if lengths have an entry that is neither target nor source, or `top` is less than 1.
 
     Example:
         >>> masks = {"audio": torch.tensor([[[0.2, 0.5]], [[0.8, 0.5]]])}
@@ -139,33 +152,30 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")
-    for name in lengths if isinstance(lengths, Mapping) else ():
-        if name not in trace.masks and name not in trace.encodings:
-            raise ValueError(f"lengths name {name!r}, but the targets are {[*trace.masks]}")
-    found: list[dict[str, list[Change]]] = [{} for _ in next(iter(trace.masks.values()), ())]
+    BatchLengths(lengths).check_names([*trace.masks, *trace.encodings])
+    changes: list[dict[str, list[Change]]] = [{} for _ in next(iter(trace.masks.values()), ())]
     for target, mask in trace.masks.items():
         valid = lengths_of(lengths, target)
-        there = {j: _present(lengths_of(lengths, j), mask) for j in trace.feedback[target]}
         by_source = {j: _over_time(f.detach().double().cpu(), valid) for j, f in trace.feedback[target].items()}
-        averages = {j: f[there[j]].mean(0) for j, f in by_source.items()}
-        pooled, present = _over_time(as_sequence(mask, target, trace.sites), valid), _present(valid, mask)
-        average = pooled[present].mean(0)
-        for sample in present.nonzero().flatten().tolist():
-            row = pooled[sample]
-            order = (row - average).argsort(descending=True, stable=True).tolist()
+        present = {j: _present(lengths_of(lengths, j), mask) for j in by_source}
+        averages = {j: f[present[j]].mean(0) for j, f in by_source.items()}
+        pooled, marks = _over_time(as_sequence(mask, target, trace.sites), valid), _present(valid, mask)
+        average = pooled[marks].mean(0)
+        for sample in marks.nonzero().flatten().tolist():
+            x = pooled[sample]
+            order = (x - average).argsort(descending=True, stable=True).tolist()
             chosen = order if len(order) <= 2 * top else order[:top] + order[-top:]
-            changes = {j: f[sample] - averages[j] for j, f in by_source.items() if there[j][sample]}
-            found[sample][target] = [
-                Change(d, float(row[d]), float(average[d]), _most(changes, d, float(row[d] - average[d]))) for d in chosen
-            ]
-    return found
+            by = {j: f[sample] - averages[j] for j, f in by_source.items() if present[j][sample]}
+            listed = [(d, float(x[d]), float(average[d])) for d in chosen]
+            changes[sample][target] = [Change(d, at, mean, _most(by, d, at - mean)) for d, at, mean in listed]
+    return changes
 
 
 def _present(lengths: Tensor | None, mask: Tensor) -> Tensor:
     return torch.ones(len(mask), dtype=torch.bool, device="cpu") if lengths is None else lengths.cpu() > 0
 
 
-def _most(changes: Mapping[str, Tensor], feature: int, change: float) -> str:
+def _most(changes: Masks, feature: int, change: float) -> str:
     """Returns the source that differs most in the direction of a change; nothing where a sample has no source."""
     sign = 1.0 if change >= 0 else -1.0
     return max(changes, key=lambda j: sign * float(changes[j][feature]), default="")
@@ -173,6 +183,5 @@ def _most(changes: Mapping[str, Tensor], feature: int, change: float) -> str:
 
 def _over_time(mask: Tensor, lengths: Tensor | None) -> Tensor:
     """Averages a mask (B, T, D) over valid steps; one of a single step, or without time, holds for all of them."""
-    if mask.dim() == 2:
-        return mask
-    return pool_mask(mask, None if lengths is None or mask.shape[1] == 1 else lengths.cpu()).squeeze(1)
+    valid = None if lengths is None or mask.shape[1] == 1 else lengths.cpu()
+    return mask if mask.dim() == 2 else pool_mask(mask, valid).squeeze(1)

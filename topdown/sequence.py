@@ -1,14 +1,12 @@
-r"""Sequences that end at different steps: a padded batch that knows its lengths, and what can be done with lengths.
+r"""Padded batches of sequences with their lengths, and functions that respect lengths.
 
-A batch of sequences has shape :math:`(B, T, D)`, padded on the right to its longest one. `lengths` of shape :math:`(B,)`
-holds the number of valid steps of each sample; None means that all steps are valid, and 0 that the sample lacks the modality.
-When modalities are not aligned in time, `lengths` is a mapping from modality to such a tensor.
+A batch of sequences has shape :math:`(B, T, D)`, padded on the right to its longest sample. `lengths` of shape :math:`(B,)`
+holds the number of valid steps of each sample. None means that all steps are valid, and 0 that the modality is absent in that
+sample. When modalities are not aligned in time, `lengths` is a mapping from modality to such a tensor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,11 +15,12 @@ Lengths: TypeAlias = Tensor | Mapping[str, Tensor] | None
 
 
 class Padded(NamedTuple):
-    """A batch of sequences and their lengths. `encode` of a backbone may return its encodings in this form.
+    """Holds a batch of sequences and their lengths. `encode` of a backbone may return its encodings in this form.
 
     Args:
-        values: Sequences of shape (B, T, D), padded on the right; or vectors of shape (B, D), without lengths.
-        lengths: Number of valid steps of each sample, of shape (B,); None when all are valid. (Default: None)
+        values: Sequences of shape (B, T, D), padded on the right; or vectors of shape (B, D).
+        lengths: Number of valid steps of each sample, of shape (B,); None when all are valid. For vectors, 0 means that the
+            modality is absent in a sample. (Default: None)
 
     Example:
         >>> Padded(torch.zeros(2, 5, 4), torch.tensor([5, 3])).lengths
@@ -30,6 +29,25 @@ class Padded(NamedTuple):
 
     values: Tensor
     lengths: Tensor | None = None
+
+
+class Steps(NamedTuple):
+    """Holds a modality in one call: a :class:`Padded` with what a latch computes once from its lengths.
+
+    Args:
+        values: As in :class:`Padded`.
+        lengths: As in :class:`Padded`. (Default: None)
+        grid: Size of each dimension, such as (H, W), where the T = H W steps are the positions of a map. (Default: (), steps
+            are times)
+        valid: Mask of shape (B, T, 1), False at padded steps. (Default: None, all are valid)
+        present: Mask of shape (B,), False in samples in which the modality is absent. (Default: None, present in all)
+    """
+
+    values: Tensor
+    lengths: Tensor | None = None
+    grid: tuple[int, ...] = ()
+    valid: Tensor | None = None
+    present: Tensor | None = None
 
 
 def lengths_of(lengths: Lengths, name: str) -> Tensor | None:
@@ -51,51 +69,14 @@ def lengths_of(lengths: Lengths, name: str) -> Tensor | None:
     return lengths.get(name) if isinstance(lengths, Mapping) else lengths
 
 
+def described(value: Any) -> str:
+    """Describes a value in a message."""
+    return f"shape {tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+
+
 def readable(lengths: Tensor) -> bool:
-    """Tells whether values may be looked at: on the CPU (elsewhere it would stall the device), and not in compiled code."""
+    """Tells whether Python may read the values: on the CPU, where that does not stall a device, and not in compiled code."""
     return lengths.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def padded_lengths(lengths: Tensor | None, steps: int) -> Tensor | None:
-    """Returns the lengths as int64, or None when no step is padding, so that nothing is done about padding that is not there.
-
-    Lengths whose values may not be looked at (:func:`readable`) are returned as they are.
-
-    Args:
-        lengths: Number of valid steps of each sample, of shape (B,), or None.
-        steps: T, the number of steps of the padded batch.
-
-    Example:
-        >>> padded_lengths(torch.tensor([3, 3]), 3) is None
-        True
-        >>> padded_lengths(torch.tensor([3, 2]), 3)
-        tensor([3, 2])
-    """
-    if lengths is None:
-        return None
-    lengths = lengths.to(torch.int64)  # narrow types overflow in comparisons and differences
-    return lengths if not readable(lengths) or bool((lengths < steps).any()) else None
-
-
-def present_samples(lengths: Tensor | None) -> Tensor | None:
-    """Marks the samples that have any step.
-
-    Args:
-        lengths: Number of valid steps of each sample, of shape (B,), or None.
-
-    Returns:
-        Mask of shape (B,), True where a length is above 0; None where that is known of all samples.
-
-    Example:
-        >>> present_samples(torch.tensor([3, 0]))
-        tensor([ True, False])
-        >>> present_samples(torch.tensor([3, 1])) is None
-        True
-    """
-    if lengths is None:
-        return None
-    present = lengths > 0
-    return None if readable(lengths) and bool(present.all()) else present
 
 
 def valid_steps(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
@@ -114,12 +95,12 @@ def valid_steps(lengths: Tensor, steps: int, device: torch.device | None = None)
         tensor([[ True,  True,  True],
                 [ True, False, False]])
     """
-    device = lengths.device if device is None else device
-    return torch.arange(steps, device=device) < lengths.to(device, non_blocking=True).unsqueeze(1)
+    time = torch.arange(steps, device=device or lengths.device)
+    return time < lengths.to(time.device, non_blocking=True).unsqueeze(1)
 
 
 def zero_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Returns the sequences with zeros beyond their lengths, whatever stood there (nan and inf too).
+    """Sets the sequences to zero beyond their lengths, also where they are nan or infinite.
 
     Args:
         sequence: Sequences of shape (B, T, D).
@@ -134,12 +115,11 @@ def zero_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """
     if lengths is None:
         return sequence
-    valid = valid_steps(lengths, sequence.shape[1], sequence.device)
-    return sequence.masked_fill(~valid.unsqueeze(-1), 0.0)
+    return torch.where(valid_steps(lengths, sequence.shape[1], sequence.device).unsqueeze(-1), sequence, 0.0)
 
 
-def zero_missing(values: Tensor, *lengths: Tensor | None) -> Tensor:
-    """Returns values with zeros in the samples that lack a modality.
+def zero_absent(values: Tensor, *lengths: Tensor | None) -> Tensor:
+    """Sets values to zero in the samples in which a modality is absent.
 
     Args:
         values: Values of shape (B, ...).
@@ -149,16 +129,17 @@ def zero_missing(values: Tensor, *lengths: Tensor | None) -> Tensor:
         Values of shape (B, ...).
 
     Example:
-        >>> zero_missing(torch.ones(2, 1), torch.tensor([3, 0]), None).flatten()
+        >>> zero_absent(torch.ones(2, 1), torch.tensor([3, 0]), None).flatten()
         tensor([1., 0.])
     """
-    for present in map(present_samples, lengths):
-        values = values if present is None else values.masked_fill(~along_batch(present, values), 0.0)
+    for present in [n > 0 for n in lengths if n is not None]:
+        if not readable(present) or not bool(present.all()):
+            values = torch.where(along_batch(present, values), values, 0.0)
     return values
 
 
 def along_batch(marks: Tensor, values: Tensor) -> Tensor:
-    """Returns marks of samples, of shape (B,), such that they broadcast against values of shape (B, ...), where those are.
+    """Returns marks of samples, of shape (B,), with the dimensions and the device of values of shape (B, ...).
 
     Example:
         >>> along_batch(torch.tensor([True, False]), torch.zeros(2, 5, 4)).shape
@@ -168,7 +149,7 @@ def along_batch(marks: Tensor, values: Tensor) -> Tensor:
 
 
 def reverse_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Reverses each sequence within its length; padding stays where it is. Its own inverse.
+    """Reverses each sequence within its length and leaves padding in place; applied twice, it changes nothing.
 
     Args:
         sequence: Sequences of shape (B, T, D).
@@ -189,23 +170,3 @@ def reverse_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     rows = torch.where(mirrored >= 0, mirrored, time) + steps * torch.arange(batch, device=sequence.device).unsqueeze(1)
     # Whole rows of the flattened batch: several times as fast as gather, forward and backward.
     return sequence.flatten(0, 1).index_select(0, rows.flatten()).view_as(sequence)
-
-
-def last_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Returns the last valid step of each sequence, and zeros for a sample that has none.
-
-    Args:
-        sequence: Sequences of shape (B, T, D).
-        lengths: Lengths of shape (B,); None takes step T - 1.
-
-    Returns:
-        Steps of shape (B, D).
-
-    Example:
-        >>> last_valid(torch.tensor([[[1.], [2.], [3.]]]), torch.tensor([2]))
-        tensor([[2.]])
-    """
-    if lengths is None:
-        return sequence[:, -1]
-    last = lengths.to(sequence.device, torch.int64, non_blocking=True).clamp(min=1) - 1
-    return zero_missing(sequence[torch.arange(sequence.shape[0], device=sequence.device), last], lengths)

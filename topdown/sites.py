@@ -1,320 +1,304 @@
-"""Sites: where a mask acts, or an encoding is read, within a model whose forward is left as it is."""
-
-from __future__ import annotations
+"""Sites: places in a model where a mask acts or an encoding is read, through hooks that exist during one call."""
 
 import copy
 import dataclasses
+import functools
 import inspect
 import threading
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from topdown.masking import Masks, replaced
+from topdown.sequence import Steps, described
+from topdown.wiring import Names, nearest
 
 T = TypeVar("T")
+Key: TypeAlias = int | str
+Values: TypeAlias = dict[str, Steps]
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """The output, or the input, of a submodule.
+    """Names the output, or the input, of a submodule.
 
     Args:
-        path: Path of the submodule, relative to the user's model, as in `model.get_submodule(path)`; "" is the model itself.
+        path: Path of the submodule in the user's model, as in `model.get_submodule(path)`; "" is the model itself.
+        layout: Letters of the dimensions, as in einops: "b" is the batch, "d" are the features, "_" is a dimension over which a
+            mask is the same (and an encoding is averaged), and any other name is time or a position. "b d h w" gives one mask
+            per position and channel of a feature map, "b d _ _" one per channel, and "t b d" is for layers with time first.
+            (Default: "b t d", or "b d" for a tensor of two dimensions)
         at: "output" or "input" of the submodule. (Default: "output")
-        index: Item of a tuple, a list or a mapping; for an input, the position or the name of an argument. None takes the
-            tensor, or the first item of what holds several. (Default: None)
-        feature_dim: Dimension of the features. (Default: -1)
-        time_dim: Dimension of time, or several that count as one, such as (2, 3) for the positions of an image of shape
-            (B, C, H, W); None for none: all but batch and features are then masked alike. A tensor of two dimensions has no
-            time. (Default: 1)
-        batch_dim: Dimension of the batch; 1 for layers that take time first. (Default: 0)
+        index: Item of a tuple, a list, a mapping or an object; for an input, the position or the name of an argument. A tuple
+            is a path of items: `Site("lstm", "_ b d", index=(1, 0))` is the last hidden state of a `torch.nn.LSTM`. None takes
+            the tensor, or the first item. (Default: None)
+
+    A :class:`torch.nn.utils.rnn.PackedSequence` can be an encoding, and is read as a padded batch with lengths. A mask cannot
+    multiply it: choose a site before it is packed.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if `at` is unknown, or a dimension is named twice.
+        ValueError: if `at` is unknown, or the layout does not name the batch and the features once each.
 
     Example:
-        >>> Site("text_model.embeddings").path, Site("stem", feature_dim=1, time_dim=(2, 3)).time_dim
-        ('text_model.embeddings', (2, 3))
+        >>> Site("text_model.embeddings").path, Site("stem", "b d h w", at="input")
+        ('text_model.embeddings', Site(path='stem', layout='b d h w', at='input', index=None))
     """
 
     path: str
+    layout: str = "b t d"
     _: dataclasses.KW_ONLY
     at: Literal["output", "input"] = "output"
-    index: int | str | None = None
-    feature_dim: int = -1
-    time_dim: int | tuple[int, ...] | None = 1
-    batch_dim: int = 0
+    index: Key | Sequence[Key] | None = None
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        if not isinstance(self.path, str):
-            raise TypeError(f"a site needs the path of a submodule, such as 'encoder.layer.0', got {self.path!r}")
+        if not isinstance(self.path, str) or not isinstance(self.layout, str):
+            raise TypeError(f"a site needs the path of a submodule, as in Site('encoder.layer.0', 'b t d'), got {self}")
         if self.at not in ("output", "input"):
             raise ValueError(f"at={self.at!r} must be 'output' or 'input'")
-        if isinstance(self.index, bool) or not isinstance(self.index, (int, str, type(None))):
-            raise TypeError(f"index={self.index!r} must be the number or the name of an item, or None")
-        if isinstance(self.time_dim, list):  # as JSON has it
-            object.__setattr__(self, "time_dim", tuple(self.time_dim))
-        named = (self.batch_dim, self.feature_dim, *self._times())
-        if not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in named):
-            raise TypeError(f"{self.layout()} must be numbers of dimensions")
-        if len(set(named)) < len(named):
-            raise ValueError(f"{self.layout()} must be different dimensions")
+        if isinstance(self.index, list):  # as JSON has a tuple
+            object.__setattr__(self, "index", tuple(self.index))
+        if not all(type(key) in (int, str) for key in self.keys()):
+            raise TypeError(f"index={self.index!r} must be the number or the name of an item, a tuple of such, or None")
+        names = [name for name in self.layout.split() if name != "_"]
+        if not {"b", "d"} <= {*names} or len({*names}) < len(names) or not all(map(str.isidentifier, names)):
+            raise ValueError(f"layout={self.layout!r} must name 'b' and 'd' once, and no other letter twice, as 'b d h w' does")
 
     def __str__(self) -> str:
         """Names the place for messages."""
-        return f"{self.at} of {self.path!r}" + ("" if self.index is None else f"[{self.index!r}]")
+        layout = "" if self.layout == "b t d" else f" ({self.layout})"
+        return f"{self.at} of {self.path!r}" + "".join(f"[{key!r}]" for key in self.keys()) + layout
 
-    def described(self) -> str:
-        """Names the place, and the layout where it is not (B, T, D)."""
-        plain = (self.feature_dim, self.time_dim, self.batch_dim) == (-1, 1, 0)
-        return str(self) if plain else f"{self} ({self.layout()})"
+    def keys(self) -> tuple[Key, ...]:
+        """Returns the path of items."""
+        return self.index if isinstance(self.index, tuple) else () if self.index is None else (self.index,)
 
-    def layout(self) -> str:
-        """Names the dimensions."""
-        return f"feature_dim={self.feature_dim!r}, time_dim={self.time_dim!r}, batch_dim={self.batch_dim!r}"
-
-    def order(self, values: Tensor) -> list[int]:
-        """Returns the dimensions of batch, time, features, and all others, in this order.
+    def order(self, values: Tensor) -> tuple[list[int], tuple[int, ...]]:
+        """Returns the dimensions of a tensor in the order batch, times, features, others; and the size of each time.
 
         Raises:
-            ValueError: if a tensor does not have them, or nobody has said which of four or more they are.
+            ValueError: if it has another number of dimensions than the layout.
         """
-        count, times = values.dim(), self._times()
-        if count == 2 and self.time_dim == 1:
-            times = ()  # a vector
-        named = [dim % count if -count <= dim < count else count for dim in (self.batch_dim, *times, self.feature_dim)]
-        untold = count > 3 and (self.feature_dim, self.time_dim) == (-1, 1)
-        if untold or count in named or len(set(named)) < len(named):
-            remedy = (
-                "say which of them are features and time, as in Site(path, feature_dim=1, time_dim=(2, 3)) for (B, C, H, W)"
-            )
-            raise ValueError(f"the {self} has shape {tuple(values.shape)}, but {self.layout()}: {remedy}")
-        return [*named, *(dim for dim in range(count) if dim not in named)]
-
-    def grid(self, values: Tensor) -> tuple[int, ...]:
-        """Returns the steps of each dimension of time."""
-        return tuple(values.shape[dim] for dim in self.order(values)[1 : 1 + len(self._times())]) if values.dim() > 2 else ()
-
-    def _times(self) -> tuple[Any, ...]:
-        return self.time_dim if isinstance(self.time_dim, tuple) else () if self.time_dim is None else (self.time_dim,)
+        letters = ("b d" if values.dim() == 2 and self.layout == "b t d" else self.layout).split()
+        if len(letters) != values.dim():
+            raise ValueError(f"the {self} has shape {tuple(values.shape)}: name its dimensions, as in Site(path, 'b d h w')")
+        rank = {"b": 0, "d": 2, "_": 3}
+        order = sorted(range(len(letters)), key=lambda dim: rank.get(letters[dim], 1))
+        return order, tuple(values.shape[dim] for dim in order if letters[dim] not in rank)
 
 
-def to_sequence(values: Tensor, site: Site) -> Tensor:
+Sites: TypeAlias = Mapping[str, Site]
+
+
+def to_sequence(values: Tensor, site: Site, lengths: Tensor | None = None) -> Steps:
     """Returns values of a site as a sequence of shape (B, T, D), or as vectors of shape (B, D) where there is no time.
 
-    Dimensions that are neither batch, nor time, nor features are averaged.
-
     Example:
-        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", feature_dim=1, time_dim=(2, 3))).shape
+        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", "b d h w")).values.shape
         torch.Size([2, 20, 8])
-        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", feature_dim=1, time_dim=None)).shape
+        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", "b d _ _")).values.shape
         torch.Size([2, 8])
     """
-    order, steps = site.order(values), site.grid(values)
+    order, grid = site.order(values)
     values = values.permute(order)
-    values = values.flatten(2 + len(steps)).mean(-1) if values.dim() > 2 + len(steps) else values
-    return values.flatten(1, -2) if steps else values
+    values = values.flatten(2 + len(grid)).mean(-1) if values.dim() > 2 + len(grid) else values
+    return Steps(values.flatten(1, -2) if grid else values, lengths, grid if len(grid) > 1 else ())
 
 
 def from_sequence(mask: Tensor, like: Tensor, site: Site) -> Tensor:
     """Returns a mask of shape (B, T, D) or (B, D) in the layout of the values of its site: the inverse of :func:`to_sequence`.
 
     Example:
-        >>> mask, site = torch.rand(2, 20, 8), Site("stem", feature_dim=1, time_dim=(2, 3))
+        >>> mask, site = torch.rand(2, 20, 8), Site("stem", "b d h w")
         >>> from_sequence(mask, torch.zeros(2, 8, 4, 5), site)[1, 7, 3, 4] == mask[1, 19, 7]
         tensor(True)
     """
-    order, steps = site.order(like), site.grid(like)
-    mask = mask.reshape(mask.shape[0], *steps, mask.shape[-1], *[1] * (like.dim() - 2 - len(steps)))
+    order, grid = site.order(like)
+    mask = mask.reshape(mask.shape[0], *grid, mask.shape[-1], *[1] * (like.dim() - 2 - len(grid)))
     return mask.permute([order.index(dim) for dim in range(like.dim())]).expand_as(like)
 
 
-def run_with(
-    run: Callable[[], T],
-    model: nn.Module,
-    sites: Mapping[str, Site],
-    *,
-    masks: Mapping[str, Tensor] | None = None,
-    note: Callable[[str, Tensor], object] | None = None,
-    optional: Collection[str] = (),
-) -> T:
-    """Runs something that calls a model, and masks or notes what is at sites of it, in the calling thread alone.
+def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str, Site]:
+    """Checks sites by name, and returns them.
+
+    Args:
+        sites: {name: Site or path}, or None.
+        model: Module in which they are.
+        option: Name of the argument, for messages. (Default: "sites")
+
+    Raises:
+        TypeError: if they are no mapping from names to sites or paths.
+        ValueError: if the model has no such submodule.
+    """
+    items: Any = sites.items() if isinstance(sites, Mapping) else () if sites is None else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(site, (str, Site)) for name, site in items):
+        raise TypeError(f"{option}={sites!r} must be a mapping from names to Site(path, ...) or a path")
+    checked = {name: Site(site) if isinstance(site, str) else site for name, site in items}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for place, path in [(f"{option}[{name!r}]", site.path) for name, site in checked.items()]:
+        if path not in modules:
+            raise ValueError(f"{place}: {type(model).__name__} has no {path!r}, but {nearest(path, modules)}")
+        if isinstance(modules[path], torch.jit.ScriptModule):
+            raise ValueError(f"{place}: {path!r} is compiled by TorchScript, which has no hooks: choose another place")
+    return checked
+
+
+def optional_sites(inputs: Mapping[str, Any], sites: Names, model: nn.Module, more: Names = ()) -> list[str]:
+    """Returns the names of sites that a call need not reach, since a modality is absent.
+
+    Args:
+        inputs: Inputs of the call. Where one is None, any site may be left out; else those that are names of arguments or of
+            modalities, and not among the inputs.
+        sites: Names of the sites.
+        model: Model that has them.
+        more: Names of modalities that are no arguments. (Default: none)
+    """
+    if any(value is None for value in inputs.values()):
+        return [*sites]
+    possible = {*inspect.signature(model.forward).parameters, *more}
+    return [name for name in sites if name not in inputs and name in possible]
+
+
+def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, Values]:
+    """Runs a function that calls a model, and reads and masks the values at sites of the model, in the calling thread alone.
 
     Args:
         run: Function without arguments.
         model: Module that it calls.
         sites: Sites by name, each of which must be reached exactly once.
-        masks: Masks in the layout of their sites, which multiply what is there. (Default: none)
-        note: Function of the name of a site and the tensor there, before it is masked. (Default: none)
-        optional: Names of sites that need not be reached. (Default: none)
+        masks: Masks in the layout of their sites, which multiply the values.
+        optional: Names of sites that need not be reached.
 
     Returns:
-        Result of `run`. In compiled code it runs uncompiled.
+        Result of `run`, and the values at the sites before they are masked, in their layout.
 
     Raises:
         RuntimeError: while a program is exported.
-        ValueError: if a site is not reached, or reached twice, or its mask could not act or learn there.
-        TypeError: if there is no tensor.
+        ValueError: if a site is not reached, or reached twice, or its mask could not act or learn.
+        TypeError: if a site has no tensor.
 
     Example:
-        >>> model = nn.Sequential(nn.Identity(), nn.ReLU())
-        >>> run_with(lambda: model(torch.ones(1, 2)), model, {"x": Site("0")}, masks={"x": torch.tensor([[3.0, 0.5]])})
+        >>> model, masks = nn.Sequential(nn.Identity(), nn.ReLU()), {"x": torch.tensor([[3.0, 0.5]])}
+        >>> run_with_hooks(lambda: model(torch.ones(1, 2)), model, {"x": Site("0")}, masks, [])[0]
         tensor([[3.0000, 0.5000]])
     """
-    if not sites:
-        return run()
-    if torch.compiler.is_dynamo_compiling():
-        inside = torch.compiler.disable(run_with)
-        return inside(run, model, sites, masks=masks, note=note, optional=optional)  # type: ignore[no-any-return]
+    if torch.compiler.is_dynamo_compiling():  # compilers do not see hooks that come and go
+        return torch.compiler.disable(run_with_hooks)(run, model, sites, masks, optional)  # type: ignore[no-any-return]
     if torch.compiler.is_compiling():
-        raise RuntimeError(
-            f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), and mask inputs"
-        )
-    masks, thread, learns = masks or {}, threading.get_ident(), torch.is_grad_enabled()
-    reached: set[str] = set()
-    handles = []
+        raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
+    thread, learns, handles = threading.get_ident(), torch.is_grad_enabled(), []
+    places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
+    values: Values = {}
 
-    def visit(name: str, held: Any, index: int | str | None) -> Any:
-        tensor = _pick(held, index, sites[name])
-        if name in reached:
-            once = "choose a module that is called once, such as one that only this modality goes through"
-            raise ValueError(f"{name!r}, the {sites[name]}, was reached twice in one call: {once}")
-        reached.add(name)
-        if note is not None:
-            note(name, tensor)
-        if name not in masks:
+    def visit(name: str, container: Any, keys: tuple[Key, ...]) -> Any:
+        value, mask = _pick(container, keys, sites[name]), masks.get(name)
+        if name in values:
+            raise ValueError(f"{places[name]} was reached twice in one call: choose a module that is called once")
+        is_packed = isinstance(value, PackedSequence)
+        values[name] = Steps(*pad_packed_sequence(value, batch_first=True)) if is_packed else Steps(value)
+        if mask is None:
             return None
         if learns:
-            _check_learns(name, sites[name], masks[name])
-        if masks[name].shape != tensor.shape:
-            found = f"{tuple(tensor.shape)}, but had {tuple(masks[name].shape)} in the first pass"
-            raise ValueError(f"{name!r}, the {sites[name]}, has shape {found}: choose a site whose size masks do not change")
-        return _put(held, index, tensor * masks[name].to(tensor.dtype))
+            _check_learns(places[name], mask, run_with_hooks.__code__)
+        if is_packed:
+            raise TypeError(f"{places[name]} is a PackedSequence: choose a site before it is packed")
+        if mask.shape != value.shape:
+            shapes = f"{tuple(mask.shape)} in the first pass, but now {tuple(value.shape)}"
+            raise ValueError(f"{places[name]} had shape {shapes}: choose a site whose size masks do not change")
+        return _put(container, keys, value * mask.to(value.dtype))
 
-    def hook_of(name: str) -> Callable[..., Any]:
-        def after(module: nn.Module, args: Any, output: Any) -> Any:
-            return visit(name, output, sites[name].index) if threading.get_ident() == thread else None
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-            if threading.get_ident() != thread or kwargs is None:  # torch tells another thread too late that it takes them
-                return None
-            index = _argument(module, args, kwargs, sites[name])
-            by_name = isinstance(index, str)
-            changed = visit(name, kwargs if by_name else args, index)
-            return None if changed is None else (args, changed) if by_name else (changed, kwargs)
-
-        return after if sites[name].at == "output" else before
+    def hook(name: str, module: nn.Module, arguments: Any, last: Any = None) -> Any:  # last: the output, or named arguments
+        keys, at_output = sites[name].keys(), sites[name].at == "output"
+        if threading.get_ident() != thread or (last is None and not at_output):  # in other threads torch may not pass names
+            return None
+        if at_output:
+            return visit(name, last, keys or (() if isinstance(last, (Tensor, PackedSequence)) else (0,)))
+        bound = inspect.signature(module.forward).bind(*arguments, **last)
+        if (changed := visit(name, bound.arguments, keys or (0,))) is None:
+            return None
+        bound.arguments = changed
+        return bound.args, bound.kwargs
 
     try:
         for name, site in sites.items():
-            _check_compiled(name, site, model)
-            module, hook = model.get_submodule(site.path), hook_of(name)
-            if site.at == "output":
-                handles.append(module.register_forward_hook(hook))
-            else:
-                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            _check_not_compiled(places[name], site.path, model)
+            module = model.get_submodule(site.path)
+            before = functools.partial(module.register_forward_pre_hook, with_kwargs=True)
+            handles.append((module.register_forward_hook if site.at == "output" else before)(functools.partial(hook, name)))
         result = run()
     finally:
         for handle in handles:
             handle.remove()
-    for name, site in sites.items():
-        if name not in reached and name not in optional:
-            remedy = "name a module that is called in encode(), as module(...), and in the same thread"
-            raise ValueError(f"{name!r}, the {site}, was not reached in this call: {remedy}")
-    return result
+    if unreached := [places[name] for name in sites if name not in values and name not in optional]:
+        raise ValueError(f"{unreached[0]} was not reached in this call: name a module that encode() calls, in its own thread")
+    return result, values
 
 
-def _check_compiled(name: str, site: Site, model: nn.Module) -> None:
-    """Checks that a site does not lie within compiled code, which would be compiled anew for each call."""
-    parts = site.path.split(".")
-    for count in range(len(parts) + 1):
-        path = ".".join(parts[:count])
-        module = model.get_submodule(path)
-        itself = path == site.path
-        if getattr(module, "_compiled_call_impl", None) is not None or (hasattr(module, "_orig_mod") and not itself):
-            remedy = "choose a site outside of it, or leave it uncompiled"
-            raise ValueError(f"{name!r}, the {site}, lies within {path!r}, which is compiled by itself: {remedy}")
+def _check_not_compiled(place: str, path: str, model: nn.Module) -> None:
+    """Raises an error for a site within compiled code, which torch would compile anew for each call."""
+    names = path.split(".")
+    for outer in ["", *[".".join(names[: i + 1]) for i in range(len(names))]]:
+        module = model.get_submodule(outer)
+        if (hasattr(module, "_orig_mod") and outer != path) or getattr(module, "_compiled_call_impl", None) is not None:
+            raise ValueError(f"{place} lies within {outer!r}, which is compiled by itself: choose a site outside of it")
 
 
-def _check_learns(name: str, site: Site, mask: Tensor) -> None:
-    """Checks that neither a mask nor its gradient is lost."""
-    frame, within = inspect.currentframe(), False
-    while frame is not None and not within and frame.f_code is not run_with.__code__:
-        within = frame.f_code.co_filename == torch.utils.checkpoint.__file__
+def _check_learns(place: str, mask: Tensor, outside: Any) -> None:
+    """Raises an error if a mask, or its gradient, would be lost."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not outside:
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            raise ValueError(f"{place} lies within activation checkpointing, which runs again without its mask: move it out")
         frame = frame.f_back
-    if within:
-        why = "lies within activation checkpointing, which would run it again without its mask"
-        raise ValueError(f"{name!r}, the {site}, {why}: choose the output of what comes before, or do not checkpoint this part")
     if mask.requires_grad and not torch.is_grad_enabled():
-        why = "runs without gradients (torch.no_grad), so its feedback would never learn"
-        raise ValueError(f"{name!r}, the {site}, {why}: freeze the model with requires_grad_(False) instead")
+        raise ValueError(f"{place} runs within no_grad(), so feedback cannot learn: freeze with requires_grad_(False) instead")
 
 
-def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], site: Site) -> int | str:
-    """Returns the position or the name of an argument, as it was given."""
-    names = list(inspect.signature(module.forward).parameters)
-    if isinstance(site.index, str):
-        by_position = site.index not in kwargs and site.index in names
-        return names.index(site.index) if by_position else site.index
-    position = site.index or 0
-    if position < len(args):
-        return position
-    named = (
-        names[position] if site.index is not None and position < len(names) else next((n for n in names if n in kwargs), None)
-    )
-    return named if named in kwargs and named is not None else position
+def _key(container: Any, key: Key) -> Any:
+    """Returns the key of an item: in a mapping by name or by number, in a named tuple by the name of a field."""
+    if isinstance(container, Mapping):
+        return key if isinstance(key, str) or key in container else list(container)[key]
+    return container._fields.index(key) if isinstance(key, str) and hasattr(container, "_fields") else key
 
 
-def _key(held: Any, index: int | str | None) -> Any:
-    """Returns the key of an item of a mapping, or the index of one of a tuple or list: by name, by number, or the first."""
-    if isinstance(held, Mapping):
-        return index if isinstance(index, str) or index in held else list(held)[index or 0]
-    if isinstance(index, str) and isinstance(held, tuple) and hasattr(held, "_fields"):
-        return held._fields.index(index)
-    return 0 if index is None else index
+def _item(container: Any, key: Key) -> Any:
+    return container[_key(container, key)] if isinstance(container, (tuple, list, Mapping)) else getattr(container, str(key))
 
 
-def _pick(held: Any, index: int | str | None, site: Site) -> Tensor:
-    """Returns the tensor that something holds."""
-    found = held
-    if not isinstance(held, Tensor) or index is not None:
-        try:
-            if isinstance(held, (tuple, list, Mapping)):
-                found = held[_key(held, index)]
-            else:
-                found = getattr(held, index if isinstance(index, str) else "")
-        except (LookupError, AttributeError, TypeError, ValueError):
-            count = f"{len(held)} items" if isinstance(held, (tuple, list)) else f"type {type(held).__name__}"
-            has = f"keys {list(held)}" if isinstance(held, Mapping) else count
-            raise TypeError(f"the {site} is not there; it has {has}, one of which index= can name") from None
-    if isinstance(found, Tensor) and found.is_nested:
-        remedy = "make nn.TransformerEncoder with enable_nested_tensor=False"
-        raise TypeError(f"the {site} is a nested tensor, as torch's fast path in evaluation makes them: {remedy}")
-    if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() < 2:
-        got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise TypeError(f"the {site} is {got}: a site is a floating-point tensor with a batch and features")
-    return found
+def _pick(container: Any, keys: tuple[Key, ...], site: Site) -> Any:
+    """Returns the tensor or the packed sequence of a site."""
+    value = container
+    try:
+        for key in keys:
+            value = _item(value, key)
+    except (LookupError, AttributeError, TypeError, ValueError):
+        items = f"{len(value)} items" if isinstance(value, (tuple, list)) else f"type {type(value).__name__}"
+        items = f"keys {list(value)}" if isinstance(value, Mapping) else items
+        raise TypeError(f"the {site} does not exist; it has {items}, one of which index= can name") from None
+    tensor = value.data if isinstance(value, PackedSequence) else value
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.dim() < 2:
+        remedy = f": name one of its items, as in index={(*keys, 0)}" if isinstance(value, (tuple, list, Mapping)) else ""
+        raise TypeError(f"the {site} has {described(tensor)}, but a site is a floating-point tensor (B, ..., D){remedy}")
+    if tensor.is_nested:
+        raise TypeError(f"the {site} is a nested tensor: make nn.TransformerEncoder with enable_nested_tensor=False")
+    return value
 
 
-def _put(held: Any, index: int | str | None, tensor: Tensor) -> Any:
-    """Returns what something holds with another tensor in its place; what was given stays as it was."""
-    if isinstance(held, Tensor):
-        return tensor
-    if isinstance(held, tuple):
-        items = [*held]
-        items[_key(held, index)] = tensor
-        named = hasattr(held, "_fields")
-        return type(held)(*items) if named else tuple(items) if type(held) is tuple else type(held)(items)
-    if isinstance(held, (list, Mapping)):
-        changed = copy.copy(held)
-        changed[_key(held, index)] = tensor  # type: ignore[index]
-        return changed
-    if dataclasses.is_dataclass(held) and not isinstance(held, type):
-        return dataclasses.replace(held, **{str(index): tensor})
-    changed = copy.copy(held)
-    setattr(changed, str(index), tensor)
+def _put(container: Any, keys: tuple[Key, ...], value: Any) -> Any:
+    """Returns a container with another item; the container that the model has stays as it is."""
+    if not keys:
+        return value
+    key, inner = _key(container, keys[0]), _put(_item(container, keys[0]), keys[1:], value)
+    if isinstance(container, Mapping):
+        return replaced(container, {key: inner})
+    if isinstance(container, (tuple, list)):
+        items = [inner if i == key % len(container) else item for i, item in enumerate(container)]
+        return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
+    changed = copy.copy(container)
+    object.__setattr__(changed, str(key), inner)  # also of a frozen dataclass
     return changed

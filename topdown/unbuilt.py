@@ -1,60 +1,102 @@
-"""Feedback whose sizes are not known yet: whoever asks for its parameters gets an error that says how to build it."""
+"""Feedback of unknown sizes, which the first call measures."""
 
-from __future__ import annotations
-
+import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-MESSAGE = (
-    "the feedback of this latch has no parameters yet, since the sizes of its modalities are not known: call the latch once, "
-    "or pass example_inputs=, or give the backbone the attributes input_sizes and encoding_sizes"
-)
+from topdown.batch import Batch, read_inputs, read_targets
+from topdown.sequence import Steps
+from topdown.sites import to_sequence
+from topdown.wiring import Wiring, who_masks_whom
+
+
+def refuse(*arguments: Any, **named: Any) -> NoReturn:
+    """Raises an error that says how to build the feedback."""
+    raise RuntimeError("feedback of unknown sizes has no parameters yet: call the latch once, or pass example_inputs=")
 
 
 class UnbuiltParameter(UninitializedParameter):
-    """A parameter to come, which raises an error when an optimizer, a count or a function asks for it."""
+    """Stands for the parameters to come; raises an error when an optimizer, a count or a function asks for it."""
 
-    def _raise(self) -> NoReturn:
-        raise RuntimeError(MESSAGE)
-
-    is_leaf = property(_raise)  # every optimizer asks
-    shape = property(_raise)
+    is_leaf, shape = property(refuse), property(refuse)  # every optimizer asks for the first
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Lets pass what moves a module to another type or device, and raises the error for everything else."""
+        """Runs what moves a module to another type or device, and raises the error for everything else."""
         try:
             return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
         except ValueError:
-            raise RuntimeError(MESSAGE) from None
+            return refuse()
 
 
 class UnbuiltFeedback(nn.Module):
-    """The place of the feedback of a latch until its sizes are known.
+    """Holds the place of feedback until the first call measures the sizes.
 
     Raises:
-        RuntimeError: when it is called, saved, loaded, or its parameters are asked for anything.
+        RuntimeError: when it is called, saved or loaded, or when a tool asks for its parameters.
 
     Example:
         >>> import torch
         >>> torch.optim.Adam(UnbuiltFeedback().parameters())
         Traceback (most recent call last):
         ...
-        RuntimeError: the feedback of this latch has no parameters yet, since the sizes of its modalities are not known: ...
+        RuntimeError: feedback of unknown sizes has no parameters yet: call the latch once, or pass example_inputs=
     """
+
+    forward = _save_to_state_dict = _load_from_state_dict = refuse
 
     def __init__(self) -> None:
         super().__init__()
-        self.to_come = UnbuiltParameter()
+        # Not through register_parameter, which some tools replace.
+        self._parameters["to_come"] = UnbuiltParameter()  # type: ignore[assignment]
 
-    def forward(self, encodings: Any, lengths: Any = None) -> Any:
-        """Raises an error that says how to build the feedback."""
-        raise RuntimeError(MESSAGE)
 
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError(MESSAGE)
+def check_complete(batch: Batch, sources: Mapping[str, Sequence[str]] | None) -> None:
+    """Raises a ValueError if a modality is absent in the call that measures the sizes."""
+    names = batch.inputs if sources is None else {name for target, names in sources.items() for name in (target, *names)}
+    if absent := [name for name, value in batch.inputs.items() if value is None and name in names]:
+        raise ValueError(f"{absent} are None, but the first call measures all modalities: pass example_inputs=")
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError(MESSAGE)
+
+def measure(batch: Batch, encodings: Mapping[str, Steps], at_sites: Mapping[str, Steps], wiring: Wiring) -> Wiring:
+    """Decides a wiring for the sizes in a call.
+
+    Args:
+        batch: Inputs of the call.
+        encodings: Encodings by name.
+        at_sites: Values at sites.
+        wiring: Wiring without pairs and sizes.
+
+    Raises:
+        ValueError: if no rule tells who masks whom.
+    """
+    inputs = [name for name, value in batch.inputs.items() if wiring.sources is not None or is_modality(value)]
+    pairs = who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encodings)
+    values = {k: to_sequence(x.values, wiring.sites[k], x.lengths) for k, x in at_sites.items() if k in pairs}
+    targets = read_inputs(batch.inputs, batch.lengths, dict.fromkeys([k for k in pairs if k not in wiring.sites]))
+    targets |= read_targets(values, batch.lengths, dict.fromkeys(values))
+    return wiring.decide(*({name: x.values.shape[-1] for name, x in group.items()} for group in (targets, encodings)))
+
+
+def is_modality(value: Any) -> bool:
+    """Tells whether an input can be a modality: neither absent, nor a number, a text, or one value per sample.
+
+    Example:
+        >>> is_modality(torch.zeros(3, 5)), is_modality(torch.zeros(3)), is_modality(None)
+        (True, False, False)
+    """
+    return value.dim() > 1 if isinstance(value, Tensor) else not (value is None or isinstance(value, (str, numbers.Number)))
+
+
+def parameter_like(backbone: nn.Module, encoding: Tensor | None) -> Tensor | None:
+    """Returns a tensor with the type and the device for parameters of feedback; None if there is none.
+
+    It is an encoding, or, before the first call and within autocast, a parameter of the backbone.
+    """
+    if encoding is None or (not encoding.is_meta and torch.is_autocast_enabled(encoding.device.type)):
+        return next((p for p in backbone.parameters() if p.is_floating_point() and not p.is_meta), encoding)
+    return encoding

@@ -1,12 +1,16 @@
-"""Directories that can be written to."""
+"""Checks that directories can be written to, and writes JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from topdown.datasets.errors import DataError
+from topdown.files import write_text
 
 
 def check_writable(path: Path) -> None:
@@ -33,3 +37,16 @@ def make_directory(path: Path) -> None:
             pass
     except OSError as error:
         raise DataError(f"{path}: cannot be written to ({error.strerror}); choose another --out") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes strict JSON, whole or not at all; nan and infinities, which JSON lacks, become null."""
+    write_text(path, json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -10,9 +10,9 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -23,9 +23,9 @@ import torch
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.files import write_json
 from topdown.datasets.ragged import MappedArray, Ragged
 from topdown.datasets.streams import Array, Sink
-from topdown.files import umask, write_json
 
 MANIFEST = "store.json"
 LAYOUT = "topdown store, version 1"
@@ -49,7 +49,8 @@ class StoreWriter:
         self.files: dict[str, dict[str, Any]] = {}
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.unfinished-", dir=destination.parent))
+            self.folder = destination.with_name(f".{destination.name}.unfinished-{secrets.token_hex(4)}")
+            self.folder.mkdir()
         except OSError as error:
             raise DataError(f"{destination}: cannot be written ({error.strerror}); choose another place") from None
 
@@ -89,7 +90,6 @@ class StoreWriter:
                 "report": data.report,
             }
         write_json(self.folder / MANIFEST, {"layout": LAYOUT, "splits": described, "files": self.files})
-        os.chmod(self.folder, 0o777 & ~umask())
         if self.destination.exists():
             raise DataError(f"{self.destination}: is there already; choose another place, or remove it")
         os.rename(self.folder, self.destination)

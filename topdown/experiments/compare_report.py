@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.files import write_json
 from topdown.datasets.report import markdown
 from topdown.experiments.compare import Comparison, metric_of
 from topdown.experiments.compare_pictures import draw_curves, draw_differences, draw_runs
@@ -24,7 +25,7 @@ from topdown.experiments.run_store import read_run
 from topdown.experiments.runs import LEVEL, Runs, collapsed, compare_rows, inflation, spreads_of
 from topdown.experiments.tasks import Task
 from topdown.experiments.verdict import number, probability, seeds_needed, verdict
-from topdown.files import write_json, write_text
+from topdown.files import write_text
 from topdown.plots import picture
 
 HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds to decide", "best test epoch adds", "parameters")

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from topdown.checks import nearest
 from topdown.datasets.errors import DataError
 from topdown.datasets.options import OneLineParser, add_data_options
 from topdown.feedback import FEEDBACK
+from topdown.wiring import nearest
 
 KINDS = ("none", *FEEDBACK)
 ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
@@ -101,7 +101,7 @@ def add_latch_options(parser: argparse.ArgumentParser) -> None:
     add("--combine", choices=("mean", "max", "min", "product"), default="mean", help="how masks of several sources become one")
     add("--passes", type=positive, default=1, metavar="N", help="passes before the one that predicts")
     add("--scale", type=float, default=1.0, metavar="X", help="factor of the masks")
-    add("--start", choices=("random", "identity"), default="random", help="identity: begin as the model without feedback")
+    add("--start", choices=("identity", "random"), default="identity", help="identity: begin as the model without feedback")
     add("--encoder-grad", action="store_true", help="let gradients through the first pass")
     add("--mask-dropout", type=share, default=0.0, metavar="X", help="dropout of the masks")
     add("--sources", nargs="+", type=_sources, metavar="TARGET=SOURCE,...", help="who masks whom; all others by default")
@@ -134,7 +134,7 @@ def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
         action = actions.get(name.replace("-", "_"))
         if action is None or action.dest in ("help", "config"):
             there = [dest for dest in actions if dest not in ("help", "config")]
-            raise DataError(f"{path}: there is no option {name!r} among {nearest(name, there, most=4)}")
+            raise DataError(f"{path}: there is no option {name!r} among {nearest(name, there)}")
         found[action.dest] = _checked(parser, action, value, path)
     return found
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory
+from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
 from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
@@ -29,7 +29,7 @@ from topdown.experiments.results import check_no_runs, checkpoint_path, read_run
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
 from topdown.experiments.training import Fit, predict
 from topdown.feedback import FEEDBACK
-from topdown.files import require, write_json, write_text
+from topdown.files import require, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import Align
 
@@ -162,7 +162,7 @@ def _model(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
         backbone = experiment.build(sizes, options)
         if kind in ("none", ORACLE):
             return backbone
-        return TopDownLatch(backbone, kind, align=experiment.align)  # type: ignore[arg-type]
+        return TopDownLatch(backbone, kind, align=experiment.align, start="random")  # type: ignore[arg-type]
 
 
 def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> Run:

@@ -15,7 +15,7 @@ from torch import nn
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory
+from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
@@ -27,7 +27,6 @@ from topdown.experiments.reporting import fit_and_show, write_history
 from topdown.experiments.results import versions
 from topdown.experiments.tasks import Task, prepared, task_of
 from topdown.experiments.training import predict
-from topdown.files import write_json
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("command", "config", "resume")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory
+from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.options import data_options
 from topdown.experiments.asked import corrupted
@@ -21,7 +21,7 @@ from topdown.experiments.models import Trained, load_model
 from topdown.experiments.over_data import masks_of
 from topdown.experiments.train import evaluate_splits, print_metrics
 from topdown.experiments.training import predict
-from topdown.files import require, write_json, write_text
+from topdown.files import require, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.plots import write_page
@@ -102,7 +102,7 @@ def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> l
 
 def _mask_columns(trained: Trained) -> list[str]:
     latch = trained.model
-    targets = latch.target_sizes or {} if isinstance(latch, TopDownLatch) else {}
+    targets = (latch.wiring.target_sizes or {}) if isinstance(latch, TopDownLatch) else {}
     names = trained.about.get("feature_names") or {}
     sizes = {k: size for k, size in trained.description.input_sizes.items() if k in targets}
     return [f"mask {k} {names[k][i] if k in names else i}" for k, size in sizes.items() for i in range(size)]

@@ -1,18 +1,17 @@
-"""One LSTM for sequences that end at different steps."""
+"""An LSTM that is exact for padded batches, by torch's fused kernel."""
 
-from __future__ import annotations
-
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from topdown.graph import run_in_graph
-from topdown.kernel import run_lstm
 from topdown.sequence import reverse_valid, zero_padding
 
 Directions: TypeAlias = Literal["concatenate", "sum"]
+
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not tell
 
 
 class SequenceLSTM(nn.RNNBase):
@@ -61,33 +60,31 @@ class SequenceLSTM(nn.RNNBase):
             ValueError: if `sequence` is not of shape (B, T, D), or has no step.
         """
         if sequence.dim() != 3 or sequence.shape[-1] != self.input_size or sequence.shape[1] == 0:
-            expected = f"(B, T, {self.input_size}) with T > 0"
-            raise ValueError(f"the LSTM takes sequences of shape {expected}, got {tuple(sequence.shape)}")
+            raise ValueError(f"the LSTM takes shape (B, T, {self.input_size}) with T > 0, got {tuple(sequence.shape)}")
         weights = [getattr(self, name) for name in self._flat_weights_names]  # four of each direction
         if sequence.is_cuda and not torch.compiler.is_compiling():
             return self._packed(sequence, lengths, weights)
-        run = run_in_graph if torch.compiler.is_compiling() else run_lstm
         sequence = zero_padding(sequence, lengths)  # not only beyond the result: 0 times nan is nan in the backward pass
-        states = zero_padding(run(sequence, weights[:4], self.training), lengths)
+        states = zero_padding(run_lstm(sequence, weights[:4], self.training), lengths)
         if not self.bidirectional:
             return states
-        reverse = zero_padding(run(reverse_valid(sequence, lengths), weights[4:], self.training), lengths)
+        reverse = zero_padding(run_lstm(reverse_valid(sequence, lengths), weights[4:], self.training), lengths)
         return merge_directions(states, reverse_valid(reverse, lengths), self.directions)
 
     def _packed(self, sequence: Tensor, lengths: Tensor | None, weights: list[Tensor]) -> Tensor:
         batch, steps, _ = sequence.shape
-        # A packed sequence has one step at least; what a sample without steps gets is set to zero afterwards.
+        # A packed sequence has one step at least; the states of a sample without steps are set to zero afterwards.
         counts = torch.full((batch,), steps, device="cpu") if lengths is None else lengths.cpu().clamp(min=1)
         # torch would sort, too, but waits for the device to hear in which order.
         order = counts.argsort(descending=True)
-        there, back = (i.to(sequence.device, non_blocking=True) for i in (order, order.argsort()))
-        packed = pack_padded_sequence(sequence.index_select(0, there), counts[order], batch_first=True)
+        to_sorted, to_original = (i.to(sequence.device, non_blocking=True) for i in (order, order.argsort()))
+        packed = pack_padded_sequence(sequence.index_select(0, to_sorted), counts[order], batch_first=True)
         zero = sequence.new_zeros(2 if self.bidirectional else 1, batch, self.hidden_size)
         # cuDNN has a backward pass in training mode alone, and a frozen encoder in evaluation mode needs one for the masks.
         train = self.training or torch.is_grad_enabled()
         states, *_ = torch.lstm(packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, train, self.bidirectional)
         output, _ = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)
-        output = output.index_select(0, back)
+        output = output.index_select(0, to_original)
         summed = self.bidirectional and self.directions == "sum"
         return zero_padding(output.unflatten(-1, (2, -1)).sum(-2) if summed else output, lengths)
 
@@ -100,3 +97,54 @@ def merge_directions(forward: Tensor, backward: Tensor, directions: Directions) 
         tensor([[2., 2.]])
     """
     return forward + backward if directions == "sum" else torch.cat([forward, backward], dim=-1)
+
+
+def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
+    """Runs one direction over all steps, in float32 where the machine has no LSTM of the type of the sequence.
+
+    Args:
+        sequence: Sequences of shape (B, T, D).
+        weights: weight_ih, weight_hh, bias_ih and bias_hh of one direction, in the shapes of :class:`torch.nn.LSTM`.
+        training: Whether a backward pass may follow.
+
+    Returns:
+        Hidden states of shape (B, T, H), in the type of `sequence`, or of autocast.
+
+    Example:
+        >>> weights = [torch.zeros(12, 4), torch.zeros(12, 3), torch.zeros(12), torch.zeros(12)]
+        >>> run_lstm(torch.ones(1, 2, 4), weights, training=False)
+        tensor([[[0., 0., 0.],
+                 [0., 0., 0.]]])
+    """
+    if torch.compiler.is_compiling():
+        return _in_graph(sequence, weights, training)
+    try:
+        return _lstm(sequence, weights, training)
+    except RuntimeError:  # "could not create a primitive descriptor ...": which types there are depends on the processor
+        dtype = autocast_dtype(sequence) or sequence.dtype
+        if sequence.device.type != "cpu" or dtype not in (torch.float16, torch.bfloat16):
+            raise
+        with torch.autocast("cpu", enabled=False):
+            return _lstm(sequence.float(), [weight.float() for weight in weights], training).to(dtype)
+
+
+def _in_graph(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
+    """Runs an LSTM in code that is compiled or exported: as the operator of :mod:`topdown.export`, or outside of the graph.
+
+    Compilers and exporters would take torch's LSTM apart, into as many cells as the example has steps.
+    """
+    if torch.is_grad_enabled() and not _is_exporting():
+        return cast(Tensor, torch.compiler.disable(run_lstm)(sequence, weights, training))
+    dtype = autocast_dtype(sequence) or sequence.dtype  # graphs hold the casts of autocast, not autocast
+    return cast(Tensor, torch.ops.topdown.lstm(sequence.to(dtype), [weight.to(dtype) for weight in weights]))
+
+
+def autocast_dtype(values: Tensor) -> torch.dtype | None:
+    """Returns the type that autocast wants where these values are; None where it is off."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
+    zero = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
+    return torch.lstm(sequence, (zero, zero), list(weights), True, 1, 0.0, training, False, True)[0]

@@ -1,0 +1,420 @@
+"""Faults that users met, by kind: each test was red before the kind was mended."""
+
+import asyncio
+import collections
+import contextlib
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+from toys import Toy, batch, perturbed
+
+import topdown
+from topdown import Site, TopDownLatch
+from topdown.adapters import HookedBackbone, LSTMBackbone
+from topdown.sequence import Padded
+
+SIZES = {"a": 4, "b": 3}
+X = batch(SIZES, batch_size=64, dtype=torch.float32)
+LENGTHS = torch.tensor([6, 2, 4])
+
+
+class Watched(nn.Module):
+    """Encodes each step by itself, through a layer of the user's with a state."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.layers = nn.ModuleDict({name: nn.Linear(size, 5) for name, size in SIZES.items()})
+        self.states = nn.ModuleDict({name: make(size) for name, size in SIZES.items()})
+        self.head = nn.Linear(10, 1)
+        self.input_sizes, self.encoding_sizes = dict(SIZES), dict.fromkeys(SIZES, 5)
+
+    def encode(self, inputs):
+        seen = {name: self.states[name](inputs[name].transpose(1, 2)).transpose(1, 2) for name in SIZES}
+        return {name: torch.tanh(self.layers[name](x)) for name, x in seen.items()}
+
+    def fuse(self, encodings):
+        return self.head(torch.cat([*encodings.values()], -1).mean(1)).squeeze(-1)
+
+    def forward(self, inputs):
+        return self.fuse(self.encode(inputs))
+
+
+class Observer(nn.Module):
+    """Keeps the range of what it sees, in every mode, as quantization does for calibration."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("low", torch.tensor(torch.inf))
+        self.register_buffer("high", torch.tensor(-torch.inf))
+
+    def forward(self, x):
+        self.low.copy_(torch.minimum(self.low, x.detach().min()))
+        self.high.copy_(torch.maximum(self.high, x.detach().max()))
+        return x
+
+
+# A. State that others copy, average, fold or load
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+@pytest.mark.filterwarnings("ignore:masks near 1/2 shift")
+def test_the_average_of_equal_weights_is_the_latch(start):
+    torch.manual_seed(0)
+    latch = perturbed(TopDownLatch(Watched(nn.BatchNorm1d), "linear", start=start))
+    average = copy.deepcopy(latch)
+    for _ in range(500):
+        latch(X)
+        for e, v in zip(average.state_dict().values(), latch.state_dict().values(), strict=True):
+            if e.is_floating_point():
+                e.lerp_(v, 0.02)
+    for (name, e), v in zip(average.state_dict().items(), latch.state_dict().values(), strict=True):
+        if e.is_floating_point():
+            torch.testing.assert_close(e, v, atol=1e-3, rtol=1e-3, msg=name)
+    ours, expected = average.eval().masks(X), latch.eval().masks(X)
+    for name, mask in expected.items():
+        torch.testing.assert_close(ours[name], mask, atol=1e-3, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:masks near 1/2 shift")
+def test_an_observer_sees_both_passes():
+    watched = Watched(lambda size: nn.Sequential(Observer(), nn.BatchNorm1d(size)))
+    latch = TopDownLatch(watched, "linear", start="random").eval()
+    latch(X)
+    for name, (observer, _) in latch.backbone.states.items():
+        masked = X[name] * latch.masks(X)[name]
+        assert observer.high == torch.maximum(X[name].max(), masked.max())
+        assert observer.low == torch.minimum(X[name].min(), masked.min())
+        assert observer.high == X[name].max()  # the second pass alone sees about half of it
+
+
+def test_lazy_modules_load_a_trained_state():
+    trained = perturbed(TopDownLatch(Watched(nn.BatchNorm1d), "linear"))
+    trained(X)
+    latch = TopDownLatch(Watched(lambda size: nn.LazyBatchNorm1d()), "linear")
+    assert latch.load_state_dict(trained.state_dict()).missing_keys == []
+    assert torch.equal(latch.eval()(X), trained.eval()(X))
+
+
+@contextlib.contextmanager
+def empty_weights():
+    """Turns every parameter that is registered into one on the meta device, as accelerate.init_empty_weights does."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module, name, parameter):
+        register(module, name, parameter)
+        if parameter is not None:
+            known = module._parameters[name]
+            module._parameters[name] = type(known)(known.to("meta"), requires_grad=known.requires_grad)
+
+    nn.Module.register_parameter = on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+@pytest.mark.parametrize("library", ["accelerate", "ours"])
+@pytest.mark.parametrize("kind", ["linear", "lstm", "shared", "static", nn.Linear])
+def test_weights_may_be_left_empty(library, kind):
+    if library == "accelerate":
+        empty = pytest.importorskip("accelerate", reason="needs accelerate").init_empty_weights
+    with (empty if library == "accelerate" else empty_weights)():
+        latch = TopDownLatch(LSTMBackbone({"text": 4, "audio": 3}, hidden_size=5), kind)
+        TopDownLatch(Toy(SIZES, declare=False), kind)  # of unknown sizes
+    assert {p.device.type for p in latch.parameters()} == {"meta"}
+
+
+# B. Tools that take one call for one run
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_hook_can_tell_in_which_pass_it_is(passes):
+    latch = perturbed(TopDownLatch(Watched(nn.BatchNorm1d), "linear", passes=passes))
+    activations, gradients, every = [], [], []
+
+    def collect(module, arguments, output):
+        every.append(topdown.in_first_pass())
+        if not topdown.in_first_pass():
+            activations.append(output)
+            output.register_hook(gradients.append)
+
+    latch.backbone.layers["a"].register_forward_hook(collect)
+    latch(X).sum().backward()
+    assert every == [True] * passes + [False]
+    assert (len(activations), len(gradients)) == (1, 1)
+    expected = latch.backbone.eval().states["a"](X["a"].transpose(1, 2))  # and not in the middle of a call
+    assert not topdown.in_first_pass()
+    assert expected.shape == (64, 4, 6)
+
+
+# C. State that outlives its block
+
+
+def outputs_of(latch, x):
+    with latch.disabled():
+        while True:
+            yield latch(x)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_blocks_in_generators_may_end_in_any_order(order):
+    latch = perturbed(TopDownLatch(Toy(SIZES), "linear").float())
+    plain = latch.backbone(X)
+    generators = [outputs_of(latch, X), outputs_of(latch, X)]
+    assert all(torch.equal(next(generator), plain) for generator in generators)
+    generators[order[0]].close()
+    assert torch.equal(next(generators[order[1]]), plain)
+    assert latch.masks(X) == {}
+    generators[order[1]].close()
+    assert set(latch.masks(X)) == set(SIZES)
+    assert not torch.equal(latch(X), plain)
+
+
+def test_blocks_in_tasks_hold_for_their_own_task():
+    latch = perturbed(TopDownLatch(Toy(SIZES), "linear").float())
+    plain, masked, seen = latch.backbone(X), latch(X), []
+
+    async def without(turns):
+        with latch.disabled():
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                seen.append(torch.equal(latch(X), plain))
+
+    async def with_feedback():
+        for _ in range(4):
+            await asyncio.sleep(0)
+            seen.append(torch.equal(latch(X), masked))
+
+    async def main():
+        await asyncio.gather(without(1), without(3), with_feedback())
+
+    asyncio.run(main())
+    assert seen == [True] * 8
+    assert torch.equal(latch(X), masked)
+
+
+# F. Containers and kinds of data
+
+
+class Encoding(collections.UserDict):
+    """A mapping with attributes, as the tokenizers of Hugging Face return."""
+
+    def __getattr__(self, name):
+        if name == "data":
+            raise AttributeError(name)
+        return self.data[name]
+
+
+class AttributeDict(dict):
+    """The short way to a mapping with attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+class ByAttribute(Toy):
+    def encode(self, inputs, lengths=None):
+        return {"a": torch.tanh(self.layers[0](inputs.a)), "b": torch.tanh(self.layers[1](inputs.b))}
+
+
+@pytest.mark.parametrize("make", [Encoding, AttributeDict, "transformers"])
+def test_a_mapping_arrives_as_what_it_is(make):
+    if make == "transformers":
+        make = pytest.importorskip("transformers", reason="needs transformers").BatchEncoding
+    latch = perturbed(TopDownLatch(ByAttribute(SIZES), "linear"))
+    types = []
+    encode = latch.backbone.encode
+    latch.backbone.encode = lambda inputs, lengths=None: types.append(type(inputs)) or encode(inputs)
+    latch.backbone = latch.backbone
+    inputs = make({**X})
+    expected = perturbed(TopDownLatch(Toy(SIZES), "linear"))
+    expected.load_state_dict(latch.state_dict())
+    assert torch.equal(latch(inputs), expected(X))
+    assert types == [make, make]
+    assert all(inputs[name] is x for name, x in X.items())
+    with latch.disabled():
+        assert torch.equal(latch(inputs), expected.backbone(X))
+
+
+class Recurrent(nn.Module):
+    """Reads the last states of a bidirectional LSTM of packed sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.lstm = nn.Embedding(9, 4), nn.LSTM(4, 5, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(10, 1)
+
+    def forward(self, ids, count):
+        x = self.words(ids)
+        packed = pack_padded_sequence(x, count, batch_first=True, enforce_sorted=False)
+        _, (h, _) = self.lstm(packed)
+        return self.head(h.transpose(0, 1).flatten(1)).squeeze(-1)
+
+
+IDS = torch.randint(0, 9, (3, 6), generator=torch.Generator().manual_seed(0))
+
+
+def test_an_item_of_an_item_is_read():
+    model = Recurrent()
+    site = Site("lstm", "_ b d", index=(1, 0))  # h_n of (output, (h_n, c_n)), of shape (directions, B, d)
+    backbone = HookedBackbone(model, {"text": site})
+    latch = TopDownLatch(backbone, "linear", sites={"text": "words"}, example_inputs={"ids": IDS, "count": LENGTHS})
+    _, (h, _) = model.lstm(pack_padded_sequence(model.words(IDS), LENGTHS, batch_first=True, enforce_sorted=False))
+    trace = latch.eval().trace(ids=IDS, count=LENGTHS)
+    torch.testing.assert_close(trace.encodings["text"], h.mean(0))  # "_" is averaged
+    assert torch.equal(trace.output, model(IDS, LENGTHS))
+
+
+def test_a_packed_sequence_is_read_as_padded():
+    model = Recurrent()
+    latch = TopDownLatch(
+        HookedBackbone(model, {"text": Site("lstm", index=0)}),
+        "linear",
+        sites={"text": "words"},
+        start="random",
+        example_inputs={"ids": IDS, "count": LENGTHS},
+    ).eval()
+    packed = pack_padded_sequence(model.words(IDS), LENGTHS, batch_first=True, enforce_sorted=False)
+    states, lengths = nn.utils.rnn.pad_packed_sequence(model.lstm(packed)[0], batch_first=True)
+    encoding = latch.backbone.encode({"ids": IDS, "count": LENGTHS})["text"]
+    torch.testing.assert_close(encoding.values, states)
+    assert torch.equal(encoding.lengths, lengths)
+    trace = latch.trace(ids=IDS, count=LENGTHS, lengths={"text": LENGTHS})
+    torch.testing.assert_close(trace.encodings["text"], states)
+    alone = [latch(ids=IDS[i : i + 1, :n], count=LENGTHS[i : i + 1]) for i, n in enumerate(LENGTHS.tolist())]
+    torch.testing.assert_close(trace.output, torch.cat(alone))
+
+
+def test_a_site_that_is_packed_is_named():
+    latch = TopDownLatch(HookedBackbone(Recurrent(), {"text": "words"}), sites={"text": Site("lstm", index=0)})
+    with pytest.raises(TypeError, match=r"'text', the output of 'lstm'\[0\], is a PackedSequence: choose a site before"):
+        latch(ids=IDS, count=LENGTHS, lengths={"text": LENGTHS})
+
+
+# G. Signatures and names
+
+
+class Mine(LSTMBackbone):
+    def encode(self, *args, **kwargs):
+        return super().encode(*args, **kwargs)
+
+    def fuse(self, *args, **kwargs):
+        return super().fuse(*args, **kwargs)
+
+
+def test_lengths_reach_functions_with_any_keyword():
+    sizes, outputs = {"a": 4, "b": 3}, []
+    inputs = batch(sizes, dtype=torch.float32)
+    for kind in (LSTMBackbone, Mine):
+        torch.manual_seed(0)
+        latch = TopDownLatch(kind(sizes, hidden_size=5, dropout=0.0), "lstm", start="random")
+        outputs.append(latch(inputs, LENGTHS))
+    assert torch.equal(*outputs)
+    changed = {k: x.clone() for k, x in inputs.items()}
+    for x in changed.values():
+        x[1, 2:] = 7.0
+    assert torch.equal(latch(changed, LENGTHS), outputs[1])
+
+
+@pytest.mark.parametrize("name", ["$x_1$", "100 % {a}", "\\alpha <b>"])
+def test_names_are_shown_as_they_are(name, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
+    from topdown.plots import plot_profile, plot_sample, write_page
+
+    sizes = {name: 2, "b": 3}
+    inputs = batch(sizes, dtype=torch.float32)
+    latch = perturbed(TopDownLatch(Toy(sizes), "linear"))
+    trace, names = latch.trace(inputs), {name: [name, 1], "b": [0, 1, 2]}
+    steps = {name: [name] * 6, "b": [name] * 6}
+    figure = plot_sample(trace, 0, feature_names=names, step_names=steps)
+    figure.savefig(tmp_path / "sample.png")
+    assert any(repr(name) in axes.get_title() for axes in figure.axes)
+    profile = topdown.mask_profile([(trace.masks, torch.tensor([0, 1, 0]), None)], [0, 1])
+    figure = plot_profile(profile, feature_names=names, class_names=[name, 1])
+    figure.savefig(tmp_path / "profile.png")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [name, "1"]
+    write_page(tmp_path / "page.html", trace, titles=[name, name, name], feature_names=names, step_names=[steps] * 3)
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count(f"<h2>{name.replace('<', '&lt;').replace('>', '&gt;')}</h2>") == 3
+
+
+@pytest.mark.parametrize("kind", ["linear", "lstm", "shared", "static", lambda s, t: nn.Sequential(nn.Linear(s, t))])
+def test_an_optimizer_over_backbone_and_feedback_opens_the_masks(kind):
+    torch.manual_seed(0)
+    latch = TopDownLatch(Toy(SIZES), kind, start="identity")
+    rates = [{"params": latch.backbone.parameters()}, {"params": latch.feedback.parameters(), "lr": 0.1}]
+    optimizer = torch.optim.Adam(rates, lr=0.01)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(latch.parameters()))
+    for _ in range(3):
+        optimizer.zero_grad()
+        latch(X).square().sum().backward()
+        optimizer.step()
+    assert not any(mask.eq(1).any() for mask in latch.masks(X).values())
+    latch.feedback.requires_grad_(False)
+    assert {name.split(".")[0] for name, p in latch.named_parameters() if p.requires_grad} == {"backbone"}
+
+
+class Told(LSTMBackbone):
+    def encode(self, inputs, lengths=None):
+        return {**super().encode(inputs, lengths), "told": inputs["told"]}
+
+    def fuse(self, encodings, lengths=None):
+        return super().fuse({k: r for k, r in encodings.items() if k != "told"}, lengths)
+
+
+def test_an_example_wins_over_attributes():
+    inputs = {**batch(SIZES, dtype=torch.float32), "told": torch.randn(3, 2)}
+    backbone = Told(SIZES, hidden_size=5)
+    latch = TopDownLatch(backbone, "linear", sources={"a": ["told"]}, example_inputs=inputs)
+    assert latch.feedback["a"]["told"].in_features == 2
+    assert list(latch.masks(inputs)) == ["a"]
+
+
+class Deep(nn.Module):
+    """Six layers over the steps of a text, and an encoding of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(9, 4)
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(6)])
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, ids):
+        x = self.words(ids)
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(x.mean(1)).squeeze(-1)
+
+
+def test_one_encoding_is_the_source_of_every_site():
+    sites = {f"h{i}": f"layers.{i}" for i in range(6)}
+    latch = TopDownLatch(HookedBackbone(Deep(), {"text": "layers.5"}), "linear", sites=sites, example_inputs={"ids": IDS})
+    assert latch.wiring.pairs == {name: ["text"] for name in sites}
+    assert set(latch.masks(ids=IDS)) == set(sites)
+    with pytest.raises(ValueError, match="lengths have no entry for 'h0', so all its 6 steps count: add it"):
+        latch(ids=IDS, lengths={"text": LENGTHS})
+    latch(ids=IDS, lengths={name: LENGTHS for name in ("text", *sites)})
+    latch(ids=IDS, lengths=LENGTHS)
+
+
+def test_a_pooled_encoding_and_a_sequence_share_lengths():
+    """Token ids are pooled to (B, d) and audio keeps its time: one tensor of lengths serves both."""
+
+    class Tokens(Toy):
+        def encode(self, inputs, lengths):
+            words = torch.nn.functional.one_hot(inputs["text"], 9).to(inputs["a"].dtype)[..., :4]
+            return {"text": words.mean(1), "a": torch.tanh(self.layers[0](inputs["a"]))}
+
+        def fuse(self, encodings, lengths):
+            return encodings["a"].mean((1, 2))
+
+    inputs = {"text": IDS, "a": batch({"a": 4}, dtype=torch.float32)["a"]}
+    latch = TopDownLatch(Tokens({"a": 4}, declare=False), "linear", sources={"a": ["text", "a"]}, start="random")
+    by_name = {"text": LENGTHS, "a": LENGTHS}
+    trace = latch.trace(inputs, by_name)
+    assert trace.encodings["text"].shape == (3, 4)
+    assert trace.encodings["a"][1, 2:].eq(0).all()
+    torch.testing.assert_close(trace.masks["a"], latch.trace(inputs, LENGTHS).masks["a"])
+    assert isinstance(Padded(*trace.encodings["a"][:2]), Padded)

@@ -1,0 +1,144 @@
+"""Who masks whom, a value that is decided once, and the options of a latch that may change at any time."""
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias, get_args
+
+from typing_extensions import Self
+
+from topdown.masking import COMBINE, Align
+
+Sources: TypeAlias = Mapping[str, Sequence[str]]
+Sizes: TypeAlias = Mapping[str, int]
+Names: TypeAlias = Collection[str]
+
+# Options that may be set at any time: the type of the value, the condition on it (which may have no hash), and both in words.
+OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "start": (str, lambda v: v in ("identity", "random"), "'identity' or 'random'"),
+    "combine": (object, lambda v: callable(v) or v in [*COMBINE], f"one of {[*COMBINE]} or a function of (J, B, T, D)"),
+    "align": (object, lambda v: v in [*get_args(Align)], f"one of {[*get_args(Align)]}"),
+    "encoder_grad": (bool, lambda v: True, "True or False"),
+    "mask_dropout": (numbers.Real, lambda v: 0.0 <= v < 1.0, "a number in [0, 1)"),
+    "scale": (numbers.Real, lambda v: 0.0 < v < math.inf, "a positive number"),
+    "passes": (int, lambda v: v >= 1, "a whole number, at least 1"),
+}
+SAY_WHO = "say who masks whom with sources={target: [sources]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiring:
+    """Holds the targets and sources of a latch.
+
+    Args:
+        sources: Sources of each target that the user named, or None.
+        sites: Site of each target that is no input. (Default: none)
+        pairs: Sources of each target; None until the sizes are known, and for a ready feedback module. (Default: None)
+        target_sizes: Features D_k of each target. (Default: None)
+        source_sizes: Size d_j of each encoding. (Default: None)
+
+    Example:
+        >>> Wiring(None).decide({"a": 3, "b": 2, "labels": 1}, {"a": 8, "b": 8}).pairs
+        {'a': ['b'], 'b': ['a']}
+    """
+
+    sources: Sources | None
+    sites: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pairs: Sources | None = None
+    target_sizes: Sizes | None = None
+    source_sizes: Sizes | None = None
+
+    def decide(self, target_sizes: Sizes, source_sizes: Sizes) -> Self:
+        """Returns a wiring with pairs and sizes, for the sizes of all possible targets and of all encodings."""
+        pairs = who_masks_whom(self.sources, self.sites, target_sizes, source_sizes)
+        sizes = {name: target_sizes[name] for name in pairs}
+        return dataclasses.replace(self, pairs=pairs, target_sizes=sizes, source_sizes=dict(source_sizes))
+
+
+def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodings: Names) -> dict[str, list[str]]:
+    """Returns the sources of each target.
+
+    Without `sources`, the targets are the sites, or else the inputs that have an encoding of their name. Every OTHER encoding
+    masks a target; where there is no other, the encoding of its name does.
+
+    Args:
+        sources: Sources of each target that the user named, or None.
+        sites: Names of sites.
+        targets: Names of sites and inputs.
+        encodings: Names of encodings.
+
+    Raises:
+        ValueError: if a name does not match, or no rule tells which encoding belongs to which target.
+
+    Example:
+        >>> who_masks_whom(None, [], ["a", "b"], ["a", "b"]), who_masks_whom(None, [], ["a"], ["a"])
+        ({'a': ['b'], 'b': ['a']}, {'a': ['a']})
+        >>> who_masks_whom(None, ["layer.0", "layer.1"], ["layer.0", "layer.1"], ["text"])
+        {'layer.0': ['text'], 'layer.1': ['text']}
+    """
+    if sources is not None:
+        more = "; if encode() returns more encodings than encoding_sizes names, pass example_inputs="
+        for target, names in sources.items():
+            check_name(target, targets, "inputs and sites", f"sources[{target!r}] = {names}: ")
+            for name in names:
+                check_name(name, encodings, "encodings", f"sources[{target!r}] = {names}: ", more)
+        return {target: list(names) for target, names in sources.items()}
+    possible = [*(sites or targets)]
+    without = [name for name in possible if name not in encodings], [name for name in encodings if name not in possible]
+    # One encoding alone is the source of all sites, with any name.
+    if not (sites and len(encodings) == 1) and (len(without[0]) == len(possible) or all(without)):
+        raise ValueError(f"inputs or sites {without[0]} and encodings {without[1]} have other names: {SAY_WHO}")
+    return {k: [j for j in encodings if j != k] or [k] for k in possible if sites or k in encodings}
+
+
+def check_sources(sources: Sources | None) -> dict[str, list[str]] | None:
+    """Checks the option `sources`, as far as it can be before names are known, and returns a copy.
+
+    Raises:
+        ValueError: if there is no target, or a target has no source or one twice.
+    """
+    if sources is not None and (not isinstance(sources, Mapping) or not sources):
+        raise ValueError(f"sources={sources!r} must name at least one target, as in {{'visual': ['text', 'audio']}}")
+    for target, names in (sources or {}).items():
+        if isinstance(names, str) or not names or len(set(names)) != len(names):
+            raise ValueError(f"sources[{target!r}] = {names!r} must list sources, each once, as in {{{target!r}: ['...']}}")
+    return None if sources is None else {target: list(names) for target, names in sources.items()}
+
+
+def check_option(name: str, value: Any) -> Any:
+    """Checks the value of an option, and returns it.
+
+    Raises:
+        TypeError: if it is of the wrong kind.
+        ValueError: if it is out of range, or not known.
+
+    Example:
+        >>> check_option("align", "typo")
+        Traceback (most recent call last):
+        ...
+        ValueError: align='typo' must be one of ['error', 'interpolate', 'pool']
+    """
+    kind, holds, expected = OPTIONS[name]
+    is_kind = isinstance(value, kind) and (kind in (bool, object) or not isinstance(value, bool))
+    if not is_kind or not holds(value):
+        raise (ValueError if is_kind else TypeError)(f"{name}={value!r} must be {expected}")
+    return float(value) if kind is numbers.Real else value
+
+
+def check_name(name: object, names: Names, role: str, before: str = "", after: str = "") -> None:
+    """Raises a ValueError that lists the nearest names if a name is not among them."""
+    if name not in names:
+        raise ValueError(f"{before}{name!r} is not among the {role} {nearest(name, names)}{after}")
+
+
+def nearest(name: object, names: Names) -> str:
+    """Lists names for a message, the most similar ones first, and at most ten.
+
+    Example:
+        >>> nearest("txet", ["audio", "text"]), nearest("txet", ["audio"] * 20)
+        ("['text', 'audio']", "['audio']")
+    """
+    similar = difflib.get_close_matches(str(name), list(dict.fromkeys(names)), n=10, cutoff=0.0)
+    return f"{similar}" + (f" and {len({*names}) - 10} more" if len(similar) == 10 < len({*names}) else "")
