@@ -28,7 +28,8 @@ def main() -> None:
     lines, profiles, losses, warnings = [], {}, {}, []
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
-        latch = TopDownLatch(build_lstm(splits["train"].sizes, hidden_size=chosen.hidden_size), "lstm")
+        backbone = build_lstm(splits["train"].sizes, hidden_size=chosen.hidden_size)
+        latch = TopDownLatch(backbone, "lstm", start="random")
         losses[seed] = fit(latch, splits["train"], splits["valid"], seed=seed, **training).best_loss
         profiles["lstm", seed] = sentiment_profile(latch, splits["test"])
         spread = mask_spread(latch, splits["test"])

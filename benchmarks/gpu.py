@@ -54,7 +54,7 @@ def make_model(backbone: str, kind: str, dropout_on: DropoutOn = "keys") -> nn.M
     """Makes a backbone, bare or in a latch."""
     torch.manual_seed(0)
     made = LSTMBackbone(SIZES) if backbone == "LSTM" else MulTBackbone(SIZES, dropout_on=dropout_on)
-    return made if kind == "none" else TopDownLatch(made, kind)  # type: ignore[arg-type]
+    return made if kind == "none" else TopDownLatch(made, kind, start="random")  # type: ignore[arg-type]
 
 
 def make(backbone: str, kind: str, batch: Batch, device: torch.device, names: Collection[str]) -> dict[str, Variant]:

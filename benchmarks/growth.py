@@ -66,7 +66,7 @@ def make_step(kind: str, what: str, value: int) -> Any:
     torch.manual_seed(0)
     sizes = {f"m{i}": at["D"] for i in range(at["K"])}
     backbone: nn.Module = Sum(sizes, at["d"]) if what == "K" else LSTMBackbone(sizes, hidden_size=at["d"])
-    model = TopDownLatch(backbone, kind, passes=at["passes"])  # type: ignore[arg-type]
+    model = TopDownLatch(backbone, kind, start="random", passes=at["passes"])  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     inputs = {name: torch.randn(at["B"], at["T"], size) for name, size in sizes.items()}
 

@@ -50,10 +50,10 @@ class Autocast(nn.Module):
 class HalfFirstPass(TopDownLatch):
     """A latch whose first pass alone is in bfloat16."""
 
-    def _encode_first(self, *arguments: Any, **options: Any) -> Any:
+    def _first_pass(self, *arguments: Any, **options: Any) -> Any:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            encodings, there = super()._encode_first(*arguments, **options)
-        return {name: encoding.float() for name, encoding in encodings.items()}, there
+            encodings, at_sites = super()._first_pass(*arguments, **options)
+        return {name: r._replace(values=r.values.float()) for name, r in encodings.items()}, at_sites
 
 
 def variants(backbone: str, kind: str) -> dict[str, nn.Module]:
@@ -61,7 +61,7 @@ def variants(backbone: str, kind: str) -> dict[str, nn.Module]:
     models: dict[str, nn.Module] = {"float32": make(backbone, kind)}
     models |= {name: Autocast(make(backbone, kind), dtype) for name, dtype in TYPES.items()}
     if kind != "none":
-        models["first pass in bfloat16"] = HalfFirstPass(make(backbone, "none"), cast(Any, kind))
+        models["first pass in bfloat16"] = HalfFirstPass(make(backbone, "none"), cast(Any, kind), start="random")
     return models
 
 

@@ -106,7 +106,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     start: float = time.time()
-    training: dict[str, Any] = {"learning_rate": 0.01, "batch_size": 50, "epochs": 15, "patience": 5}
+    training: dict[str, Any] = {
+        "learning_rate": 0.01,
+        "batch_size": 50,
+        "epochs": 15,
+        "patience": 5,
+        "latch": {"start": "random"},
+    }
     found = compare(build, splits(0, (600, 200, 400)), widen=widen, seeds=options.seeds, **{**training, "epochs": 20})
     print(f"Planted structure, {options.seeds} seeds.\n\n{table(found)}\n", flush=True)
     for numbers in (False, True):

@@ -32,7 +32,7 @@ def work(model: str, steps: int, batch_size: int, mode: str) -> None:
     """Prints seconds, and by how many MiB the peak of this process exceeds what it held before (Linux keeps count)."""
     torch.manual_seed(0)
     backbone = MulTBackbone(SIZES, size=30, num_heads=5, num_layers=4) if model == "mult" else LSTMBackbone(SIZES)
-    latch = TopDownLatch(backbone, "linear", align="interpolate")
+    latch = TopDownLatch(backbone, "linear", align="interpolate", start="random")
     times = (50, steps, steps) if model == "mult" else (steps,) * 3
     inputs = {k: torch.randn(batch_size, t, size) for (k, size), t in zip(SIZES.items(), times, strict=True)}
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far

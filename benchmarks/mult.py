@@ -69,7 +69,7 @@ def make(variant: str, latch: bool = False) -> torch.nn.Module:
     torch.manual_seed(0)
     dropout_on: DropoutOn = "keys" if variant == "ours, keys" else "weights"
     backbone = MulTBackbone(SIZES, size=30, num_heads=5, num_layers=4, kernel_sizes=1, dropout_on=dropout_on)
-    return TopDownLatch(backbone, "lstm", align="interpolate") if latch else backbone
+    return TopDownLatch(backbone, "lstm", align="interpolate", start="random") if latch else backbone
 
 
 def call(variant: str, model: torch.nn.Module, mode: str, inputs: dict[str, Tensor]) -> Tensor:
@@ -119,7 +119,7 @@ def _status(key: str) -> int:
 def compiled_row(rounds: int, batch_size: int) -> list[tuple[str, ...]]:
     """Compares `torch.compile(latch, fullgraph=True)` with the same latch uncompiled, for aligned input in evaluation mode."""
     inputs = make_inputs(STEPS["aligned"], batch_size)
-    latch = TopDownLatch(make("ours, keys"), "linear").eval()
+    latch = TopDownLatch(make("ours, keys"), "linear", start="random").eval()
     compiled: Callable[..., Tensor] = torch.compile(latch, fullgraph=True)
     times: dict[str, list[float]] = {"eager": [], "compiled": []}
     with torch.inference_mode():

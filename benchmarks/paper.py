@@ -67,12 +67,12 @@ def build_mult(sizes: Mapping[str, int]) -> nn.Module:
 def run_lstm(splits: Splits, kinds: Sequence[str], chosen: argparse.Namespace) -> Comparison:
     """Compares kinds of feedback around the paper's baseline."""
     made = functools.partial(build_lstm, hidden_size=chosen.hidden_size)
-    return _run(made, splits, kinds, chosen, LSTM, "lstm", widen=made)
+    return _run(made, splits, kinds, chosen, LSTM, "lstm", widen=made, latch={"start": "random"})
 
 
 def run_mult(splits: Splits, kinds: Sequence[str], chosen: argparse.Namespace) -> Comparison:
     """Compares kinds of feedback around MulT."""
-    return _run(build_mult, splits, kinds, chosen, MULT, "mult", latch={"align": "interpolate"})
+    return _run(build_mult, splits, kinds, chosen, MULT, "mult", latch={"align": "interpolate", "start": "random"})
 
 
 def _run(

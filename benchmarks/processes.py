@@ -32,7 +32,7 @@ def work(samples: int, batch_size: int) -> None:
     with process_group("cpu"):
         data = mosei_like(samples)
         torch.manual_seed(0)
-        model = TopDownLatch(LSTMBackbone(SIZES), "lstm")
+        model = TopDownLatch(LSTMBackbone(SIZES), "lstm", start="random")
         result = fit(model, data, data.subset(range(8)), batch_size=batch_size, epochs=4)
         if rank() == 0:
             print(json.dumps(statistics.median(record["seconds"] for record in result.history[1:])))

@@ -47,7 +47,7 @@ def main() -> None:
     data, steps = mosei_like(BATCH_SIZE * 12), 12
     for kind in (None, "lstm"):
         backbone = LSTMBackbone(SIZES)
-        model = backbone if kind is None else TopDownLatch(backbone, kind)
+        model = backbone if kind is None else TopDownLatch(backbone, kind, start="random")
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
         table = shares(functools.partial(epoch, model, optimizer, data, plain=False), steps)
         print(f"a training step, LSTM model, feedback {kind or 'none'}\n\n{table}\n")

@@ -50,10 +50,7 @@ OWN_GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
 TUNING_SEEDS = (100, 101)
 TRAINING: dict[str, Any] = {"epochs": 40, "patience": 8, "batch_size": 32}
 KINDS = {
-    "static": "static",
-    "linear": "linear",
-    "lstm": "lstm",
-    "shared": "shared",
+    **{kind: {"feedback": kind, "start": "random"} for kind in ("static", "linear", "lstm", "shared")},
     "linear, identity": {"feedback": "linear", "start": "identity"},
 }
 

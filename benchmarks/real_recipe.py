@@ -33,12 +33,18 @@ def kinds_of(sources: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
     """Returns options of latches by kind: those of "reader" read other sources, what a model trained before tells."""
     own: dict[str, Any] = {"sources": {k: [j for j in sources if j != k] for k in sources}}
     told: dict[str, Any] = {"sources": sources}
+    random = {"start": "random"}
     return {
-        "static": {"feedback": "static", **own},
-        "linear": {"feedback": "linear", **own},
-        "linear, rate x 10": {"feedback": linear(rate=10.0), **own},
+        "static": {"feedback": "static", **random, **own},
+        "linear": {"feedback": "linear", **random, **own},
+        "linear, rate x 10": {"feedback": linear(rate=10.0), **random, **own},
         "linear, identity, rate x 10": {"feedback": linear(rate=10.0), "start": "identity", **own},
-        "reader, rate x 30, product": {"feedback": linear(pooled=True, dropout=0.5, rate=30.0), "combine": "product", **told},
+        "reader, rate x 30, product": {
+            "feedback": linear(pooled=True, dropout=0.5, rate=30.0),
+            "combine": "product",
+            **random,
+            **told,
+        },
         "reader, identity": {"feedback": linear(pooled=True, dropout=0.5), "start": "identity", **told},
     }
 

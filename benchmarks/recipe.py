@@ -88,7 +88,7 @@ class Variant(NamedTuple):
 def with_options(feedback: Any, rate: float = 1.0, **more: Any) -> Variant:
     """Makes a variant of options of a latch."""
     own = {name: more.pop(name) for name in set(Variant._fields) - {"options", "rate"} if name in more}
-    return Variant({"feedback": feedback, **more}, rate, **own)
+    return Variant({"feedback": feedback, "start": "random", **more}, rate, **own)
 
 
 POOLED = linear(pooled=True, dropout=0.5)

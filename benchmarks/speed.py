@@ -113,7 +113,7 @@ def eager(model: nn.Module, *, plain: bool) -> Predict:
 def onnx_runtime(model: nn.Module, threads: int) -> Predict:
     """Returns what predicts for a batch by ONNX Runtime."""
     onnxruntime: Any = require("onnxruntime", "onnx")
-    from topdown.onnx import translations  # needs the extra, too
+    from topdown.export import translations  # needs the extra, too
 
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     example = (*(torch.randn(2, 9, size) for size in SIZES.values()), torch.tensor([9, 4]))
@@ -203,7 +203,7 @@ def main() -> None:
     models: dict[str, nn.Module] = {"plain, none": PlainModel(False), "plain, lstm": PlainModel(True)}
     models["ours, none"] = LSTMBackbone(SIZES)
     for kind in ("lstm", "shared", "linear"):
-        models[f"ours, {kind}"] = TopDownLatch(LSTMBackbone(SIZES), kind)
+        models[f"ours, {kind}"] = TopDownLatch(LSTMBackbone(SIZES), kind, start="random")
     optimizers = {
         name: torch.optim.Adam(model.parameters(), lr=5e-4, fused=not name.startswith("plain"))
         for name, model in models.items()

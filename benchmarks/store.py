@@ -69,7 +69,7 @@ def write_store(path: Path, count: int) -> None:
 def make_model() -> torch.nn.Module:
     """Makes the paper's model with LSTM feedback."""
     torch.manual_seed(0)
-    return TopDownLatch(LSTMBackbone(SIZES), "lstm").train()
+    return TopDownLatch(LSTMBackbone(SIZES), "lstm", start="random").train()
 
 
 def train(model: torch.nn.Module, data: SequenceDataset, steps: int, epoch: int = 1) -> None:
