@@ -24,7 +24,7 @@ M = TypeVar("M", bound=nn.Module)
 Logits: TypeAlias = dict[str, dict[str, Tensor]]
 Network: TypeAlias = Callable[[int, int], nn.Module]
 Kind: TypeAlias = Literal["linear", "lstm", "shared", "static"]
-Feedback: TypeAlias = Kind | nn.Module | Network | Callable[[Sizes, Sizes, Sources], nn.Module]
+Feedback: TypeAlias = Kind | nn.Module | Callable[..., nn.Module]  # of two or of three arguments
 Start: TypeAlias = Literal["identity", "random"]
 
 
