@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
@@ -92,10 +92,14 @@ def takes_lengths(function: Any) -> TakesLengths:
     return "optional" if inner is None else takes_lengths(inner)
 
 
-def invoke(function: Callable[..., Any], value: object, lengths: Lengths, takes: TakesLengths) -> Any:
-    """Calls a function, with `lengths` where it takes them: see :func:`takes_lengths`."""
-    without = takes == "never" or (lengths is None and takes == "optional")
-    return function(value) if without else function(value, lengths=lengths)
+def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]:
+    """Returns the keyword arguments of a function that may take `lengths`: see :func:`takes_lengths`.
+
+    Example:
+        >>> lengths_keyword(None, "always"), lengths_keyword(None, "optional"), lengths_keyword(torch.tensor([2]), "never")
+        ({'lengths': None}, {}, {})
+    """
+    return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
 
 
 def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, takes_lengths: bool, detach: bool) -> dict[str, Steps]:

@@ -14,10 +14,10 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import invoke, takes_lengths
+from topdown.backbone import TakesLengths, lengths_keyword, takes_lengths
 from topdown.lstm import SequenceLSTM
 from topdown.masking import Combine, combine_masks
-from topdown.sequence import Lengths, lengths_of
+from topdown.sequence import Lengths, Steps, lengths_of
 from topdown.wiring import Sizes, Sources, Wiring, check_name
 
 M = TypeVar("M", bound=nn.Module)
@@ -167,7 +167,7 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
                 if (r := encodings.get(source)) is not None:
                     takes = self._takes[target, source]
                     valid = None if takes == "never" or lengths is None or r.dim() == 2 else lengths_of(lengths, source)
-                    logits[target][source] = invoke(network, r, valid, takes)
+                    logits[target][source] = network(r, **lengths_keyword(valid, takes))
         return logits
 
 
@@ -284,7 +284,7 @@ class ZeroStart(nn.Module):
 
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
         """Returns the logits {target: {source: h'}}; arguments are those of the network."""
-        logits = check_logits(invoke(self.network, encodings, lengths, self._takes), self.network, self.wiring)
+        logits = check_logits(self.network(encodings, **lengths_keyword(lengths, self._takes)), self.network, self.wiring)
         return {k: {j: (self.all or self.pairs[k][j])(h) for j, h in by_source.items()} for k, by_source in logits.items()}
 
 
@@ -352,6 +352,20 @@ def check_feedback(feedback: Any, sources: object) -> None:
         raise TypeError(f"feedback={feedback} is one network, but each pair of target and source needs its own: pass a factory")
     if isinstance(feedback, nn.Module) and sources is not None:
         raise ValueError("a ready feedback module decides on its sources itself: leave out sources=")
+
+
+def run_feedback(feedback: nn.Module, encodings: Mapping[str, Steps], wiring: Wiring, takes: TakesLengths) -> Logits:
+    """Runs the feedback of a latch on encodings that are 0 at padded steps, and checks its logits: see :func:`check_logits`.
+
+    Args:
+        feedback: Feedback of all pairs.
+        encodings: Encodings with their lengths.
+        wiring: Targets and sources that it was built for.
+        takes: Whether it takes lengths.
+    """
+    values = {name: r.values for name, r in encodings.items()}
+    lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
+    return check_logits(feedback(values, **lengths_keyword(lengths or None, takes)), feedback, wiring)
 
 
 def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:

@@ -25,9 +25,9 @@ from torch.nn.utils import parametrize
 from typing_extensions import Self, TypeVar
 
 from topdown import saving
-from topdown.backbone import check_backbone, invoke, read_encodings, takes_lengths, user_model
+from topdown.backbone import check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
 from topdown.batch import Batch, BatchLengths, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
-from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, check_logits
+from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, copied, first_pass, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, neutral_where_absent, source_mask
 from topdown.profile import LatchTrace
@@ -314,7 +314,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         look = Look({}, {}, {})
         for _ in range(0 if is_disabled(self) else self.passes):
             encodings, at_sites = self._first_pass(batch, look.masks)
-            logits = self._logits(encodings)
+            logits = run_feedback(self.feedback, encodings, self.wiring, self._feedback_takes)
             targets = self._targets(batch, at_sites, logits)
             f = {
                 k: {j: source_mask(h, encodings.get(j, Steps(h)), targets[k], self.align, (j, k)) for j, h in sources.items()}
@@ -328,16 +328,17 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
-        inputs, lengths = apply_masks(batch.inputs, batch.targets, masks), batch.lengths.raw
-        fuse, takes = cast(Any, self.backbone).fuse, self._fuse_takes
+        inputs, lengths = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs, batch.lengths.raw
+        fuse, keyword = cast(Any, self.backbone).fuse, lengths_keyword(lengths, self._fuse_takes)
         sites = {k: site for k, site in self.sites.items() if k in masks}
-        return self._at_sites(lambda: invoke(fuse, self._encode(inputs, lengths), lengths, takes), sites, inputs, masks)[0]
+        return self._at_sites(lambda: fuse(self._encode(inputs, lengths), **keyword), sites, inputs, masks)[0]
 
     def _first_pass(self, batch: Batch, masks: Masks) -> tuple[Values, Values]:
         """Encodes without a trace, and returns the encodings that feedback reads, and the values at sites before masks."""
         # Within parametrize.cached() the second pass would use the weights of this one, without their gradient.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
-        inputs, lengths = copied(apply_masks(batch.inputs, batch.targets, masks)), copied(batch.lengths.raw)
+        inputs = copied(apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs)
+        lengths = copied(batch.lengths.raw)
         with first_pass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
             with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
                 encoded, values = self._at_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
@@ -346,7 +347,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return read_encodings(encoded, batch, self.wiring, takes_lengths=self._uses, detach=not self.encoder_grad), values
 
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
-        return invoke(cast(Any, self.backbone).encode, inputs, lengths, self._encode_takes)
+        return cast(Any, self.backbone).encode(inputs, **lengths_keyword(lengths, self._encode_takes))
 
     def _at_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, Values]:
         """Runs the backbone, and reads and masks the values at sites."""
@@ -356,11 +357,6 @@ class TopDownLatch(nn.Module, Generic[Model]):
         names = (self.wiring.source_sizes or ()) if model is self.backbone else ()
         optional = () if isinstance(self.feedback, UnbuiltFeedback) else optional_sites(inputs, sites, model, names)
         return run_with_hooks(run, model, sites, masks, optional)
-
-    def _logits(self, encodings: Values) -> Logits:
-        values = {name: r.values for name, r in encodings.items()}
-        lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
-        return check_logits(invoke(self.feedback, values, lengths or None, self._feedback_takes), self.feedback, self.wiring)
 
     def _targets(self, batch: Batch, at_sites: Values, logits: Logits) -> Values:
         """Returns the targets among the inputs, and those at sites."""

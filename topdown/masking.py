@@ -251,8 +251,6 @@ def apply_masks(inputs: Mapping[str, Any], targets: Mapping[str, Steps], masks: 
         >>> masked["a"], masked["b"]
         (tensor([[0.5000, 0.5000]]), 'text')
     """
-    if not masks:
-        return inputs
     return replaced(inputs, {k: x.values * masks[k].type_as(x.values) for k, x in targets.items() if k in masks})
 
 
