@@ -1,4 +1,4 @@
-"""A backbone out of a model and two functions, for models whose halves have other names and signatures."""
+"""A backbone made of a model and two functions, for models whose halves have different names or signatures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CallableBackbone(nn.Module):
     Functions that are to be pickled with the latch must be importable, which a lambda is not.
 
     Raises:
-        TypeError: if one of the two cannot be called, or `module` is no module.
+        TypeError: if one of the two cannot be called, or `module` is not a module.
 
     Example:
         >>> import torch

@@ -1,7 +1,7 @@
 """Dropout whose random numbers do not take longer than the layer around it.
 
 On a CPU torch draws a number of its own for each element, a fifth of a training step of a transformer. Sixteen random bits are
-enough to tell whether an element stays, and four such draws come from one.
+enough to decide whether an element stays, and four such draws come from one.
 """
 
 from __future__ import annotations

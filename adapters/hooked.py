@@ -40,7 +40,7 @@ class HookedBackbone(nn.Module):
         encodings: Site or path of each encoding in the model; see :class:`topdown.Site`.
 
     Raises:
-        TypeError: if `encodings` is no mapping from names to sites or paths.
+        TypeError: if `encodings` is not a mapping from names to sites or paths.
         ValueError: if it is empty, or the model has no such submodule.
 
     Example:

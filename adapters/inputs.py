@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from topdown.batch import BatchLengths, Inputs
+from topdown.batch import Batch, Inputs
 from topdown.sequence import Lengths, readable, zero_absent
 from topdown.wiring import nearest
 
@@ -23,7 +23,7 @@ def check_sequences(inputs: Inputs, sizes: Mapping[str, int], owner: nn.Module) 
 
     Raises:
         ValueError: if a sequence is of no modality, all are absent, or a shape or a device does not fit.
-        TypeError: if a modality is no tensor of the type of the adapter.
+        TypeError: if a modality is not a tensor of the type of the adapter.
     """
     for name, value in inputs.items():
         if name not in sizes and isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point():
@@ -52,14 +52,13 @@ def check_batch(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], owne
 
     Raises:
         ValueError: beside what :func:`check_sequences` raises, if a length does not fit or a sample has no modality.
-        TypeError: if lengths are no tensors of integers.
+        TypeError: if lengths are not tensors of integers.
     """
     present = check_sequences(inputs, sizes, owner)
-    batch_lengths = BatchLengths(lengths)
-    batch_lengths.check_names([*sizes, *inputs])
-    name, sequence = next(iter(present.items()))
-    batch_lengths.sized_by = name, tuple(sequence.shape)
-    marks = [mark for name, x in present.items() if (mark := batch_lengths.of(name, x).present) is not None]
+    batch = Batch(inputs, lengths)
+    batch.check_names([*sizes, *inputs])
+    batch.size(*next(iter(present.items())))
+    marks = [mark for name, x in present.items() if (mark := batch.with_lengths(name, x).present) is not None]
     if len(marks) == len(present) and all(readable(mark) for mark in marks):
         empty = (~torch.stack(marks).any(0)).nonzero()
         if len(empty):
@@ -139,6 +138,6 @@ def _check_type(name: str, sequence: Tensor, owner: nn.Module) -> None:
 
 
 def _is_cast(sequence: Tensor) -> bool:
-    """Tells whether autocast converts a sequence to the type of the model."""
+    """Returns whether autocast converts a sequence to the type of the model."""
     by_autocast = sequence.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return by_autocast and torch.is_autocast_enabled(sequence.device.type)

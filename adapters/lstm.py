@@ -242,6 +242,6 @@ def _common_lengths(encodings: Mapping[str, Tensor], by_name: Mapping[str, Tenso
             mine, theirs = (full if n is None else n for n in (by_name[name], common))
             differ = (mine != theirs) & (mine > 0) & (theirs > 0)
             if not torch.compiler.is_compiling() and bool(differ.any()):
-                raise ValueError(f"{name!r} has other lengths than {first!r}: {remedy}")
+                raise ValueError(f"{name!r} has different lengths than {first!r}: {remedy}")
             common = torch.maximum(mine, theirs)
     return common

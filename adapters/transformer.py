@@ -266,7 +266,7 @@ def sinusoids(steps: int, size: int, *, device: torch.device | None = None, dtyp
 def attention_mask(
     steps: tuple[int, int], lengths: tuple[Tensor | None, Tensor | None], *, causal: bool, device: torch.device
 ) -> Tensor | None:
-    r"""Tells which keys each query may attend to.
+    r"""Returns which keys each query may attend to.
 
     Keys beyond their length are forbidden, but for the first one, so that every query sees something. When `causal`, so is
     key j for query i when :math:`j > i + |n - m|`, for m valid queries and n valid keys: MulT's mask for sequences of different

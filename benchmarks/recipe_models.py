@@ -118,11 +118,11 @@ def reads_by(reader: Any, backbone: nn.Module) -> Beside:
 class QuietFirstPass(TopDownLatch):
     """A latch whose first pass has no dropout."""
 
-    def _first_pass(self, *arguments: Any, **options: Any) -> Any:
+    def _run_first_pass(self, *arguments: Any, **options: Any) -> Any:
         training = self.backbone.training
         self.backbone.eval()
         try:
-            return super()._first_pass(*arguments, **options)
+            return super()._run_first_pass(*arguments, **options)
         finally:
             self.backbone.train(training)
 

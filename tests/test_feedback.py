@@ -161,7 +161,7 @@ class Astray(nn.Module):
     ("names", "message"),
     [
         (("A", "b"), r"Astray returned logits from 'b' to 'A': 'A' is not among the targets \['b', 'a'\]"),
-        (("a", "bb"), r"Astray returned logits from 'bb' to 'a': 'bb' is not among the sources \['b', 'a'\]"),
+        (("a", "bb"), r"Astray returned logits from 'bb' to 'a': 'bb' is not among the sources \['b'\]"),
     ],
 )
 def test_names_that_feedback_was_not_built_for_are_named(start, names, message):
@@ -202,3 +202,17 @@ def test_logits_that_are_no_tensor_are_named():
     latch = TopDownLatch(Toy({"a": 3, "b": 2}), nn.LSTM)
     with pytest.raises(TypeError, match="the feedback from 'b' to 'a' must be a tensor of logits, got tuple"):
         latch({"a": torch.zeros(1, 2, 3), "b": torch.zeros(1, 2, 2)})
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_logits_of_a_pair_that_feedback_was_not_built_for_are_named(start):
+    class Itself(PairwiseFeedback):
+        def forward(self, encodings, lengths=None):
+            return {"a": {"a": super().forward(encodings, lengths)["a"]["b"]}}
+
+    def factory(source_sizes, target_sizes, sources):
+        return Itself(LinearFeedback, source_sizes, target_sizes, sources)
+
+    latch = TopDownLatch(Toy({"a": 3, "b": 3}), factory, start=start)
+    with pytest.raises(ValueError, match=r"returned logits from 'a' to 'a': 'a' is not among the sources \['b'\]"):
+        latch({"a": torch.zeros(2, 4, 3), "b": torch.zeros(2, 4, 3)})

@@ -2,6 +2,8 @@
 
 import copy
 import threading
+from collections import OrderedDict, defaultdict
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from toys import Toy, batch, perturbed, single_process_group
 
 from topdown import TopDownLatch, in_first_pass
+from topdown.masking import replaced
 
 SIZES = {"a": 4, "b": 3}
 INPUTS = batch(SIZES, dtype=torch.float32)
@@ -518,3 +521,22 @@ def test_a_compiled_layer_is_compiled_once_for_each_pass():
     for _ in range(12):
         latch(INPUTS)
     assert counter.frame_count <= 4  # with and without gradient, for each of two modalities at most
+
+
+class Attributes(dict):
+    """A mapping whose items are attributes, too."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.__dict__ = self
+
+
+@pytest.mark.parametrize("kind", [partial(defaultdict, None), OrderedDict, Attributes])
+def test_inputs_of_any_mapping_are_masked_in_a_copy_of_their_type(kind):
+    inputs = kind({"a": torch.ones(1, 2), "b": "text"})
+    masked = replaced(inputs, {"a": torch.zeros(1, 2)})
+    assert type(masked) is type(inputs)
+    assert torch.equal(masked["a"], torch.zeros(1, 2))
+    assert torch.equal(getattr(masked, "a", masked["a"]), torch.zeros(1, 2))
+    assert torch.equal(inputs["a"], torch.ones(1, 2))
+    assert masked["b"] == "text"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import Constant, NoLengths, Toy, Zero, batch, perturbed, sigmoid
 
-from topdown import LatchTrace, LSTMFeedback, PairwiseFeedback, SharedFeedback, TopDownLatch
+from topdown import LatchTrace, LSTMFeedback, Padded, PairwiseFeedback, SharedFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.sequence import valid_steps
 
@@ -444,3 +444,46 @@ def test_a_ready_feedback_module_serves():
         assert list(latch.masks(batch(SIZES))) == ["text"]
     with pytest.raises(ValueError, match="decides on its sources itself"):
         TopDownLatch(Toy(SIZES), feedback, sources=sources)
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_a_rule_gets_the_masks_of_its_sources_in_order_however_one_is_absent(start):
+    def first(masks):
+        return masks[0]
+
+    latch = make(Toy, "linear", start=start, sources={"visual": ["text", "audio"]}, combine=first)
+    inputs, present = batch(SIZES), torch.tensor([6, 6, 6])
+    lengths = {"text": torch.zeros(3, dtype=torch.int64), "audio": present, "visual": present}
+    left_out = latch.masks({**inputs, "text": None})["visual"]
+    neutral = torch.full_like(left_out, 1.0 if start == "identity" else 0.5)
+    assert torch.equal(left_out, neutral)
+    assert torch.equal(latch.masks(inputs, lengths)["visual"], neutral)
+
+
+def test_each_pass_has_the_lengths_that_its_encodings_came_with():
+    class Drops(Toy):
+        """Keeps the first steps, fewer in its second call."""
+
+        def encode(self, inputs, lengths=None):
+            self.count = getattr(self, "count", 0) + 1
+            steps = 4 if self.count == 1 else 3
+            audio = super().encode(inputs, lengths)["audio"][:, :steps]
+            return {"audio": Padded(audio, torch.tensor([steps, 2, 1])), "text": inputs["text"].new_ones(3, 5)}
+
+        def fuse(self, encodings, lengths=None):
+            return encodings["audio"].values.mean(1)
+
+    inputs = batch({"text": 7, "audio": 4})
+    latch = TopDownLatch(Drops({"text": 7, "audio": 4}), "linear", sources={"text": ["audio"]}, align="pool", passes=2)
+    encodings = latch.double().trace(inputs, LENGTHS).encodings
+    assert encodings["audio"].ne(0).any(-1).sum(1).tolist() == [3, 2, 1]
+
+
+def test_a_block_that_is_entered_twice_ends_with_the_outer_one():
+    latch, inputs = make(Toy, "linear"), batch(SIZES)
+    block = latch.disabled()
+    with block:
+        with block:
+            pass
+        assert latch.masks(inputs) == {}
+    assert latch.masks(inputs)

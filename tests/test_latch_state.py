@@ -363,16 +363,16 @@ def test_wrong_inputs_are_named(change, lengths, error, message, inputs):
     ("encodings", "lengths", "error", "message"),
     [
         ([1], None, TypeError, r"encode\(\) must return a mapping from modality to encoding, got list"),
-        ({"text": 1}, None, TypeError, r"encode\(\) gave 'text' with type int"),
+        ({"text": 1}, None, TypeError, r"encode\(\) returned 'text' with type int"),
         ({"text": torch.zeros(3, 2, 2, 2)}, None, ValueError, r"'text' of shape \(3, 2, 2, 2\) for a batch of 3"),
         ({"text": torch.zeros(2, 6, 5)}, None, ValueError, r"'text' of shape \(2, 6, 5\) for a batch of 3"),
         (
             {"text": torch.zeros(3, 4, 5)},
             LENGTHS,
             ValueError,
-            "gave 'text' 4 steps for an input of shape \\(3, 6, 7\\) and .*, whose lengths no longer fit: return .*Padded",
+            "returned 'text' 4 steps for an input of shape \\(3, 6, 7\\) and .*, whose lengths no longer fit: return .*Padded",
         ),
-        ({"text": torch.zeros(3, 6, 9)}, None, ValueError, "gave 'text' of size 9, but the feedback was built for 5"),
+        ({"text": torch.zeros(3, 6, 9)}, None, ValueError, "returned 'text' of size 9, but the feedback was built for 5"),
     ],
 )
 def test_wrong_encodings_are_named(encodings, lengths, error, message, inputs):
@@ -410,6 +410,6 @@ def test_logits_that_do_not_fit_are_named(inputs):
     latch = TopDownLatch(Toy(SIZES), lambda source_size, target_size: nn.Linear(source_size, 9), start="random")
     with pytest.raises(
         ValueError,
-        match=r"from 'audio' gave logits of shape \(3, 6, 9\) for 'text' of shape \(3, 6, 7\): the batch",
+        match=r"from 'audio' returned logits of shape \(3, 6, 9\) for 'text' of shape \(3, 6, 7\): the batch",
     ):
         latch(inputs)

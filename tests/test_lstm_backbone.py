@@ -248,8 +248,8 @@ def test_garbage_in_the_padding_of_encodings_does_not_reach_the_prediction():
             None,
             "'audio' has 7 steps but 'text' has 6: LSTMBackbone puts modalities side by side",
         ),
-        ({}, {"text": torch.tensor([6, 2, 4])}, "'audio' has other lengths than 'text'"),
-        ({}, {k: torch.tensor([6, 2, 4 + (k == "visual")]) for k in MOSEI}, "'visual' has other lengths than 'text'"),
+        ({}, {"text": torch.tensor([6, 2, 4])}, "'audio' has different lengths than 'text'"),
+        ({}, {k: torch.tensor([6, 2, 4 + (k == "visual")]) for k in MOSEI}, "'visual' has different lengths than 'text'"),
         ({}, torch.tensor([6, 2, 9]), r"lengths\[2\] of 'text' is 9"),
     ],
 )

@@ -136,7 +136,7 @@ def test_another_time_without_lengths():
 def test_error_names_both_modalities():
     with pytest.raises(ValueError, match="'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool'"):
         aligned(torch.zeros(1, 9, 1), None, 7, None, "error", ("audio", "text"))
-    with pytest.raises(ValueError, match="'audio' and 'text' have 7 steps but other lengths"):
+    with pytest.raises(ValueError, match="'audio' and 'text' have 7 steps but different lengths"):
         aligned(torch.zeros(1, 7, 1), torch.tensor([3]), 7, torch.tensor([4]), "error", ("audio", "text"))
     with pytest.raises(ValueError, match="lengths have no entry for 'audio', so all its 7 steps count: add it"):
         aligned(torch.zeros(1, 7, 1), None, 7, torch.tensor([4]), "error", ("audio", "text"))
@@ -184,3 +184,9 @@ def test_a_rule_of_the_users_gets_a_neutral_mask_where_a_source_is_absent():
     torch.testing.assert_close(stacked[1, 0], 2 * f[1][0])
     assert stacked[1, 1].eq(1.0).all()
     torch.testing.assert_close(stacked[0], 2 * f[0])
+
+
+def test_the_mask_of_a_padded_sequence_for_a_map_is_its_mean_over_valid_steps():
+    mask = torch.tensor([[[0.1], [0.3], [9.0]], [[0.2], [0.4], [0.6]]])
+    source, target = Steps(mask, torch.tensor([2, 3])), Steps(torch.zeros(2, 4, 1), None, (2, 2))
+    assert align_mask(source, target, "pool").flatten().tolist() == pytest.approx([0.2, 0.4])

@@ -149,7 +149,7 @@ def renamed(names):
 )
 def test_other_names_of_encodings_ask_for_sources(names):
     inputs = batch(SIZES, dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"have other names: say who masks whom with sources="):
+    with pytest.raises(ValueError, match=r"have different names: say who masks whom with sources="):
         TopDownLatch(renamed(names), "linear")(inputs)
     with pytest.raises(ValueError, match=r"say who masks whom with sources="):
         TopDownLatch(renamed(names), "linear", example_inputs=inputs)
@@ -275,7 +275,7 @@ def test_an_encoder_that_shortens_time_without_saying_so_is_named():
     lengths = {"speech": torch.tensor([16, 8, 4]), "text": torch.tensor([6, 2, 4])}
     inputs = {"speech": torch.randn(3, 16, 2), "text": torch.randn(3, 6, 3)}
     with pytest.raises(
-        ValueError, match=r"gave 'speech' 4 steps for an input of shape .*, whose lengths no longer fit: return .*Padded"
+        ValueError, match=r"returned 'speech' 4 steps for an input of shape .*, whose lengths no longer fit: return .*Padded"
     ):
         TopDownLatch(Shortening("tensor"), "linear", align="pool")(inputs, lengths)
     TopDownLatch(Shortening("all valid"), "linear", align="pool")(inputs, lengths)
@@ -507,7 +507,7 @@ def test_a_source_that_encode_names_otherwise_is_named():
     backbone = renamed({"audio": "audio_"})
     backbone.input_sizes, backbone.encoding_sizes = SIZES, dict.fromkeys(SIZES, 5)
     latch = TopDownLatch(backbone, "linear", sources={"text": ["audio"]})
-    message = r"encode\(\) gave no 'audio', which is a source and among the inputs, but \['text', 'audio_'\]"
+    message = r"encode\(\) returned no 'audio', which is a source and among the inputs, but \['text', 'audio_'\]"
     with pytest.raises(ValueError, match=message):
         latch(batch(SIZES, dtype=torch.float32))
 

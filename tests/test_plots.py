@@ -145,7 +145,7 @@ def test_profiles_and_changes_know_the_layout_of_sites():
 
 
 def test_what_is_no_trace_is_named():
-    with pytest.raises(ValueError, match=r"the dict has no masks: pass what latch.trace\(...\) gave"):
+    with pytest.raises(ValueError, match=r"the dict has no masks: pass what latch.trace\(\) returned"):
         plot_sample({"x": torch.rand(1, 2)}, 0)
 
 

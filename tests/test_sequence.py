@@ -9,7 +9,7 @@ from toys import numpy_lstm
 
 from topdown import SequenceLSTM
 from topdown.adapters.inputs import last_valid
-from topdown.batch import BatchLengths
+from topdown.batch import Batch
 from topdown.sequence import reverse_valid, valid_steps, zero_padding
 
 
@@ -134,10 +134,10 @@ def test_last_valid_step():
     ],
 )
 def test_wrong_lengths_are_named(lengths, error, message):
-    batch_lengths = BatchLengths(None)
-    batch_lengths.sized_by = ("text", (2, 5, 4))
+    batch = Batch({}, None)
+    assert batch.size("text", torch.zeros(2, 5, 4)) == 2
     with pytest.raises(error, match=message):
-        batch_lengths.check(lengths, "audio", torch.zeros(2, 5, 4))
+        batch.check(lengths, "audio", torch.zeros(2, 5, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
@@ -145,3 +145,12 @@ def test_lengths_of_any_integer_type_serve(dtype):
     lstm = SequenceLSTM(4, 3, bidirectional=True)
     x = torch.randn(2, 5, 4)
     assert torch.equal(lstm(x, torch.tensor([5, 3], dtype=dtype)), lstm(x, torch.tensor([5, 3])))
+
+
+def test_masks_of_equal_lengths_are_on_the_device_of_their_values():
+    lengths, batch = torch.tensor([2, 3]), Batch({}, {"a": torch.tensor([2, 3]), "b": torch.tensor([2, 3])})
+    a, b = (batch.with_lengths(k, torch.zeros(2, 4, 1, device=device)) for k, device in (("a", "cpu"), ("b", "meta")))
+    assert (a.valid.device.type, b.valid.device.type) == ("cpu", "meta")
+    shared = Batch({}, lengths)
+    assert shared.with_lengths("a", torch.zeros(2, 4, 1)).valid is shared.with_lengths("b", torch.zeros(2, 4, 2)).valid
+    assert shared.with_lengths("c", torch.zeros(2, 4, 1, device="meta")).valid.device.type == "meta"

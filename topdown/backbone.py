@@ -39,7 +39,7 @@ class Backbone(Protocol):
         Returns:
             Encoding per modality, of shape (B, T_k, d_k), or (B, d_k) when it is pooled over time; or
             :class:`topdown.Padded`, where its lengths differ from those of its input. What is neither a tensor with two or more
-            dimensions nor `Padded` is no encoding, and reaches `fuse` as it is.
+            dimensions nor `Padded` is not an encoding, and reaches `fuse` as it is.
         """
 
     def fuse(self, encodings: Mapping[str, Any], lengths: Lengths = None) -> Any:
@@ -64,7 +64,7 @@ TakesLengths: TypeAlias = Literal["always", "optional", "never"]
 
 
 def takes_lengths(function: Any) -> TakesLengths:
-    """Tells from its signature whether a function, or the `forward` of a module, takes `lengths`.
+    """Returns, from its signature, whether a function, or the `forward` of a module, takes `lengths`.
 
     A parameter `lengths` takes them, and so does `**kwargs`, except that of a decorator (with `functools.wraps`) around a
     function that takes none.
@@ -102,18 +102,18 @@ def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]
     return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
 
 
-def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, takes_lengths: bool, detach: bool) -> dict[str, Steps]:
+def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths: bool, detach: bool) -> dict[str, Steps]:
     """Checks the result of `encode`, and returns the encodings that feedback reads, 0 where they are padded or absent.
 
     Args:
         encoded: Result of `encode`.
         batch: Inputs and lengths of the call.
         wiring: Sources, and sizes for which feedback was built.
-        takes_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
+        reads_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
         detach: Whether to cut the gradient.
 
     Returns:
-        Encodings of shape (B, T, d) or (B, d), with their lengths. Lengths of those without time tell in which samples the
+        Encodings of shape (B, T, d) or (B, d), with their lengths. Lengths of those without time say in which samples the
         modality is present.
 
     Raises:
@@ -123,50 +123,54 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, takes_lengths:
     if not isinstance(encoded, Mapping):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
     sizes, used = wiring.source_sizes, {j for names in (wiring.sources or {}).values() for j in names}
-    if wiring.pairs is None and used:  # checks names
-        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)
+    if wiring.pairs is None and used:
+        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)  # raises for an unknown name
     encodings: dict[str, Steps] = {}
     for name, returned in encoded.items():
         r = returned.values if isinstance(returned, (Padded, Steps)) else returned
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
-        if r is None or not (name in used if used else is_encoding or can_be_masked(batch.inputs.get(name))):
+        is_source = name in used if used else is_encoding or can_be_masked(batch.inputs.get(name))
+        if r is None or not is_source:
             continue
         if not is_encoding:
-            raise TypeError(f"encode() gave {name!r} with {described(r)}: an encoding is floating-point, (B, T, d) or (B, d)")
-        batch.lengths.sized_by = batch.lengths.sized_by or (name, tuple(r.shape))
-        if r.dim() > 3 or r.shape[0] != batch.lengths.sized_by[1][0]:
-            shape = f"of shape {tuple(r.shape)} for a batch of {batch.lengths.sized_by[1][0]}"
-            raise ValueError(f"encode() gave {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
+            raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
+        if r.dim() > 3 or r.shape[0] != batch.size(name, r):
+            shape = f"of shape {tuple(r.shape)} for a batch of {batch.size(name, r)}"
+            raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
         if sizes is not None and name not in sizes:
             raise ValueError(f"encoding {name!r} is unknown: the feedback was built for {list(sizes)}; build it with all")
         if sizes is not None and r.shape[-1] != sizes[name]:
-            raise ValueError(f"encode() gave {name!r} of size {r.shape[-1]}, but the feedback was built for {sizes[name]}")
+            raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {sizes[name]}")
         padded, r = _with_lengths(name, returned, batch), r.detach() if detach and r.requires_grad else r
         if padded.lengths is not None:
             r = zero_absent(r, padded.lengths) if padded.valid is None else torch.where(padded.valid, r, 0.0)
         encodings[name] = Steps(r, *padded[1:])
     if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
-        raise ValueError(f"encode() gave no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
-    if batch.lengths.by_name:
+        raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
+    if batch.by_name:
         names = (*encoded, *wiring.sites, *(wiring.target_sizes or ()), *(sizes or ()))
-        batch.lengths.check_names([*names, *(batch.inputs if takes_lengths else ())])
+        batch.check_names([*names, *(batch.inputs if reads_lengths else ())])
     return encodings
 
 
 def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
     """Returns an encoding with its lengths: those of a :class:`topdown.Padded`, or else those of its name."""
-    lengths, value, x = batch.lengths, batch.inputs.get(name), batch.targets.get(name)
-    if x is not None and isinstance(returned, Tensor) and returned.shape[:-1] == x.values.shape[:-1]:
-        return Steps(returned, *x[1:])
-    r, n, grid = Steps(*returned)[:3] if isinstance(returned, (Padded, Steps)) else (returned, None, ())
-    if n is not None:
-        return lengths.brought.setdefault(name, lengths.check(n, name, r))._replace(values=r, grid=grid)
+    target, value = batch.targets.get(name), batch.inputs.get(name)
+    if target is not None and isinstance(returned, Tensor) and returned.shape[:-1] == target.values.shape[:-1]:
+        return Steps(returned, *target[1:])
+    encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
+    r = encoding.values
+    if encoding.lengths is not None:
+        batch.padded[name] = batch.check(encoding.lengths, name, r)._replace(grid=encoding.grid)
+        return batch.padded[name]
     shape = value.shape[1:] if isinstance(value, Tensor) else ()
     is_vector = len(shape) == 1 and value.is_floating_point()  # type: ignore[union-attr]
+    # Time may be any dimension of an input that is not a target, such as the last one of stacked token ids, (B, 3, T).
     fits = r.dim() == 2 or len(shape) == 0 or r.shape[1] in shape
-    if lengths.raw is None or isinstance(returned, Padded) or (is_vector and not (fits or lengths.by_name)):
-        return Steps(r, None, grid)
-    if not fits and lengths_of(lengths.raw, name) is not None:
-        steps = f"{r.shape[1]} steps for an input of {described(value)}, whose lengths no longer fit"
-        raise ValueError(f"encode() gave {name!r} {steps}: return topdown.Padded(values, lengths), or pool to (B, d)")
-    return lengths.of(name, r, shape[0] if len(shape) == 1 and not is_vector else None)._replace(grid=grid)
+    if batch.lengths is None or isinstance(returned, Padded) or (is_vector and not (fits or batch.by_name)):
+        return encoding
+    if not fits and lengths_of(batch.lengths, name) is not None:
+        change = f"{r.shape[1]} steps for an input of {described(value)}, whose lengths no longer fit"
+        raise ValueError(f"encode() returned {name!r} {change}: return topdown.Padded(values, lengths), or pool to (B, d)")
+    steps = shape[0] if len(shape) == 1 and not is_vector else None  # of token ids
+    return batch.with_lengths(name, r, steps)._replace(grid=encoding.grid)

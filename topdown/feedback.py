@@ -87,8 +87,8 @@ class LSTMFeedback(nn.Module):
     r"""Creates a feedback network with memory: the hidden states of a forward LSTM are the logits.
 
     As in the public code of the paper, the hidden size is that of the target and nothing follows the LSTM. Its states
-    lie in :math:`(-1, 1)`, so **every mask stays within (0.269, 0.731)**; that is what the paper's Fig. 2 shows. With
-    `projection=True` a linear map follows, and masks reach all of (0, 1).
+    lie in :math:`(-1, 1)`, so with start="random" **every mask stays within (0.269, 0.731)**; that is what the paper's Fig. 2
+    shows. With `projection=True`, as start="identity" has it, a linear map follows, and masks reach all of (0, 1), or (0, 2).
 
     Args:
         source_size: Size d_j of the encodings of the source.
@@ -132,7 +132,7 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
 
     Args:
         network: Function (source_size, target_size) -> module that maps (encoding) or (encoding, lengths) to logits:
-            :class:`LinearFeedback`, :class:`LSTMFeedback`, `torch.nn.Linear`, or one of the user's.
+            :class:`LinearFeedback`, :class:`LSTMFeedback`, `torch.nn.Linear`, or a user-defined one.
         source_sizes: Size d_j of the encodings of each source.
         target_sizes: Features D_k of each target.
         sources: Sources of each target.
@@ -165,9 +165,8 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
         for target, networks in self.items():
             for source, network in networks.items():
                 if (r := encodings.get(source)) is not None:
-                    takes = self._takes[target, source]
-                    valid = None if takes == "never" or lengths is None or r.dim() == 2 else lengths_of(lengths, source)
-                    logits[target][source] = network(r, **lengths_keyword(valid, takes))
+                    valid = None if r.dim() == 2 else lengths_of(lengths, source)
+                    logits[target][source] = network(r, **lengths_keyword(valid, self._takes[target, source]))
         return logits
 
 
@@ -263,7 +262,7 @@ class Affine(nn.Module):
 
 
 class ZeroStart(nn.Module):
-    """Adds a scale and a shift per pair and feature to feedback of the user's, so that its logits begin at 0.
+    """Adds a scale and a shift per pair and feature to user-defined feedback, so that its logits begin at 0.
 
     Args:
         network: Feedback of all pairs. `feedback[target][source]` is that of the network.
@@ -276,7 +275,7 @@ class ZeroStart(nn.Module):
         self.network, self.wiring = network, wiring or Wiring(None)
         sizes, sources = self.wiring.target_sizes or {}, self.wiring.pairs or {}
         self.pairs = ModalityDict({k: ModalityDict({j: Affine(sizes[k]) for j in names}) for k, names in sources.items()})
-        self.all = None if sources else Affine().to(next(network.parameters(), torch.empty(0)))
+        self.shared = None if sources else Affine().to(next(network.parameters(), torch.empty(0)))
         self._takes = takes_lengths(network)
 
     def __getitem__(self, target: str) -> Any:
@@ -285,7 +284,7 @@ class ZeroStart(nn.Module):
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
         """Returns the logits {target: {source: h'}}; arguments are those of the network."""
         logits = check_logits(self.network(encodings, **lengths_keyword(lengths, self._takes)), self.network, self.wiring)
-        return {k: {j: (self.all or self.pairs[k][j])(h) for j, h in by_source.items()} for k, by_source in logits.items()}
+        return {k: {j: (self.shared or self.pairs[k][j])(h) for j, h in of_k.items()} for k, of_k in logits.items()}
 
 
 FEEDBACK = {"linear": LinearFeedback, "lstm": LSTMFeedback, "shared": SharedFeedback, "static": StaticFeedback}
@@ -311,7 +310,7 @@ def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wirin
     is_kind = factory in FEEDBACK.values()
     if factory is LSTMFeedback and start == "identity":
         factory = partial(LSTMFeedback, projection=True)
-    makes_all = _takes(factory, 3) and not _takes(factory, 2)
+    makes_all = _accepts(factory, 3) and not _accepts(factory, 2)
     factory = factory if makes_all else partial(PairwiseFeedback, factory)
     # Parameters that are created in inference mode cannot be trained.
     with torch.inference_mode(False), contextlib.nullcontext() if like is None else like.device:
@@ -322,15 +321,15 @@ def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wirin
         feedback = factory(wiring.source_sizes, sizes, pairs)
         if not isinstance(feedback, nn.Module):
             raise TypeError(f"the factory of the feedback returned a {type(feedback).__name__}: it must return a module")
-        if start == "identity" and not is_kind:
+        if start == "identity" and is_kind:
+            for parameter in [p for m in feedback.modules() if isinstance(m, nn.Linear) for p in m.parameters()]:
+                nn.init.zeros_(parameter)
+        elif start == "identity":
             feedback = ZeroStart(feedback, wiring)
-        for last in feedback.modules() if start == "identity" and is_kind else ():
-            if isinstance(last, nn.Linear):
-                nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
     return cast(nn.Module, feedback if like is None else feedback.to(like.dtype))
 
 
-def _takes(factory: Callable[..., Any], count: int) -> bool:
+def _accepts(factory: Callable[..., Any], count: int) -> bool:
     try:
         inspect.signature(factory).bind(*range(count))
     except (TypeError, ValueError):  # or it is written in C and does not say
@@ -377,16 +376,16 @@ def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
         wiring: Targets and sources that it was built for; a ready module may name any.
 
     Raises:
-        TypeError: if it is no mapping of mappings of tensors.
+        TypeError: if it is not a mapping of mappings of tensors.
         ValueError: if it names targets or sources that it was not built for.
     """
-    kind, targets, sources = f"{type(network).__name__} returned logits", wiring.target_sizes, wiring.source_sizes
     if not isinstance(logits, Mapping) or not all([isinstance(by_source, Mapping) for by_source in logits.values()]):
         raise TypeError(f"{type(network).__name__} must return logits as {{target: {{source: tensor}}}}")
     for target, source, h in [(k, j, h) for k, by_source in logits.items() for j, h in by_source.items()]:
         if not isinstance(h, Tensor):
             raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(h).__name__}")
-        if targets is not None and sources is not None and not (target in targets and source in sources):
-            check_name(target, targets, "targets", f"{kind} from {source!r} to {target!r}: ")
-            check_name(source, sources, "sources", f"{kind} from {source!r} to {target!r}: ")
+        if wiring.pairs is not None and source not in wiring.pairs.get(target, ()):
+            before = f"{type(network).__name__} returned logits from {source!r} to {target!r}: "
+            check_name(target, wiring.pairs, "targets", before)
+            check_name(source, wiring.pairs[target], "sources", before)
     return logits  # type: ignore[return-value]

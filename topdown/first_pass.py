@@ -1,7 +1,7 @@
 """The first pass, which changes no buffer and no input, and the context manager that disables a latch.
 
 Every module with buffers (running statistics, spectral norm, codebooks, queues) is in evaluation mode during a first pass. All
-other modules, such as dropout, keep their mode. Code without a mode can ask :func:`in_first_pass`.
+other modules, such as dropout, keep their mode. Code that does not depend on the mode can ask :func:`in_first_pass`.
 """
 
 import contextlib
@@ -21,14 +21,13 @@ from topdown.masking import replaced
 L = TypeVar("L", bound=nn.Module)
 
 _thread = threading.local()
-_thread.in_first_pass, _thread.blocks = False, ()  # other threads begin without, and compile code anew
 _blocks: ContextVar[tuple[Any, ...]] = ContextVar("blocks", default=())  # open blocks of Disabled
 
 
 def in_first_pass() -> bool:
-    """Tells whether the calling thread is in the first pass of a latch.
+    """Returns whether the calling thread is in the first pass of a latch.
 
-    A hook that collects activations, a counter, or the update of a momentum encoder then runs once a call:
+    With this check, a hook that collects activations, a counter, or the update of a momentum encoder acts once per call.
 
     Example:
         >>> activations = []
@@ -64,7 +63,7 @@ def first_pass(backbone: nn.Module, *, evaluating: bool = False) -> Iterator[Non
     """
     before = in_first_pass()
     modules = [backbone]
-    for module in modules:  # a list that grows: twice as fast as backbone.modules(), which makes names, too
+    for module in modules:  # appends children while it runs: twice as fast as backbone.modules(), which makes names, too
         modules += [child for child in module._modules.values() if child is not None]
     training = [module for module in modules if module.training and (module._buffers or evaluating)]
     _thread.in_first_pass = True
@@ -118,8 +117,8 @@ class Disabled(Generic[L]):
 
     def __exit__(self, *_: object) -> None:
         """Enables the feedback again, unless another block is open."""
-        _blocks.set(tuple(block for block in _blocks.get() if block is not self))
-        _thread.blocks = tuple(block for block in getattr(_thread, "blocks", ()) if block is not self)
+        _blocks.set(_without(_blocks.get(), self))
+        _thread.blocks = _without(getattr(_thread, "blocks", ()), self)
 
     def __del__(self) -> None:
         """Warns about a call that had no effect."""
@@ -127,7 +126,12 @@ class Disabled(Generic[L]):
             warnings.warn("disabled() alone does nothing: write `with latch.disabled():`", RuntimeWarning, stacklevel=2)
 
 
+def _without(blocks: tuple[Any, ...], block: Any) -> tuple[Any, ...]:
+    at = blocks.index(block) if block in blocks else len(blocks)
+    return blocks[:at] + blocks[at + 1 :]  # one entry alone: a block may be entered twice
+
+
 def is_disabled(latch: nn.Module) -> bool:
-    """Tells whether a block of :class:`Disabled` is open for a latch."""
+    """Returns whether a block of :class:`Disabled` is open for a latch."""
     blocks = getattr(_thread, "blocks", ()) if torch.compiler.is_compiling() else _blocks.get()
     return any([block.latch is latch for block in blocks])  # a list: compilers cannot do it of a generator

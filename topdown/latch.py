@@ -4,9 +4,11 @@ With inputs :math:`i_k` and encodings :math:`r_k` of the modalities :math:`k`, o
 
 .. math::
     r &= \mathrm{encode}(i) & \text{first pass, without gradient} \\
-    f_{j \to k} &= \sigma(h_{j \to k}(r_j)) & \text{feedback, for every source } j \ne k \\
+    f_{j \to k} &= c \, \sigma(h_{j \to k}(r_j)) & \text{feedback, for every source } j \ne k \\
     \tilde i_k &= \tfrac{1}{J} \sum_j f_{j \to k} \odot i_k & \text{Eq. 4 of the paper} \\
     y &= \mathrm{fuse}(\mathrm{encode}(\tilde i)) & \text{second pass}
+
+where c is 1 in the paper (start="random"), and 2 by default (start="identity"), so that masks of logits of 0 change nothing.
 
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
@@ -26,7 +28,7 @@ from typing_extensions import Self, TypeVar
 
 from topdown import saving
 from topdown.backbone import check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
-from topdown.batch import Batch, BatchLengths, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
+from topdown.batch import Batch, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
 from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, copied, first_pass, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, neutral_where_absent, source_mask
@@ -36,16 +38,18 @@ from topdown.sites import Site, Sites, Values, check_sites, from_sequence, optio
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
+_build_lock = threading.RLock()  # keeps two threads from both building feedback
+
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module, default=nn.Module)
 
 
 class Look(NamedTuple):
-    """Holds the results of the first passes.
+    """Holds the masks, and the values that led to them.
 
     Args:
         masks: Mask of each target, in its layout.
-        by_source: {target: {source: f_j}}: sigmoid(h_j), in the time of the target.
+        by_source: {target: {source: sigmoid(h_j)}}, in the time of the target.
         encodings: Encodings that the masks were computed from.
     """
 
@@ -62,53 +66,57 @@ class TopDownLatch(nn.Module, Generic[Model]):
     keep their names behind that prefix.
 
     A call leaves the backbone as if it had run once, on the masked inputs: in the first pass every module with buffers is in
-    evaluation mode (see :mod:`topdown.first_pass`), and the inputs are copies. Code without a mode, such as a counter or a
-    hook, can ask :func:`topdown.in_first_pass`.
+    evaluation mode (see :mod:`topdown.first_pass`), and the inputs are copies. Code that does not depend on the mode,
+    such as a counter or a hook, can ask :func:`topdown.in_first_pass`.
 
     When the sizes of targets and encodings are unknown, the first call builds the feedback, and encodes once more for it (as
     torch's lazy modules do). Until then an optimizer, a parameter count or a state dict raises an error.
 
     Args:
         backbone: Module with `encode(inputs[, lengths])` and `fuse(encodings[, lengths])`: see :class:`topdown.Backbone`.
-        feedback: Networks from encodings, 0 at padded steps, to logits of masks. "lstm": one LSTM per pair of target and
-            source (the paper's public code); "linear": one linear map per pair (the paper's "no LSTM"); "shared": one LSTM per
-            source and a linear map per pair; "static": a learned vector per pair, which does not read encodings. Or a factory
-            (source_size, target_size) -> module for each pair, such as `torch.nn.Linear`, whose modules take (encoding) or
-            (encoding, lengths); a factory that needs three arguments, (source_sizes, target_sizes, sources) ->
-            module for all pairs, such as `partial(SharedFeedback, bidirectional=True)`; or a ready module for all pairs, called
-            as feedback(encodings[, lengths]) -> {target: {source: logits}}. (Default: "lstm")
+        feedback: Networks from encodings, which are 0 at padded steps, to the logits of masks. (Default: "lstm") One of
+
+            - "lstm": one LSTM per pair of target and source (the paper's public code);
+            - "linear": one linear map per pair (the paper's "no LSTM");
+            - "shared": one LSTM per source, and one linear map per pair;
+            - "static": one learned vector per pair, which does not read encodings;
+            - a factory (source_size, target_size) -> module for one pair, such as `torch.nn.Linear`; the module takes
+              (encoding) or (encoding, lengths);
+            - a factory (source_sizes, target_sizes, sources) -> module for all pairs, such as
+              `partial(SharedFeedback, bidirectional=True)`;
+            - a module for all pairs, called as feedback(encodings[, lengths]) -> {target: {source: logits}}.
         combine: Rule that combines the masks of several sources: "mean" (Eq. 4), "max", "min", "product", or a function from
             (J, B, T, D) to (B, T, D), called once, which gets a neutral mask for a source that is absent. With the start
             "identity" it must map ones to ones. (Default: "mean")
-        sources: {target: [sources]}; only these targets are masked, and inputs and encodings without a name in it may have any
-            type. With None, every OTHER encoding masks each input that has an encoding of its name (Eq. 4); a modality alone
-            masks itself. (Default: None)
+        sources: {target: [sources]}; only these targets are masked, and inputs and encodings that it does not name may have
+            any type. (Default: None. Each input that has an encoding of its name is a target, and all other encodings are its
+            sources, as in Eq. 4; a single modality is its own source)
         sites: {target: Site or path}: masks multiply the output or the input of a submodule, in place of a raw input; see
             :class:`topdown.Site`. Without `sources` the sites are the only targets; with `sources`, raw inputs may be targets,
             too. (Default: None, raw inputs)
-        align: Treatment of a source with another time than its target: "error", "interpolate" by relative position within the
-            lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default: "error"; the paper's
-            modalities are word-aligned)
+        align: Treatment of a source whose steps differ from those of its target: "error", "interpolate" by relative position
+            within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default: "error"; the
+            paper's modalities are word-aligned)
         start: "identity": the latch begins as the backbone, bit for bit (in training with dropout the two draw other random
             numbers). The last map of each pair begins at zero, and the mask is 2 sigmoid(h), in (0, 2). "lstm" then has a
-            projection, and a scale and a shift follow a network of the user's. "random": the mask is sigmoid(h), in (0, 1),
+            projection, and a scale and a shift follow a user-defined network. "random": the mask is sigmoid(h), in (0, 1),
             and begins near 1/2 (the paper). (Default: "identity": on real data it was never worse than no feedback, unlike
             "random")
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
         scale: Factor of the combined masks, only with start="random"; 2 makes masks of zero logits 1. (Default: 1, the paper)
-        passes: Number of first passes. Each one masks the raw inputs with the masks of the pass before. With
-            `encoder_grad=False` only the last one passes gradients to the feedback. (Default: 1, the paper)
-        example_inputs: Inputs that tell the sizes at once, in place of attributes of the backbone, which encodes them once, in
-            evaluation mode. (Default: None: sizes are the attributes `input_sizes` and `encoding_sizes`, or unknown until the
-            first call)
+        passes: Number of first passes; `encode` runs once more. Each pass masks the raw inputs with the masks of the one
+            before. With `encoder_grad=False` only the last one passes gradients to the feedback. (Default: 1, the paper)
+        example_inputs: Inputs from which the sizes are read at once, in place of attributes of the backbone. The backbone
+            encodes them once, in evaluation mode. (Default: None: sizes are the attributes `input_sizes` and `encoding_sizes`,
+            or unknown until the first call)
 
     All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes.
 
     Raises:
         TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
-        ValueError: if an option has an unknown value, or no rule tells who masks whom.
+        ValueError: if an option has an unknown value, or no rule decides who masks whom.
 
     Example:
         >>> class Toy(nn.Module):
@@ -128,7 +136,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     """
 
     backbone: Model
-    feedback: PairwiseFeedback  # any module with feedback[target][source]; a ready module of the user's may lack it
+    feedback: PairwiseFeedback  # or any module with feedback[target][source]; a user-defined module may lack it
 
     def __init__(
         self,
@@ -217,7 +225,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Returns a context manager that disables the feedback of the latch.
 
         Within the block, in the same thread or asyncio task, the latch returns fuse(encode(inputs)) of its backbone, bit for
-        bit, and has no masks. Blocks may overlap and end in any order.
+        bit, and has no masks. Blocks may overlap and end in any order. A compiled latch does not distinguish between the tasks
+        of one thread.
         """
         return Disabled(self)
 
@@ -269,12 +278,12 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     @property
     def sites(self) -> Sites:
-        """The site of each target that is no input."""
+        """The site of each target that is not an input."""
         return self.wiring.sites
 
     def extra_repr(self) -> str:
         """Shows the options, who masks whom, and how many parameters train."""
-        options = {k: v for k, v in self.options().items() if v is not None and v is not self.feedback and k != "sites"}
+        options = {k: v for k, v in self.options().items() if v is not None and not isinstance(v, nn.Module) and k != "sites"}
         lines = [", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items())]
         for target, sources in (self.wiring.pairs or self.wiring.sources or {}).items():
             site = f" ({self.sites[target]})" if target in self.sites else ""
@@ -295,25 +304,25 @@ class TopDownLatch(nn.Module, Generic[Model]):
         if name == "backbone":
             check_sites(self.sites, user_model(value))
             self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
-            self._uses = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
+            self._reads = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
         elif name == "feedback":
             self._feedback_takes = takes_lengths(value)
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
-        """Reads and checks the arguments of one call; a latch that is disabled checks none."""
+        """Reads and checks the arguments of one call; a disabled latch checks their form alone."""
         inputs = merge_names(inputs, named)
         if is_disabled(self):
-            return Batch(inputs, BatchLengths(lengths), {})
+            return Batch(inputs, lengths)
         if isinstance(self.feedback, UnbuiltFeedback):
             self._build_from(inputs, lengths)
         sites, sizes = self.wiring.sites, self.wiring.target_sizes or {}
-        return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites} if sites else sizes)
+        return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites})
 
     def look(self, batch: Batch) -> Look:
         """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled."""
         look = Look({}, {}, {})
         for _ in range(0 if is_disabled(self) else self.passes):
-            encodings, at_sites = self._first_pass(batch, look.masks)
+            encodings, at_sites = self._run_first_pass(batch, look.masks)
             logits = run_feedback(self.feedback, encodings, self.wiring, self._feedback_takes)
             targets = self._targets(batch, at_sites, logits)
             f = {
@@ -328,29 +337,28 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
-        inputs, lengths = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs, batch.lengths.raw
+        inputs, lengths = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs, batch.lengths
         fuse, keyword = cast(Any, self.backbone).fuse, lengths_keyword(lengths, self._fuse_takes)
         sites = {k: site for k, site in self.sites.items() if k in masks}
-        return self._at_sites(lambda: fuse(self._encode(inputs, lengths), **keyword), sites, inputs, masks)[0]
+        return self._with_sites(lambda: fuse(self._encode(inputs, lengths), **keyword), sites, inputs, masks)[0]
 
-    def _first_pass(self, batch: Batch, masks: Masks) -> tuple[Values, Values]:
-        """Encodes without a trace, and returns the encodings that feedback reads, and the values at sites before masks."""
-        # Within parametrize.cached() the second pass would use the weights of this one, without their gradient.
+    def _run_first_pass(self, batch: Batch, masks: Masks) -> tuple[Values, Values]:
+        """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
+        # parametrize.cached() hands the weights of this pass to the second one, which needs their gradient.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
-        inputs = copied(apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs)
-        lengths = copied(batch.lengths.raw)
+        inputs, lengths = copied((apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs, batch.lengths))
         with first_pass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
             with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
-                encoded, values = self._at_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
+                encoded, values = self._with_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
         if not with_graph and not torch.compiler.is_compiling():
-            torch.clear_autocast_cache()  # torch 2.6 would hand weights without gradient to the second pass
-        return read_encodings(encoded, batch, self.wiring, takes_lengths=self._uses, detach=not self.encoder_grad), values
+            torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
+        return read_encodings(encoded, batch, self.wiring, reads_lengths=self._reads, detach=not self.encoder_grad), values
 
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
         return cast(Any, self.backbone).encode(inputs, **lengths_keyword(lengths, self._encode_takes))
 
-    def _at_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, Values]:
-        """Runs the backbone, and reads and masks the values at sites."""
+    def _with_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, Values]:
+        """Runs the backbone with hooks that read and mask the values at sites."""
         if not sites:
             return run(), {}
         model = user_model(self.backbone)
@@ -359,26 +367,27 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return run_with_hooks(run, model, sites, masks, optional)
 
     def _targets(self, batch: Batch, at_sites: Values, logits: Logits) -> Values:
-        """Returns the targets among the inputs, and those at sites."""
-        if self.wiring.target_sizes is None:  # a ready module names its targets
+        """Returns all targets: those among the inputs, and the values at sites."""
+        if self.wiring.target_sizes is None:  # a user-defined module names its targets in its logits
             raw = dict.fromkeys([name for name in logits if name not in self.sites])
-            batch.targets.update(read_inputs(batch.inputs, batch.lengths, raw))
+            batch.targets.update(read_inputs(batch, raw))
         if not batch.targets:
             check_batch_first(batch)
         sizes = self.wiring.target_sizes or dict.fromkeys(logits)
         values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}
-        return {**batch.targets, **read_targets(values, batch.lengths, sizes)}
+        return {**batch.targets, **read_targets(batch, values, sizes)}
 
     def _combine(self, target: str, f: Masks, x: Steps, encodings: Values) -> Tensor:
         """Returns the mask of a target from those of its sources."""
-        masks, present = [*f.values()], [encodings[j].present if j in encodings else None for j in f]
-        if callable(self.combine) and self.wiring.pairs is not None:  # a rule of the user's always gets as many masks
-            masks += [torch.full_like(masks[0], 0.5) for j in self.wiring.pairs[target] if j not in f]
-        mask = combine_masks(masks, self.combine, present, factor=self.factor)
+        present = {j: encodings[j].present if j in encodings else None for j in f}
+        # A user-defined rule always gets one mask per source, in their order.
+        names = self.wiring.pairs[target] if callable(self.combine) and self.wiring.pairs is not None else f
+        masks = [f[j] if j in f else torch.full_like(next(iter(f.values())), 0.5) for j in names]
+        mask = combine_masks(masks, self.combine, [present.get(j) for j in names], factor=self.factor)
         mask = mask if self.scale == 1.0 else mask * self.scale
         mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
         mask = torch.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
-        return neutral_where_absent(mask, x, present)
+        return neutral_where_absent(mask, x, [*present.values()])
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
@@ -389,13 +398,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""
-        with _one_at_a_time:
+        with _build_lock:
             if not isinstance(self.feedback, UnbuiltFeedback):  # another thread has built it
                 return
             batch = read_batch(inputs, lengths, {})
             check_complete(batch, self.wiring.sources)
-            encodings, at_sites = self._first_pass(batch, {})
+            encodings, at_sites = self._run_first_pass(batch, {})
             self._build(measure(batch, encodings, at_sites, self.wiring), next(iter(encodings.values())).values)
-
-
-_one_at_a_time = threading.RLock()  # or two threads would both build feedback

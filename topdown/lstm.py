@@ -11,7 +11,7 @@ from topdown.sequence import reverse_valid, zero_padding
 
 Directions: TypeAlias = Literal["concatenate", "sum"]
 
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not tell
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 lacks it
 
 
 class SequenceLSTM(nn.RNNBase):
@@ -64,7 +64,7 @@ class SequenceLSTM(nn.RNNBase):
         weights = [getattr(self, name) for name in self._flat_weights_names]  # four of each direction
         if sequence.is_cuda and not torch.compiler.is_compiling():
             return self._packed(sequence, lengths, weights)
-        sequence = zero_padding(sequence, lengths)  # not only beyond the result: 0 times nan is nan in the backward pass
+        sequence = zero_padding(sequence, lengths)  # the input, too: 0 times nan is nan in the backward pass
         states = zero_padding(run_lstm(sequence, weights[:4], self.training), lengths)
         if not self.bidirectional:
             return states
@@ -75,7 +75,7 @@ class SequenceLSTM(nn.RNNBase):
         batch, steps, _ = sequence.shape
         # A packed sequence has one step at least; the states of a sample without steps are set to zero afterwards.
         counts = torch.full((batch,), steps, device="cpu") if lengths is None else lengths.cpu().clamp(min=1)
-        # torch would sort, too, but waits for the device to hear in which order.
+        # torch would sort, too, but waits for the device to read the order.
         order = counts.argsort(descending=True)
         to_sorted, to_original = (i.to(sequence.device, non_blocking=True) for i in (order, order.argsort()))
         packed = pack_padded_sequence(sequence.index_select(0, to_sorted), counts[order], batch_first=True)

@@ -9,7 +9,6 @@ References:
 
 import copy
 import functools
-import itertools
 import math
 from collections import UserDict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -36,13 +35,13 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
 
     .. math:: \tilde f_k = \frac{1}{J} \sum_j c f_{j \to k}      (Eq. 4 of the paper, J = 2, c = 1)
 
-    A source that is absent in a sample drops out of a named rule. A rule of the user's gets c / 2 in its place, the mask of
+    A source that is absent in a sample drops out of a named rule. A user-defined rule gets c / 2 in its place, the mask of
     logits of 0.
 
     Args:
         masks: J masks, each of shape (B, T, D), or (B, 1, D) if it is the same at all steps.
         rule: "mean" (Eq. 4), "max", "min", "product", or a function from (J, B, T, D) to (B, T, D). (Default: "mean")
-        present: Samples in which each of the first sources is present, of shape (B,), or None for all. A sample in which no
+        present: Samples in which each source is present, of shape (B,), or None for all. A sample in which no
             source is present gets an arbitrary mask. (Default: every source is present in every sample)
         factor: c, the factor of each mask before they are combined. (Default: 1)
 
@@ -50,7 +49,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         Mask of the target, of shape (B, T, D).
 
     Raises:
-        ValueError: if a rule of the user's returns another shape.
+        ValueError: if a user-defined rule returns another shape.
 
     Example:
         >>> combine_masks([torch.zeros(2, 3, 4), torch.ones(2, 3, 4)]).unique()
@@ -62,8 +61,8 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
     """
     marks = [None if p is None else along_batch(p, masks[0]) for p in present]
     if absent := [~p for p in marks if p is not None]:
-        leaves = {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / factor}.get(str(rule), 0.5)
-        masks = [mask if p is None else torch.where(p, mask, leaves) for mask, p in itertools.zip_longest(masks, marks)]
+        neutral = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / factor}[rule]
+        masks = [mask if p is None else torch.where(p, mask, neutral) for mask, p in zip(masks, marks, strict=True)]
     if callable(rule):
         stacked = torch.stack(torch.broadcast_tensors(*masks)) * factor
         combined: Tensor = rule(stacked)
@@ -169,25 +168,25 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
         return mask.values
     if align == "error" and steps != target_steps:
         raise ValueError(f"{names[0]!r} has {steps} steps but {names[1]!r} has {target_steps}: {ALIGN_FIRST}")
-    n, m = _all_lengths(mask), _all_lengths(target)
+    m, n = _all_lengths(mask), _all_lengths(target)
     if align == "interpolate":
-        return interpolate_mask(mask.values, n, target_steps, m)
+        return interpolate_mask(mask.values, m, target_steps, n)
     if align == "pool":
         fitted = torch.nn.functional.pad(mask.values[:, :target_steps], (0, 0, 0, max(0, target_steps - steps)))
         return torch.where(along_batch(n == m, fitted), fitted, pool_mask(mask.values, mask.lengths))
     if not torch.compiler.is_compiling() and not bool(((n == m) | (n == 0) | (m == 0)).all()):  # absent ones need no alignment
         if mask.lengths is None or target.lengths is None:
             name = names[0] if mask.lengths is None else names[1]
-            hint = f"add it, pass one tensor for all, or {ALIGN_FIRST}"
+            hint = f"add it (or correct one that counts all), pass one tensor for all, or {ALIGN_FIRST}"
             raise ValueError(f"lengths have no entry for {name!r}, so all its {steps} steps count: {hint}")
-        raise ValueError(f"{names[0]!r} and {names[1]!r} have {steps} steps but other lengths: {ALIGN_FIRST}")
+        raise ValueError(f"{names[0]!r} and {names[1]!r} have {steps} steps but different lengths: {ALIGN_FIRST}")
     return mask.values
 
 
 def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair) -> Tensor:
-    """Brings a mask of positions, or of time, to a map of another grid."""
+    """Brings a mask to a target of another grid; one of the two may be a sequence over time."""
     if align == "pool":
-        return mask.values.mean(1, keepdim=True)
+        return pool_mask(mask.values, mask.lengths)
     same_rank = len(mask.grid) == len(grid) <= 3
     if align == "error" or not same_rank:
         remedy = "pass align='pool'" + (" or align='interpolate'" if same_rank else "")
@@ -209,17 +208,17 @@ def source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Ten
         h: Logits of shape (B, T_j, D_k) or (B, D_k).
         r: Encoding that they were computed from.
         x: Target.
-        align: Treatment of another time: see :func:`align_mask`.
+        align: Treatment of a source whose steps differ: see :func:`align_mask`.
         names: Names of source and target, for messages.
 
     Raises:
-        ValueError: if a shape or a time does not fit.
+        ValueError: if a shape or the number of steps does not fit.
     """
     f, target = torch.sigmoid(h), x.values
     if h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:
         return f
     if h.dim() not in (2, 3) or h.shape[0] != target.shape[0] or h.shape[-1] != target.shape[-1]:
-        shape = f"the feedback from {names[0]!r} gave logits of shape {tuple(h.shape)} for {names[1]!r}"
+        shape = f"the feedback from {names[0]!r} returned logits of shape {tuple(h.shape)} for {names[1]!r}"
         raise ValueError(f"{shape} of shape {tuple(target.shape)}: the batch and the last size must be the same")
     return align_mask(Steps(f, r.lengths if r.values.dim() == 3 else None, r.grid), x, align, names=names)
 
@@ -258,7 +257,7 @@ def replaced(mapping: Mapping[str, Any], items: Mapping[str, Any]) -> Mapping[st
     """Returns a mapping of the same type in which some keys have other values; the mapping itself stays as it is.
 
     Raises:
-        TypeError: if the type has no copies.
+        TypeError: if the type cannot be copied.
 
     Example:
         >>> from collections import OrderedDict
@@ -270,11 +269,12 @@ def replaced(mapping: Mapping[str, Any], items: Mapping[str, Any]) -> Mapping[st
     try:
         if not isinstance(mapping, MutableMapping):
             return type(mapping)({**mapping, **items})  # type: ignore[call-arg]
-        shared = {id(value): value for value in mapping.values()}  # by the copy; deepcopy copies the rest of the object
+        shared = {id(value): value for value in mapping.values()}  # values, which deepcopy does not copy
         changed: Any = copy.copy(mapping) if isinstance(mapping, (dict, UserDict)) else copy.deepcopy(mapping, shared)
         for key in items:
             changed[key] = items[key]
-        vars(changed).update({key: items[key] for key in items if key in vars(changed)})  # where items are attributes, too
+        attributes = getattr(changed, "__dict__", {})  # which hold the items, too, in the output of Hugging Face's models
+        attributes.update({key: items[key] for key in items if key in attributes})
         return changed  # type: ignore[no-any-return]
     except Exception as error:
         raise TypeError(f"a {type(mapping).__name__} cannot be copied with masks in it ({error}): pass dict(inputs)") from error

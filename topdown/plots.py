@@ -89,7 +89,7 @@ def plot_sample(
         shown as an image, averaged over features.
 
     Raises:
-        TypeError: if it is no trace.
+        TypeError: if it is not a trace.
         ValueError: if there is no mask, no such sample, or too few names.
         ImportError: without the extra `plots`.
     """
@@ -174,7 +174,7 @@ def picture(figure: Any, alt: str) -> str:
 
 def _count_samples(trace: LatchTrace) -> int:
     if not (masks := getattr(trace, "masks", None)):
-        raise ValueError(f"the {type(trace).__name__} has no masks: pass what latch.trace(...) gave; was the latch disabled?")
+        raise ValueError(f"the {type(trace).__name__} has no masks: pass what latch.trace() returned; was the latch disabled?")
     return len(next(iter(masks.values())))
 
 
@@ -183,7 +183,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _draw(axes: Any, values: Tensor, neutral: float, limit: float, title: str) -> Any:
-    axes.set_title(title, fontsize=9, parse_math=False)  # names are no formulas
+    axes.set_title(title, fontsize=9, parse_math=False)  # names are not formulas
     # Red where a mask is above the neutral one, blue where below, white between.
     colours = {"vmin": neutral - limit, "vmax": neutral + limit, "cmap": "RdBu_r"}
     return axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **colours)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from topdown.batch import BatchLengths
+from topdown.batch import Batch
 from topdown.masking import Masks, pool_mask
 from topdown.sequence import Lengths, lengths_of, zero_absent
 from topdown.sites import Sites, to_sequence
@@ -21,7 +21,7 @@ class LatchTrace(NamedTuple):
         feedback: {target: {source: mask}}: the mask that each source alone would give, in the time of the target.
         encodings: Encodings r_j from which the masks were computed, 0 at padded steps: those of the last first pass.
         sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)
-        neutral: Mask of logits of 0: 1 with start="identity", else half the scale. (Default: 0.5)
+        neutral: Mask that a single source with logits of 0 gives: 1 with start="identity", else half the scale. (Default: 0.5)
     """
 
     output: Any
@@ -53,8 +53,8 @@ def mask_profile(
 
     .. math:: \bar f_{c} = \frac{1}{N_c} \sum_{n: y_n = c} \frac{1}{T_n} \sum_{t \le T_n} f_{n,t}
 
-    Each sample that has the modality counts once, however long it is; padded steps do not count. Sums are kept in float64, so
-    a data set may be as large as it likes.
+    Each sample that has the modality counts once, however long it is; padded steps do not count. Sums are kept in float64, for
+    data sets of any size.
 
     References:
         MMLatch (Paraskevopoulos et al., 2022), Fig. 2: visual masks over the test samples of seven sentiment classes.
@@ -63,7 +63,7 @@ def mask_profile(
         batches: Triples (masks, labels, lengths): masks of shape (B, T_k, D_k) or (B, D_k) per modality, as
             `latch.masks(inputs, lengths)` returns them; integer classes of shape (B,), a tensor or an array of numpy; and the
             lengths of the batch.
-        classes: Classes to tell apart, such as range(-3, 4).
+        classes: Classes, such as range(-3, 4).
         sites: Sites of the latch, `latch.sites`, if it has any: they say how masks are laid out. (Default: none)
 
     Returns:
@@ -152,7 +152,7 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")
-    BatchLengths(lengths).check_names([*trace.masks, *trace.encodings])
+    Batch({}, lengths).check_names([*trace.masks, *trace.encodings])
     changes: list[dict[str, list[Change]]] = [{} for _ in next(iter(trace.masks.values()), ())]
     for target, mask in trace.masks.items():
         valid = lengths_of(lengths, target)

@@ -28,8 +28,7 @@ def save(folder: Path, latch: Tensors, backbone: nn.Module, wiring: Wiring, opti
     """Writes the feedback of a latch: see :meth:`topdown.TopDownLatch.save_pretrained`."""
     also = [also] if isinstance(also, str) else list(also)
     tensors = {**latch, **_parts(backbone, also)}
-    described = {name: repr(value).partition("(\n")[0] for name, value in options.items() if callable(value)}
-    functions = {name: re.sub(" at 0x[0-9a-f]+", "", text) for name, text in described.items()}
+    functions = {k: re.sub(" at 0x[0-9a-f]+", "", repr(v).partition("(\n")[0]) for k, v in options.items() if callable(v)}
     content = {
         "format": FORMAT,
         "options": {name: value for name, value in options.items() if name not in functions},
@@ -40,8 +39,7 @@ def save(folder: Path, latch: Tensors, backbone: nn.Module, wiring: Wiring, opti
         "tensors": {name: list(value.shape) for name, value in tensors.items()},
     }
     text = json.dumps(content, indent=1, default=dataclasses.asdict) + "\n"
-    copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    values = require("safetensors.torch", "hub").save(copies)
+    values = require("safetensors.torch", "hub").save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
     _warn_of_parameters_not_saved(backbone, also)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / TENSORS_FILE, lambda file: file.write(values))
@@ -68,7 +66,7 @@ def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[st
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} has no {TENSORS_FILE}: save again") from None
     except Exception as error:  # safetensors raises one type of error for every fault
-        raise ValueError(f"{folder / TENSORS_FILE} cannot be read ({error}): it is truncated, or no safetensors") from None
+        raise ValueError(f"{folder / TENSORS_FILE} cannot be read ({error}): it is truncated, or not safetensors") from None
     if {name: list(value.shape) for name, value in tensors.items()} != content["tensors"]:
         raise ValueError(f"{folder}: {TENSORS_FILE} and {OPTIONS_FILE} were not saved together: save again")
     return content, tensors
@@ -99,7 +97,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} has no {path.name}: pass a folder that save_pretrained has written") from None
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}): it is truncated or no JSON") from None
+        raise ValueError(f"{path} cannot be read ({error}): it is truncated, or not JSON") from None
     version = content.get("format") if isinstance(content, dict) else None
     if type(version) is not int or version != FORMAT:
         raise ValueError(f"{path} has format {version!r}, but this version of topdown reads format {FORMAT}")
@@ -137,7 +135,7 @@ def _parts(backbone: nn.Module, also: Collection[str]) -> dict[str, Tensor]:
         if not below:
             raise ValueError(f"{type(model).__name__} has no {path!r}, but {nearest(path, dict(model.named_modules()))}")
         if stray := [name for name, value in below.items() if not isinstance(value, Tensor)]:
-            raise ValueError(f"{stray[0]!r} is no tensor, which safetensors cannot hold: save the backbone yourself")
+            raise ValueError(f"{stray[0]!r} is not a tensor, and safetensors cannot hold it: save the backbone yourself")
         tensors |= below
     return tensors
 

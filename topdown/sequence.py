@@ -32,7 +32,9 @@ class Padded(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Holds a modality in one call: a :class:`Padded` with what a latch computes once from its lengths.
+    """Holds the values of a modality in one call, with their lengths and the masks that follow from these.
+
+    Modalities of equal lengths share the same tensor of lengths within a call, so `is` compares them.
 
     Args:
         values: As in :class:`Padded`.
@@ -75,7 +77,7 @@ def described(value: Any) -> str:
 
 
 def readable(lengths: Tensor) -> bool:
-    """Tells whether Python may read the values: on the CPU, where that does not stall a device, and not in compiled code."""
+    """Returns whether Python may read the values: on the CPU, where that does not stall a device, and not in compiled code."""
     return lengths.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

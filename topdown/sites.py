@@ -132,7 +132,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
         option: Name of the argument, for messages. (Default: "sites")
 
     Raises:
-        TypeError: if they are no mapping from names to sites or paths.
+        TypeError: if they are not a mapping from names to sites or paths.
         ValueError: if the model has no such submodule.
     """
     items: Any = sites.items() if isinstance(sites, Mapping) else () if sites is None else [(None, None)]
@@ -156,7 +156,7 @@ def optional_sites(inputs: Mapping[str, Any], sites: Names, model: nn.Module, mo
             modalities, and not among the inputs.
         sites: Names of the sites.
         model: Model that has them.
-        more: Names of modalities that are no arguments. (Default: none)
+        more: Names of modalities that are not arguments. (Default: none)
     """
     if any(value is None for value in inputs.values()):
         return [*sites]

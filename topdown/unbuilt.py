@@ -72,18 +72,18 @@ def measure(batch: Batch, encodings: Mapping[str, Steps], at_sites: Mapping[str,
         wiring: Wiring without pairs and sizes.
 
     Raises:
-        ValueError: if no rule tells who masks whom.
+        ValueError: if no rule decides who masks whom.
     """
     inputs = [name for name, value in batch.inputs.items() if wiring.sources is not None or is_modality(value)]
     pairs = who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encodings)
     values = {k: to_sequence(x.values, wiring.sites[k], x.lengths) for k, x in at_sites.items() if k in pairs}
-    targets = read_inputs(batch.inputs, batch.lengths, dict.fromkeys([k for k in pairs if k not in wiring.sites]))
-    targets |= read_targets(values, batch.lengths, dict.fromkeys(values))
+    targets = read_inputs(batch, dict.fromkeys([k for k in pairs if k not in wiring.sites]))
+    targets |= read_targets(batch, values, dict.fromkeys(values))
     return wiring.decide(*({name: x.values.shape[-1] for name, x in group.items()} for group in (targets, encodings)))
 
 
 def is_modality(value: Any) -> bool:
-    """Tells whether an input can be a modality: neither absent, nor a number, a text, or one value per sample.
+    """Returns whether an input can be a modality: not absent, a number, a string, or one value per sample.
 
     Example:
         >>> is_modality(torch.zeros(3, 5)), is_modality(torch.zeros(3)), is_modality(None)

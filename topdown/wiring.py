@@ -1,4 +1,4 @@
-"""Who masks whom, a value that is decided once, and the options of a latch that may change at any time."""
+"""Who masks whom, which is decided once; the options of a latch with their checks; and names in error messages."""
 
 import dataclasses
 import difflib
@@ -15,7 +15,7 @@ Sources: TypeAlias = Mapping[str, Sequence[str]]
 Sizes: TypeAlias = Mapping[str, int]
 Names: TypeAlias = Collection[str]
 
-# Options that may be set at any time: the type of the value, the condition on it (which may have no hash), and both in words.
+# Options: the type of the value, a condition on the value (which may have no hash), and both in words.
 OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "start": (str, lambda v: v in ("identity", "random"), "'identity' or 'random'"),
     "combine": (object, lambda v: callable(v) or v in [*COMBINE], f"one of {[*COMBINE]} or a function of (J, B, T, D)"),
@@ -34,8 +34,9 @@ class Wiring:
 
     Args:
         sources: Sources of each target that the user named, or None.
-        sites: Site of each target that is no input. (Default: none)
-        pairs: Sources of each target; None until the sizes are known, and for a ready feedback module. (Default: None)
+        sites: Site of each target that is not an input. (Default: none)
+        pairs: Sources of each target; None until the sizes are known, and where a user-defined module
+            decides on them. (Default: None)
         target_sizes: Features D_k of each target. (Default: None)
         source_sizes: Size d_j of each encoding. (Default: None)
 
@@ -53,7 +54,7 @@ class Wiring:
     def decide(self, target_sizes: Sizes, source_sizes: Sizes) -> Self:
         """Returns a wiring with pairs and sizes, for the sizes of all possible targets and of all encodings."""
         pairs = who_masks_whom(self.sources, self.sites, target_sizes, source_sizes)
-        sizes = {name: target_sizes[name] for name in pairs}
+        sizes = {k: target_sizes[k] for k in pairs}
         return dataclasses.replace(self, pairs=pairs, target_sizes=sizes, source_sizes=dict(source_sizes))
 
 
@@ -70,7 +71,7 @@ def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodi
         encodings: Names of encodings.
 
     Raises:
-        ValueError: if a name does not match, or no rule tells which encoding belongs to which target.
+        ValueError: if a name does not match, or no rule decides which encoding belongs to which target.
 
     Example:
         >>> who_masks_whom(None, [], ["a", "b"], ["a", "b"]), who_masks_whom(None, [], ["a"], ["a"])
@@ -86,10 +87,10 @@ def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodi
                 check_name(name, encodings, "encodings", f"sources[{target!r}] = {names}: ", more)
         return {target: list(names) for target, names in sources.items()}
     possible = [*(sites or targets)]
-    without = [name for name in possible if name not in encodings], [name for name in encodings if name not in possible]
-    # One encoding alone is the source of all sites, with any name.
-    if not (sites and len(encodings) == 1) and (len(without[0]) == len(possible) or all(without)):
-        raise ValueError(f"inputs or sites {without[0]} and encodings {without[1]} have other names: {SAY_WHO}")
+    unmatched, extra = [k for k in possible if k not in encodings], [j for j in encodings if j not in possible]
+    # A single encoding is the source of all sites, whatever its name.
+    if not (sites and len(encodings) == 1) and (len(unmatched) == len(possible) or (unmatched and extra)):
+        raise ValueError(f"inputs or sites {unmatched} and encodings {extra} have different names: {SAY_WHO}")
     return {k: [j for j in encodings if j != k] or [k] for k in possible if sites or k in encodings}
 
 
