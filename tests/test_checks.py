@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from toys import NoLengths, Toy, batch
 
-from topdown import LSTMFeedback, TopDownLatch
+from topdown import LSTMFeedback, StaticFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.latch import OPTIONS
 
@@ -90,7 +90,7 @@ def test_all_options_are_in_one_place():
 
 @pytest.mark.parametrize(
     "network",
-    [nn.Linear(8, 12), LSTMFeedback(8, 12), nn.Sequential(nn.Linear(2, 3)), nn.GRU(3, 4)],
+    [nn.Linear(8, 12), LSTMFeedback(8, 12), StaticFeedback(8, 12), nn.Sequential(nn.Linear(2, 3)), nn.GRU(3, 4)],
     ids=lambda n: type(n).__name__,
 )
 def test_one_network_in_place_of_a_factory_is_named(network):
@@ -200,7 +200,7 @@ def test_disabled_without_with_is_a_warning():
 # Without AVX-512 torch has no LSTM of half precision: see pytorch#88136.
 HALF = """
 import sys, torch
-from topdown import TopDownLatch, SequenceLSTM
+from topdown import StaticFeedback, TopDownLatch, SequenceLSTM
 from topdown.adapters import LSTMBackbone, MulTBackbone
 sizes, lengths = {"text": 12, "audio": 7}, torch.tensor([9, 4, 2])
 torch.manual_seed(0)

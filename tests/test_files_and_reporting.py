@@ -156,3 +156,10 @@ def test_tensorboard_is_asked_for_by_its_extra(tmp_path, monkeypatch):
         pass
     with tensorboard(None) as write:
         write(RECORD)
+
+
+def test_a_library_that_a_library_needs_is_named(tmp_path, monkeypatch):
+    (tmp_path / "half_installed.py").write_text("import needed_by_half_installed")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"needed_by_half_installed is not installed: pip install 'topdown-latch\[plots\]'"):
+        require("half_installed", "plots")

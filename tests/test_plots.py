@@ -223,3 +223,24 @@ def test_odd_values_and_names_are_drawn(tmp_path):
         write_page(tmp_path / "none.html", LatchTrace(None, {}, {}, {}))
     with pytest.raises(ValueError, match="there is no profile to draw"):
         plot_profile({})
+
+
+@pytest.mark.parametrize("layout", ["t b d", "b d h w", "b d _ t"])
+def test_samples_and_features_are_counted_in_the_layout_of_a_site(layout, tmp_path):
+    site = Site("", layout)
+    masks = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(0))  # (B, T, D)
+    shapes = {"t b d": masks.transpose(0, 1), "b d h w": masks.transpose(1, 2).unflatten(2, (2, 3))}
+    mask = shapes.get(layout, masks.transpose(1, 2).unsqueeze(2))
+    trace = LatchTrace(None, {"x": mask}, {"x": {"y": masks}}, {}, {"x": site})
+    profiles = mask_profile([({"x": mask}, torch.tensor([0, 1]), None)], [0, 1], sites={"x": site})
+    torch.testing.assert_close(profiles["x"].mean, masks.double().mean(1))
+    changes = explain(trace)
+    assert len(changes) == 2
+    means = masks.double().mean(1)
+    assert {c.feature: pytest.approx(c.mask) for c in changes[1]["x"]} == dict(enumerate(means[1].tolist()))
+    with pytest.raises(ValueError, match="sample=2 is not among the 2 of the batch"):
+        plot_sample(trace, 2)
+    write_page(tmp_path / "page.html", trace, feature_names={"x": ["left", "middle", "right"]})
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<section>") == 2
+    assert page.count("<td>right</td>") == 2

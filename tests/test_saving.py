@@ -304,3 +304,13 @@ def test_a_part_without_values_is_refused(tmp_path):
     latch.save_pretrained(tmp_path, also=["head"])
     with pytest.raises(ValueError, match=r"'also.head.weight' is on the meta device, which holds no values"):
         TopDownLatch.from_pretrained(make().to("meta"), tmp_path)
+
+
+def test_sizes_of_numpy_are_saved_as_numbers(tmp_path):
+    backbone = Toy({"a": 3, "b": 2})
+    backbone.input_sizes = {"a": np.int64(3), "b": np.int64(2)}
+    backbone.encoding_sizes = dict.fromkeys(["a", "b"], np.int32(5))
+    latch = TopDownLatch(backbone.requires_grad_(False), "linear")
+    latch.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "topdown.json").read_text())["target_sizes"] == {"a": 3, "b": 2}
+    assert TopDownLatch.from_pretrained(backbone, tmp_path).wiring == latch.wiring

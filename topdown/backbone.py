@@ -129,7 +129,8 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths:
     for name, returned in encoded.items():
         r = returned.values if isinstance(returned, (Padded, Steps)) else returned
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
-        is_source = name in used if used else is_encoding or can_be_masked(batch.inputs.get(name))
+        # What has the name of a target must be an encoding, or an error says so below.
+        is_source = name in used if used else (is_encoding or can_be_masked(batch.inputs.get(name)))
         if r is None or not is_source:
             continue
         if not is_encoding:
@@ -154,7 +155,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths:
 
 
 def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
-    """Returns an encoding with its lengths: those of a :class:`topdown.Padded`, or else those of its name."""
+    """Returns an encoding with its lengths: those of a :class:`topdown.Padded`, where None means all, or those of its name."""
     target, value = batch.targets.get(name), batch.inputs.get(name)
     if target is not None and isinstance(returned, Tensor) and returned.shape[:-1] == target.values.shape[:-1]:
         return Steps(returned, *target[1:])

@@ -1,6 +1,6 @@
 """The inputs and lengths of one call, read and checked once."""
 
-import sys
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
@@ -69,15 +69,15 @@ class Batch:
     def check(self, lengths: Any, name: str, values: Tensor, steps: int | None = None) -> Steps:
         """Checks lengths, and returns values with them. Equal lengths give the same tensor and the same masks."""
         steps, device = values.shape[1] if values.dim() == 3 else steps, values.device
-        checked = [masks for tensor, *place, masks in self._checked if tensor is lengths and place == [steps, device]]
+        checked = [first for tensor, *place, first in self._checked if tensor is lengths and place == [steps, device]]
         if not checked:
             checked = [self._check(lengths, name, values, steps)]
             self._checked.append((lengths, steps, device, checked[0]))
-        masks = checked[0]
-        return Steps(values, masks.lengths, (), masks.valid if values.dim() == 3 else None, masks.present)
+        first = checked[0]
+        return Steps(values, first.lengths, (), first.valid if values.dim() == 3 else None, first.present)
 
     def _check(self, lengths: Any, name: str, values: Tensor, steps: int | None) -> Steps:
-        """Checks lengths, and returns them as int64 with their masks; none where all steps are valid."""
+        """Checks lengths, and returns values with them as int64 and with their masks; with none where all steps are valid."""
         if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             kind = f"{getattr(lengths, 'dtype', type(lengths).__name__)}: use torch.as_tensor(lengths).long(), or mask.sum(1)"
             raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {kind}")
@@ -85,7 +85,7 @@ class Batch:
         if lengths.shape != (batch,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {batch} samples: pass ({batch},)")
         numbers = lengths.tolist() if readable(lengths) else []
-        least, most = int(for_all), sys.maxsize if steps is None else steps
+        least, most = int(for_all), math.inf if steps is None else steps
         if numbers and not least <= min(numbers) <= max(numbers) <= most:
             at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
             rule = f"a length must lie in {least}..{most}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
@@ -97,9 +97,9 @@ class Batch:
             return self._equal[key]
         lengths = lengths.to(torch.int64)  # narrow types overflow in comparisons
         valid = None if steps is None else valid_steps(lengths, steps, values.device).unsqueeze(-1)
-        masks = Steps(values, lengths, (), valid, None if for_all or (numbers and min(numbers) > 0) else lengths > 0)
-        self._equal.update({key: masks} if numbers else {})
-        return masks
+        steps_of_all = Steps(values, lengths, (), valid, None if for_all or (numbers and min(numbers) > 0) else lengths > 0)
+        self._equal.update({key: steps_of_all} if numbers else {})
+        return steps_of_all
 
 
 def merge_names(inputs: Any, named: Mapping[str, Any]) -> Inputs:

@@ -347,7 +347,7 @@ def check_feedback(feedback: Any, sources: object) -> None:
     expected = f"use one of {[*FEEDBACK]}, a factory (source_size, target_size) -> module for pairs, or a module for all"
     if feedback not in [*FEEDBACK] and not callable(feedback):
         raise (ValueError if isinstance(feedback, str) else TypeError)(f"feedback={feedback!r} is not known: {expected}")
-    if isinstance(feedback, LSTMFeedback) or type(feedback).__module__.startswith("torch.nn.modules."):
+    if isinstance(feedback, (LSTMFeedback, StaticFeedback)) or type(feedback).__module__.startswith("torch.nn.modules."):
         raise TypeError(f"feedback={feedback} is one network, but each pair of target and source needs its own: pass a factory")
     if isinstance(feedback, nn.Module) and sources is not None:
         raise ValueError("a ready feedback module decides on its sources itself: leave out sources=")

@@ -41,5 +41,5 @@ def require(module: str, extra: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise ImportError(f"{module.split('.')[0]} is not installed: pip install 'topdown-latch[{extra}]'") from None
+    except ModuleNotFoundError as error:  # of the library, or of one that it needs
+        raise ImportError(f"{error.name} is not installed: pip install 'topdown-latch[{extra}]'") from None

@@ -34,7 +34,7 @@ from topdown.first_pass import Disabled, copied, first_pass, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, neutral_where_absent, source_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Steps
-from topdown.sites import Site, Sites, Values, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
+from topdown.sites import Site, Sites, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -216,7 +216,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             named: Inputs by name, in place of a mapping.
         """
         batch = self.read(inputs, lengths, named)
-        look, scale = self.look(batch), self.factor * self.scale
+        look, scale = self.look(batch), self.factor * self.scale  # a mask is scale * combine(factor * sigmoid(h))
         encodings = {name: r.values for name, r in look.encodings.items()}
         alone = {k: {j: scale * f for j, f in by_source.items()} for k, by_source in look.by_source.items()}
         return LatchTrace(self.predict(batch, look.masks), look.masks, alone, encodings, self.sites, 0.5 * scale)
@@ -303,6 +303,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         super().__setattr__(name, value)
         if name == "backbone":
             check_sites(self.sites, user_model(value))
+            # Who takes lengths; where one of both does, lengths may name any input.
             self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
             self._reads = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
         elif name == "feedback":
@@ -325,6 +326,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             encodings, at_sites = self._run_first_pass(batch, look.masks)
             logits = run_feedback(self.feedback, encodings, self.wiring, self._feedback_takes)
             targets = self._targets(batch, at_sites, logits)
+            # A user-defined module may name a source that is not an encoding.
             f = {
                 k: {j: source_mask(h, encodings.get(j, Steps(h)), targets[k], self.align, (j, k)) for j, h in sources.items()}
                 for k, sources in logits.items()
@@ -337,16 +339,17 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
-        inputs, lengths = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs, batch.lengths
-        fuse, keyword = cast(Any, self.backbone).fuse, lengths_keyword(lengths, self._fuse_takes)
+        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs
+        fuse, keyword = cast(Any, self.backbone).fuse, lengths_keyword(batch.lengths, self._fuse_takes)
         sites = {k: site for k, site in self.sites.items() if k in masks}
-        return self._with_sites(lambda: fuse(self._encode(inputs, lengths), **keyword), sites, inputs, masks)[0]
+        return self._with_sites(lambda: fuse(self._encode(inputs, batch.lengths), **keyword), sites, inputs, masks)[0]
 
-    def _run_first_pass(self, batch: Batch, masks: Masks) -> tuple[Values, Values]:
+    def _run_first_pass(self, batch: Batch, masks: Masks) -> tuple[dict[str, Steps], dict[str, Steps]]:
         """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
         # parametrize.cached() hands the weights of this pass to the second one, which needs their gradient.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
-        inputs, lengths = copied((apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs, batch.lengths))
+        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs
+        inputs, lengths = copied((inputs, batch.lengths))
         with first_pass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
             with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
                 encoded, values = self._with_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
@@ -357,7 +360,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
         return cast(Any, self.backbone).encode(inputs, **lengths_keyword(lengths, self._encode_takes))
 
-    def _with_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, Values]:
+    def _with_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
         """Runs the backbone with hooks that read and mask the values at sites."""
         if not sites:
             return run(), {}
@@ -366,8 +369,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         optional = () if isinstance(self.feedback, UnbuiltFeedback) else optional_sites(inputs, sites, model, names)
         return run_with_hooks(run, model, sites, masks, optional)
 
-    def _targets(self, batch: Batch, at_sites: Values, logits: Logits) -> Values:
-        """Returns all targets: those among the inputs, and the values at sites."""
+    def _targets(self, batch: Batch, at_sites: dict[str, Steps], logits: Logits) -> dict[str, Steps]:
+        """Returns all targets: inputs, which the batch keeps for the second pass, and values at sites."""
         if self.wiring.target_sizes is None:  # a user-defined module names its targets in its logits
             raw = dict.fromkeys([name for name in logits if name not in self.sites])
             batch.targets.update(read_inputs(batch, raw))
@@ -377,7 +380,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}
         return {**batch.targets, **read_targets(batch, values, sizes)}
 
-    def _combine(self, target: str, f: Masks, x: Steps, encodings: Values) -> Tensor:
+    def _combine(self, target: str, f: Masks, x: Steps, encodings: dict[str, Steps]) -> Tensor:
         """Returns the mask of a target from those of its sources."""
         present = {j: encodings[j].present if j in encodings else None for j in f}
         # A user-defined rule always gets one mask per source, in their order.

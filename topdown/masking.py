@@ -73,6 +73,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
     combined = functools.reduce(COMBINE[rule], masks)
     if rule == "mean":
         count: Any = (len(masks) - torch.stack(absent).sum(0)).clamp(min=1) if absent else len(masks)
+        # One division, so that the mean of masks of 1 is 1 exactly, for any number of them.
         return combined if not absent and count == factor else combined / (count / factor)
     factor = factor ** len(masks) if rule == "product" else factor
     return combined if factor == 1.0 else combined * factor
@@ -215,7 +216,7 @@ def source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Ten
         ValueError: if a shape or the number of steps does not fit.
     """
     f, target = torch.sigmoid(h), x.values
-    if h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:
+    if h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:  # equal lengths are one tensor: see Steps
         return f
     if h.dim() not in (2, 3) or h.shape[0] != target.shape[0] or h.shape[-1] != target.shape[-1]:
         shape = f"the feedback from {names[0]!r} returned logits of shape {tuple(h.shape)} for {names[1]!r}"

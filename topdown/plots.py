@@ -156,7 +156,7 @@ def write_page(
         figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)
         rows = "<tr><th>target<th>feature<th>mask<th>average<th>against the average<th>most by</tr>"
         for target, c in [(k, c) for k, listed in changes[sample].items() for c in listed if count > 1]:
-            feature = _names_of(feature_names, target, trace.masks[target].shape[-1])[c.feature]
+            feature = _names_of(feature_names, target, next(iter(trace.feedback[target].values())).shape[-1])[c.feature]
             above = "kept" if c.mask > c.average else "attenuated"
             cells = (target, feature, f"{c.mask:.3f}", f"{c.average:.3f}", above, c.source)
             rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
@@ -175,18 +175,17 @@ def picture(figure: Any, alt: str) -> str:
 def _count_samples(trace: LatchTrace) -> int:
     if not (masks := getattr(trace, "masks", None)):
         raise ValueError(f"the {type(trace).__name__} has no masks: pass what latch.trace() returned; was the latch disabled?")
-    return len(next(iter(masks.values())))
+    return next(len(as_sequence(mask, name, trace.sites)) for name, mask in masks.items())
 
 
 def _figure(width: float, height: float) -> Any:
     return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw(axes: Any, values: Tensor, neutral: float, limit: float, title: str) -> Any:
+def _draw(axes: Any, x: Tensor, neutral: float, limit: float, title: str) -> Any:
     axes.set_title(title, fontsize=9, parse_math=False)  # names are not formulas
     # Red where a mask is above the neutral one, blue where below, white between.
-    colours = {"vmin": neutral - limit, "vmax": neutral + limit, "cmap": "RdBu_r"}
-    return axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **colours)
+    return axes.imshow(x.numpy(), "RdBu_r", aspect="auto", interpolation="nearest", vmin=neutral - limit, vmax=neutral + limit)
 
 
 def _limit(values: Tensor, neutral: float) -> float:

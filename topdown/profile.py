@@ -78,25 +78,24 @@ def mask_profile(
         >>> profile["audio"].mean.flatten()
         tensor([0.3000, 0.5000], dtype=torch.float64)
     """
-    classes = tuple(classes)
     if len(set(classes)) != len(classes):
-        raise ValueError(f"classes={classes} names a class twice")
+        raise ValueError(f"classes={tuple(classes)} names a class twice")
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for masks, label_values, lengths in batches:
         labels = torch.as_tensor(label_values)
         if stray := sorted({*labels.flatten().tolist()} - {*classes}):
-            raise ValueError(f"labels {stray} are not among the classes {classes}")
+            raise ValueError(f"labels {stray} are not among the classes {tuple(classes)}")
         members = (labels.detach().cpu().view(-1, 1) == torch.tensor(classes, device="cpu")).to(torch.float64)
         for name, mask in masks.items():
-            if labels.shape != (len(mask),):
-                raise ValueError(f"labels have shape {tuple(labels.shape)}, but {name!r} has {len(mask)} masks: one each")
             valid = lengths_of(lengths, name)
             mask = _over_time(as_sequence(mask, name, sites), valid)
+            if labels.shape != (len(mask),):
+                raise ValueError(f"labels have shape {tuple(labels.shape)}, but {name!r} has {len(mask)} masks: one each")
             present = members if valid is None else zero_absent(members, valid.cpu())
             sums[name] = sums.get(name, 0.0) + present.T @ mask
             counts[name] = counts.get(name, 0) + present.sum(0)
-    return {name: MaskProfile(sums[name] / counts[name].unsqueeze(1), counts[name].to(torch.int64), classes) for name in sums}
+    return {k: MaskProfile(sums[k] / counts[k].unsqueeze(1), counts[k].to(torch.int64), tuple(classes)) for k in sums}
 
 
 def as_sequence(mask: Tensor, name: str, sites: Sites | None) -> Tensor:
@@ -153,13 +152,14 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")
     Batch({}, lengths).check_names([*trace.masks, *trace.encodings])
-    changes: list[dict[str, list[Change]]] = [{} for _ in next(iter(trace.masks.values()), ())]
-    for target, mask in trace.masks.items():
+    sequences = {target: as_sequence(mask, target, trace.sites) for target, mask in trace.masks.items()}
+    changes: list[dict[str, list[Change]]] = [{} for _ in next(iter(sequences.values()), ())]
+    for target, mask in sequences.items():
         valid = lengths_of(lengths, target)
         by_source = {j: _over_time(f.detach().double().cpu(), valid) for j, f in trace.feedback[target].items()}
         present = {j: _present(lengths_of(lengths, j), mask) for j in by_source}
         averages = {j: f[present[j]].mean(0) for j, f in by_source.items()}
-        pooled, marks = _over_time(as_sequence(mask, target, trace.sites), valid), _present(valid, mask)
+        pooled, marks = _over_time(mask, valid), _present(valid, mask)
         average = pooled[marks].mean(0)
         for sample in marks.nonzero().flatten().tolist():
             x = pooled[sample]

@@ -19,7 +19,7 @@ from topdown.wiring import Names, nearest
 
 T = TypeVar("T")
 Key: TypeAlias = int | str
-Values: TypeAlias = dict[str, Steps]
+Values: TypeAlias = dict[str, Steps]  # at sites, by the name of the target or of the encoding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,8 +54,8 @@ class Wiring:
     def decide(self, target_sizes: Sizes, source_sizes: Sizes) -> Self:
         """Returns a wiring with pairs and sizes, for the sizes of all possible targets and of all encodings."""
         pairs = who_masks_whom(self.sources, self.sites, target_sizes, source_sizes)
-        sizes = {k: target_sizes[k] for k in pairs}
-        return dataclasses.replace(self, pairs=pairs, target_sizes=sizes, source_sizes=dict(source_sizes))
+        sizes = {k: int(target_sizes[k]) for k in pairs}, {j: int(size) for j, size in source_sizes.items()}  # not of numpy
+        return dataclasses.replace(self, pairs=pairs, target_sizes=sizes[0], source_sizes=sizes[1])
 
 
 def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodings: Names) -> dict[str, list[str]]:
