@@ -145,7 +145,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths:
         padded, r = _with_lengths(name, returned, batch), r.detach() if detach and r.requires_grad else r
         if padded.lengths is not None:
             r = zero_absent(r, padded.lengths) if padded.valid is None else torch.where(padded.valid, r, 0.0)
-        encodings[name] = Steps(r, *padded[1:])
+        encodings[name] = Steps(r, padded.lengths, padded.grid, padded.valid, padded.present)
     if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name:
@@ -158,7 +158,7 @@ def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) ->
     """Returns an encoding with its lengths: those of a :class:`topdown.Padded`, where None means all, or those of its name."""
     target, value = batch.targets.get(name), batch.inputs.get(name)
     if target is not None and isinstance(returned, Tensor) and returned.shape[:-1] == target.values.shape[:-1]:
-        return Steps(returned, *target[1:])
+        return Steps(returned, target.lengths, target.grid, target.valid, target.present)
     encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
     r = encoding.values
     if encoding.lengths is not None:

@@ -69,7 +69,7 @@ class Batch:
     def check(self, lengths: Any, name: str, values: Tensor, steps: int | None = None) -> Steps:
         """Checks lengths, and returns values with them. Equal lengths give the same tensor and the same masks."""
         steps, device = values.shape[1] if values.dim() == 3 else steps, values.device
-        checked = [first for tensor, *place, first in self._checked if tensor is lengths and place == [steps, device]]
+        checked = [first for tensor, n, at, first in self._checked if tensor is lengths and n == steps and at == device]
         if not checked:
             checked = [self._check(lengths, name, values, steps)]
             self._checked.append((lengths, steps, device, checked[0]))
@@ -140,7 +140,7 @@ def read_batch(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int]) -> Ba
 def read_inputs(batch: Batch, sizes: Mapping[str, int | None]) -> dict[str, Steps]:
     """Returns the targets among the inputs: see :func:`read_targets`. Of unknown sizes, one at least must be an input."""
     inputs = batch.inputs
-    if None in sizes.values() and not {*sizes} & {*inputs}:
+    if None in [*sizes.values()] and not {*sizes} & {*inputs}:
         raise ValueError(f"the feedback masks {[*sizes]}, but the inputs are {nearest(next(iter(sizes)), inputs)}")
     return read_targets(batch, {name: Steps(inputs[name]) for name in sizes if inputs.get(name) is not None}, sizes)
 

@@ -13,7 +13,7 @@ from topdown.files import require
 from topdown.lstm import run_lstm
 
 
-@torch.library.custom_op("topdown::lstm", mutates_args=())
+@torch.library.custom_op("topdown::lstm", mutates_args=(), schema="(Tensor sequence, Tensor[] weights) -> Tensor")
 def _lstm(sequence: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return run_lstm(sequence, weights, training=False).contiguous()
 

@@ -75,7 +75,7 @@ class ModalityDict(nn.Module, Generic[M]):
 
     def items(self) -> list[tuple[str, M]]:
         """Returns pairs of name and module, in order."""
-        return list(zip(self.names, cast(list[M], self._modules.values()), strict=False))
+        return list(zip(self.names, self._modules.values(), strict=False))  # type: ignore[arg-type]
 
 
 #: Feedback without memory, :math:`h_t = W r_t + b`, of (source_size, target_size): torch's own layer, so that tools for linear

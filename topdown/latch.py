@@ -30,7 +30,7 @@ from topdown import saving
 from topdown.backbone import check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
 from topdown.batch import Batch, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
 from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
-from topdown.first_pass import Disabled, copied, first_pass, is_disabled
+from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, neutral_where_absent, source_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Steps
@@ -350,7 +350,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs
         inputs, lengths = copied((inputs, batch.lengths))
-        with first_pass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
+        with FirstPass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
             with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
                 encoded, values = self._with_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
         if not with_graph and not torch.compiler.is_compiling():
