@@ -46,6 +46,7 @@ class CallableBackbone(nn.Module):
         self.module = module
         self._functions = encode, fuse
         self._takes_lengths = takes_lengths(encode), takes_lengths(fuse)
+        self.uses_lengths = self._takes_lengths != ("never", "never")
 
     @property
     def user_model(self) -> nn.Module:

@@ -13,7 +13,7 @@ from toys import Toy, batch, perturbed
 
 import topdown
 from topdown import Site, TopDownLatch
-from topdown.adapters import HookedBackbone, LSTMBackbone
+from topdown.adapters import CallableBackbone, HookedBackbone, LSTMBackbone
 from topdown.sequence import Padded
 
 SIZES = {"a": 4, "b": 3}
@@ -418,3 +418,212 @@ def test_a_pooled_encoding_and_a_sequence_share_lengths():
     assert trace.encodings["a"][1, 2:].eq(0).all()
     torch.testing.assert_close(trace.masks["a"], latch.trace(inputs, LENGTHS).masks["a"])
     assert isinstance(Padded(*trace.encodings["a"][:2]), Padded)
+
+
+# Other cases of the kinds
+
+
+class Pair(nn.Module):
+    """Encodes each step of two modalities; `encoder` may see the inputs before."""
+
+    def __init__(self, encoder=None):
+        super().__init__()
+        self.layers = nn.ModuleDict({name: nn.Linear(size, 5) for name, size in SIZES.items()})
+        self.input_sizes, self.encoding_sizes = dict(SIZES), dict.fromkeys(SIZES, 5)
+        self.before = encoder or (lambda inputs: inputs)
+
+    def encode(self, inputs):
+        seen = self.before(inputs)
+        return {name: layer(seen[name]) for name, layer in self.layers.items()}
+
+    def fuse(self, encodings):
+        return sum(r.mean((1, 2)) for r in encodings.values())
+
+
+def test_an_encoding_is_that_of_its_site_though_the_model_goes_on_in_place():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            y = self.norm(self.conv(x))
+            y += x
+            return nn.functional.relu(y, inplace=True).mean((1, 2))
+
+    model = Residual().eval()
+    backbone = HookedBackbone(model, {"x": Site("norm", "b d t")})
+    latch = TopDownLatch(backbone, "linear", sites={"first": Site("conv", "b d t")}, sources={"first": ["x"]}).eval()
+    x = torch.randn(2, 4, 6)
+    expected = model.norm(model.conv(x)).transpose(1, 2)
+    torch.testing.assert_close(latch.trace(x=x).encodings["x"], expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@pytest.mark.parametrize("kind", [dict, collections.OrderedDict, collections.UserDict])
+def test_compiled_code_changes_copies_of_inputs_of_any_mapping(kind):
+    torch._dynamo.reset()
+    latch = TopDownLatch(Pair(lambda inputs: {"a": inputs["a"].mul_(2.0), "b": inputs["b"]}), "linear", start="random")
+    eager, compiled = (kind({name: x.clone() for name, x in X.items()}) for _ in range(2))
+    expected = latch(eager)
+    torch.testing.assert_close(torch.compile(latch, backend="eager")(compiled), expected)
+    assert torch.equal(eager["a"], X["a"])
+    assert torch.equal(compiled["a"], X["a"])
+
+
+class Memory:
+    """An object with a tensor of a graph, which cannot be copied deeply, in a list."""
+
+    def __init__(self, state):
+        self.states = [state * 1.0]
+
+
+def test_an_object_with_tensors_of_a_graph_is_changed_once_a_call():
+    def remember(inputs):
+        inputs["memory"].states[0] = inputs["memory"].states[0] + 1.0
+        inputs["memory"].states.append(None)
+        return inputs
+
+    latch = TopDownLatch(Pair(remember), "linear")
+    memory = Memory(torch.zeros(2, requires_grad=True))
+    latch({**X, "memory": memory})
+    assert memory.states[0].tolist() == [1.0, 1.0]
+    assert len(memory.states) == 2
+
+
+def test_a_generator_cannot_be_read_twice():
+    latch = TopDownLatch(Pair(), "linear")
+    with pytest.raises(TypeError, match="a generator can be read once, but a latch encodes twice: pass a list"):
+        latch({**X, "words": (word for word in "abc")})
+
+
+def test_a_site_with_a_mask_must_be_reached_again():
+    class Remembers(nn.Module):
+        """Encodes words once, and reads them from memory afterwards."""
+
+        def __init__(self):
+            super().__init__()
+            self.words, self.layer, self.memory = nn.Embedding(9, 4), nn.Linear(4, 4), {}
+
+        def encode(self, inputs):
+            key = tuple(inputs["ids"].flatten().tolist())
+            if key not in self.memory:
+                self.memory[key] = self.words(inputs["ids"])
+            return {"text": self.layer(self.memory[key])}
+
+        def fuse(self, encodings):
+            return encodings["text"].mean((1, 2))
+
+    latch = TopDownLatch(Remembers(), "linear", sites={"text": "words"}, example_inputs={"ids": IDS})
+    with pytest.raises(ValueError, match="'text', the output of 'words', was not reached in this call"):
+        latch(ids=IDS.flip(0))
+
+
+class Scripted(nn.Module):
+    """An encoder with lengths, in TorchScript."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(3, 5)
+
+    def forward(
+        self,
+        inputs: dict[str, torch.Tensor],
+        lengths: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        r = {"a": self.a(inputs["a"]), "b": self.b(inputs["b"])}
+        if lengths is None:
+            return r
+        valid = (torch.arange(r["a"].shape[1]) < lengths.unsqueeze(1)).unsqueeze(-1).to(r["a"].dtype)
+        return {"a": r["a"] * valid, "b": r["b"] * valid}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript, about itself
+def test_lengths_reach_an_encoder_in_torchscript():
+    class Around(nn.Module):
+        def __init__(self, encode):
+            super().__init__()
+            self.encode = encode
+
+        def fuse(self, encodings):
+            return sum(r.sum((1, 2)) for r in encodings.values())
+
+    encoder = Scripted()
+    inputs = batch(SIZES, dtype=torch.float32)
+    latch = TopDownLatch(Around(torch.jit.script(encoder)), "linear", example_inputs=inputs)
+    for lengths in (LENGTHS, None):
+        torch.testing.assert_close(latch(inputs, lengths), latch.backbone.fuse(encoder(inputs, lengths)))
+
+
+def test_a_rule_is_checked_when_it_is_set():
+    latch = TopDownLatch(Pair(), "linear", combine=lambda masks: masks.mean(0))
+    with pytest.raises(ValueError, match="combine= must map masks of 1 to 1"):
+        latch.combine = lambda masks: masks.sum(0) * 2.0
+    latch.combine = lambda masks: masks.amax(0)
+    assert torch.equal(latch(X), latch.backbone.fuse(latch.backbone.encode(X)))
+    TopDownLatch(Pair(), "linear", start="random").combine = lambda masks: masks.sum(0) * 2.0
+
+
+def test_networks_keep_their_source_when_one_is_set_again():
+    sizes = {"a": 4, "b": 3, "c": 3}
+    latch = TopDownLatch(LSTMBackbone(sizes, hidden_size=5), "linear", start="random").eval()
+    inputs = batch(sizes, dtype=torch.float32)
+    expected = latch(inputs)
+    networks = latch.feedback["a"]
+    network = networks.b
+    del networks.b
+    networks.b = network
+    assert torch.equal(latch(inputs), expected)
+
+
+@pytest.mark.parametrize("samples", [2, 7])
+def test_a_model_with_time_first_has_its_inputs_so_too(samples):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.lstm, self.head = nn.Linear(4, 5), nn.LSTM(5, 5), nn.Linear(5, 1)
+
+        def forward(self, x):
+            return self.head(self.lstm(self.embed(x))[0].mean(0)).squeeze(-1)
+
+    backbone = HookedBackbone(Recurrent(), {"x": Site("lstm", "t b d")})
+    latch = TopDownLatch(backbone, "linear", sites={"x": Site("embed", "t b d")}, start="random")
+    latch(x=torch.randn(7, 7, 4))
+    x = torch.randn(7, samples, 4)
+    mask = latch.masks(x=x)["x"]
+    assert mask.shape == (7, samples, 5)
+    single = torch.cat([latch.masks(x=x[:, i : i + 1])["x"] for i in range(samples)], 1)
+    torch.testing.assert_close(mask, single)
+
+
+def test_a_mapping_that_cannot_be_made_again_serves_sites():
+    class Record(collections.abc.Mapping):
+        def __init__(self, ids, *, checked):
+            self.ids = ids
+
+        def __getitem__(self, name):
+            return {"ids": self.ids}[name]
+
+        def __iter__(self):
+            return iter(["ids"])
+
+        def __len__(self):
+            return 1
+
+    model = Deep()
+    backbone = CallableBackbone(
+        model, encode=lambda m, inputs: {"text": m.layers[0](m.words(inputs["ids"]))}, fuse=lambda m, r: m.head(r["text"])
+    )
+    latch = TopDownLatch(backbone, "linear", sites={"words": "words"}, example_inputs={"ids": IDS})
+    assert torch.equal(latch(Record(IDS, checked=True)), latch(ids=IDS))
+
+
+def test_functions_that_take_no_lengths_have_the_names_of_modalities_alone():
+    backbone = CallableBackbone(
+        nn.Linear(4, 5), encode=lambda m, inputs: {"a": m(inputs["a"])}, fuse=lambda m, r: r["a"].mean((1, 2))
+    )
+    latch = TopDownLatch(backbone, "linear", sources={"a": ["a"]})
+    inputs = {"a": torch.randn(3, 6, 4), "ids": IDS}
+    latch(inputs, {"a": LENGTHS})
+    with pytest.raises(ValueError, match=r"lengths name 'ids', but the modalities are \['a'\]"):
+        latch(inputs, {"ids": LENGTHS})

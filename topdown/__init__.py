@@ -16,21 +16,16 @@ Stage I, Stage II           first and second pass
 ==========================  =======================  =====================================
 """
 
-from topdown import export as export  # registers the operator topdown::lstm
-from topdown.backbone import Backbone as Backbone
-from topdown.feedback import LinearFeedback as LinearFeedback
-from topdown.feedback import LSTMFeedback as LSTMFeedback
-from topdown.feedback import PairwiseFeedback as PairwiseFeedback
-from topdown.feedback import SharedFeedback as SharedFeedback
-from topdown.feedback import StaticFeedback as StaticFeedback
-from topdown.first_pass import in_first_pass as in_first_pass
-from topdown.latch import TopDownLatch as TopDownLatch
-from topdown.lstm import SequenceLSTM as SequenceLSTM
-from topdown.profile import LatchTrace as LatchTrace
-from topdown.profile import MaskProfile as MaskProfile
-from topdown.profile import explain as explain
-from topdown.profile import mask_profile as mask_profile
-from topdown.sequence import Padded as Padded
-from topdown.sites import Site as Site
+from topdown import export  # registers the operator topdown::lstm
+from topdown.backbone import Backbone
+from topdown.feedback import LinearFeedback, LSTMFeedback, PairwiseFeedback, SharedFeedback, StaticFeedback
+from topdown.first_pass import in_first_pass
+from topdown.latch import TopDownLatch
+from topdown.lstm import SequenceLSTM
+from topdown.profile import LatchTrace, MaskProfile, explain, mask_profile
+from topdown.sequence import Padded
+from topdown.sites import Site
 
+__all__ = ["Backbone", "LatchTrace", "MaskProfile", "Padded", "SequenceLSTM", "Site", "TopDownLatch", "export", "in_first_pass"]
+__all__ += ["LSTMFeedback", "LinearFeedback", "PairwiseFeedback", "SharedFeedback", "StaticFeedback", "explain", "mask_profile"]
 __version__ = "0.1.0"

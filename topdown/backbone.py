@@ -82,8 +82,9 @@ def takes_lengths(function: Any) -> TakesLengths:
     function = function.forward if isinstance(function, nn.Module) else function
     try:
         parameters = inspect.signature(function, follow_wrapped=False).parameters
-    except ValueError:  # written in C
-        return "never"
+    except ValueError:  # of TorchScript, which accepts lengths=None, or written in C
+        arguments = getattr(getattr(function, "schema", None), "arguments", ())
+        return "always" if "lengths" in [argument.name for argument in arguments] else "never"
     if "lengths" in parameters:
         return "always" if parameters["lengths"].default is inspect.Parameter.empty else "optional"
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from topdown.backbone import TakesLengths, lengths_keyword, takes_lengths
 from topdown.lstm import SequenceLSTM
-from topdown.masking import Combine, combine_masks
+from topdown.masking import Combine, check_rule
 from topdown.sequence import Lengths, Steps, lengths_of
 from topdown.wiring import Sizes, Sources, Wiring, check_name
 
@@ -75,7 +75,7 @@ class ModalityDict(nn.Module, Generic[M]):
 
     def items(self) -> list[tuple[str, M]]:
         """Returns pairs of name and module, in order."""
-        return list(zip(self.names, self._modules.values(), strict=False))  # type: ignore[arg-type]
+        return [(name, self._modules[key]) for name, key in self.names.items()]  # type: ignore[misc]
 
 
 #: Feedback without memory, :math:`h_t = W r_t + b`, of (source_size, target_size): torch's own layer, so that tools for linear
@@ -308,16 +308,13 @@ def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wirin
     """
     factory: Any = FEEDBACK[kind] if isinstance(kind, str) else kind
     is_kind = factory in FEEDBACK.values()
-    if factory is LSTMFeedback and start == "identity":
-        factory = partial(LSTMFeedback, projection=True)
+    factory = partial(LSTMFeedback, projection=True) if factory is LSTMFeedback and start == "identity" else factory
     makes_all = _accepts(factory, 3) and not _accepts(factory, 2)
     factory = factory if makes_all else partial(PairwiseFeedback, factory)
     # Parameters that are created in inference mode cannot be trained.
     with torch.inference_mode(False), contextlib.nullcontext() if like is None else like.device:
         sizes, pairs = wiring.target_sizes or {}, wiring.pairs or {}
-        for target, sources in pairs.items() if callable(combine) and start == "identity" else ():
-            if (combine_masks([torch.ones(1, 1, sizes[target])] * len(sources), combine) - 1.0).abs().max() > 1e-4:
-                raise ValueError("combine= must map masks of 1 to 1 where start='identity': normalise it, or pass 'random'")
+        check_rule(combine, start, pairs, sizes)
         feedback = factory(wiring.source_sizes, sizes, pairs)
         if not isinstance(feedback, nn.Module):
             raise TypeError(f"the factory of the feedback returned a {type(feedback).__name__}: it must return a module")
@@ -330,11 +327,9 @@ def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wirin
 
 
 def _accepts(factory: Callable[..., Any], count: int) -> bool:
-    try:
-        inspect.signature(factory).bind(*range(count))
-    except (TypeError, ValueError):  # or it is written in C and does not say
-        return False
-    return True
+    with contextlib.suppress(TypeError, ValueError):  # or it is written in C and does not say
+        return bool(inspect.signature(factory).bind(*range(count)))
+    return False
 
 
 def check_feedback(feedback: Any, sources: object) -> None:

@@ -8,7 +8,7 @@ import copy
 import numbers
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
@@ -95,14 +95,20 @@ def copied(value: Any) -> Any:
     if type(value) in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         parts = [copied(part) for part in value]
         return type(value)(parts) if type(value) in (list, tuple) else type(value)(*parts)
-    if isinstance(value, (str, bytes, numbers.Number, type(None))) or callable(value) or torch.compiler.is_compiling():
+    if isinstance(value, (str, bytes, numbers.Number, type(None))) or callable(value):
         return value
     try:
         if isinstance(value, Mapping):  # of another type, such as the result of a tokenizer
             return replaced(value, {key: copied(value[key]) for key in value})
-        return copy.deepcopy(value)  # a cache of keys and values, for one
-    except Exception:  # objects may raise any error; then both passes share the object
-        return value
+        return value if torch.compiler.is_compiling() else copy.deepcopy(value)  # a cache of keys and values, for one
+    except Exception:  # objects may raise any error, such as those that hold tensors of a graph
+        if isinstance(value, Iterator):
+            raise TypeError(f"a {type(value).__name__} can be read once, but a latch encodes twice: pass a list") from None
+        if not hasattr(value, "__dict__"):
+            return value
+        changed = copy.copy(value)
+        vars(changed).update(copied(vars(value)))
+        return changed
 
 
 class Disabled(Generic[L]):

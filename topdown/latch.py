@@ -31,7 +31,7 @@ from topdown.backbone import check_backbone, lengths_keyword, read_encodings, ta
 from topdown.batch import Batch, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
 from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
-from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, neutral_where_absent, source_mask
+from topdown.masking import Align, Combine, Masks, apply_masks, check_rule, combine_masks, neutral_where_absent, source_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Steps
 from topdown.sites import Site, Sites, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
@@ -300,6 +300,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         value = check_option(name, value) if name in OPTIONS else value
         if name == "scale" and value != 1.0 and self.start == "identity":
             raise ValueError(f"scale={value} goes with start='random': with start='identity' masks begin at 1 by themselves")
+        if name == "combine":
+            check_rule(value, self.start, self.wiring.pairs or {}, self.wiring.target_sizes or {})
         super().__setattr__(name, value)
         if name == "backbone":
             check_sites(self.sites, user_model(value))
@@ -339,7 +341,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
-        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs
+        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
         fuse, keyword = cast(Any, self.backbone).fuse, lengths_keyword(batch.lengths, self._fuse_takes)
         sites = {k: site for k, site in self.sites.items() if k in masks}
         return self._with_sites(lambda: fuse(self._encode(inputs, batch.lengths), **keyword), sites, inputs, masks)[0]
@@ -348,7 +350,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
         # parametrize.cached() hands the weights of this pass to the second one, which needs their gradient.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
-        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks else batch.inputs
+        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
         inputs, lengths = copied((inputs, batch.lengths))
         with FirstPass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
             with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
@@ -367,14 +369,14 @@ class TopDownLatch(nn.Module, Generic[Model]):
         model = user_model(self.backbone)
         names = (self.wiring.source_sizes or ()) if model is self.backbone else ()
         optional = () if isinstance(self.feedback, UnbuiltFeedback) else optional_sites(inputs, sites, model, names)
-        return run_with_hooks(run, model, sites, masks, optional)
+        return run_with_hooks(run, model, sites, masks, [name for name in optional if name not in masks])
 
     def _targets(self, batch: Batch, at_sites: dict[str, Steps], logits: Logits) -> dict[str, Steps]:
         """Returns all targets: inputs, which the batch keeps for the second pass, and values at sites."""
         if self.wiring.target_sizes is None:  # a user-defined module names its targets in its logits
             raw = dict.fromkeys([name for name in logits if name not in self.sites])
             batch.targets.update(read_inputs(batch, raw))
-        if not batch.targets:
+        if not batch.targets and all([site.layout.startswith("b") for site in self.sites.values()]):
             check_batch_first(batch)
         sizes = self.wiring.target_sizes or dict.fromkeys(logits)
         values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}

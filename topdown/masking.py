@@ -79,6 +79,13 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
     return combined if factor == 1.0 else combined * factor
 
 
+def check_rule(rule: Combine, start: str, pairs: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> None:
+    """Raises a ValueError if a user-defined rule does not map ones to ones, with which the start "identity" begins."""
+    for k, sources in pairs.items() if callable(rule) and start == "identity" else ():
+        if (combine_masks([torch.ones(1, 1, sizes[k])] * len(sources), rule) - 1.0).abs().max() > 1e-6:
+            raise ValueError("combine= must map masks of 1 to 1 where start='identity': normalise it, or pass 'random'")
+
+
 def pool_mask(mask: Tensor, lengths: Tensor | None) -> Tensor:
     """Averages a mask over its valid steps, so that it masks all steps of a target alike.
 
@@ -107,9 +114,9 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
 
     Args:
         mask: Mask of shape (B, T_j, D).
-        lengths: Valid steps m of the source, of shape (B,).
+        lengths: Valid steps m of the source, of shape (B,), or (1,) for all samples.
         target_steps: T_k, the steps of the padded target.
-        target_lengths: Valid steps n of the target, of shape (B,).
+        target_lengths: Valid steps n of the target, of shape (B,), or (1,).
 
     Returns:
         Mask of shape (B, T_k, D). Padded steps of the target repeat the last valid one.
@@ -169,7 +176,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
         return mask.values
     if align == "error" and steps != target_steps:
         raise ValueError(f"{names[0]!r} has {steps} steps but {names[1]!r} has {target_steps}: {ALIGN_FIRST}")
-    m, n = _all_lengths(mask), _all_lengths(target)
+    m, n = (v.new_full((1,), v.shape[1], dtype=torch.int64) if n is None else n.to(v.device) for v, n, *_ in (mask, target))
     if align == "interpolate":
         return interpolate_mask(mask.values, m, target_steps, n)
     if align == "pool":
@@ -195,11 +202,6 @@ def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair
     maps = mask.values.transpose(1, 2).unflatten(2, mask.grid)
     mode = {2: "bilinear", 3: "trilinear"}[len(grid)]
     return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
-
-
-def _all_lengths(padded: Steps) -> Tensor:
-    values, lengths = padded.values, padded.lengths
-    return torch.full(values.shape[:1], values.shape[1], device=values.device) if lengths is None else lengths.to(values.device)
 
 
 def source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:

@@ -31,7 +31,8 @@ class Site:
         layout: Letters of the dimensions, as in einops: "b" is the batch, "d" are the features, "_" is a dimension over which a
             mask is the same (and an encoding is averaged), and any other name is time or a position. "b d h w" gives one mask
             per position and channel of a feature map, "b d _ _" one per channel, and "t b d" is for layers with time first.
-            (Default: "b t d", or "b d" for a tensor of two dimensions)
+            (Default: "b t d", or "b d" for a tensor of two dimensions). Positions of source and target correspond by their
+            order, not by their letters, and lengths count positions in this order.
         at: "output" or "input" of the submodule. (Default: "output")
         index: Item of a tuple, a list, a mapping or an object; for an input, the position or the name of an argument. A tuple
             is a path of items: `Site("lstm", "_ b d", index=(1, 0))` is the last hidden state of a `torch.nn.LSTM`. None takes
@@ -200,9 +201,10 @@ def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: 
         if name in values:
             raise ValueError(f"{places[name]} was reached twice in one call: choose a module that is called once")
         is_packed = isinstance(value, PackedSequence)
-        values[name] = Steps(*pad_packed_sequence(value, batch_first=True)) if is_packed else Steps(value)
-        if mask is None:
+        if mask is None:  # a copy, since the model may change the value in place
+            values[name] = Steps(*pad_packed_sequence(value, batch_first=True)) if is_packed else Steps(value.clone())
             return None
+        values[name] = Steps(value)
         if learns:
             _check_learns(places[name], mask, run_with_hooks.__code__)
         if is_packed:
