@@ -380,7 +380,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             check_batch_first(batch)
         sizes = self.wiring.target_sizes or dict.fromkeys(logits)
         values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}
-        return {**batch.targets, **read_targets(batch, values, sizes)}
+        return {**batch.targets, **read_targets(batch, values, sizes)} if values else batch.targets
 
     def _combine(self, target: str, f: Masks, x: Steps, encodings: dict[str, Steps]) -> Tensor:
         """Returns the mask of a target from those of its sources."""
