@@ -216,3 +216,28 @@ def test_logits_of_a_pair_that_feedback_was_not_built_for_are_named(start):
     latch = TopDownLatch(Toy({"a": 3, "b": 3}), factory, start=start)
     with pytest.raises(ValueError, match=r"returned logits from 'a' to 'a': 'a' is not among the sources \['b'\]"):
         latch({"a": torch.zeros(2, 4, 3), "b": torch.zeros(2, 4, 3)})
+
+
+def test_a_network_that_changes_the_number_of_steps_is_named():
+    class Halves(nn.Linear):
+        def forward(self, encoding):
+            return super().forward(encoding[:, ::2])
+
+    latch = TopDownLatch(Toy({"a": 3, "b": 3}), Halves, align="interpolate", start="random")
+    with pytest.raises(ValueError, match=r"from 'b' returned logits of shape \(2, 2, 3\) for 'a' .*, the steps as encoded"):
+        latch({"a": torch.zeros(2, 4, 3), "b": torch.zeros(2, 4, 3)})
+
+
+def test_lengths_of_a_target_without_an_encoding_may_come_with_the_first_call():
+    class Told(nn.Module):
+        def encode(self, inputs):
+            return {"text": inputs["text"], "seen": inputs["visual"].mean(1)}
+
+        def fuse(self, encodings):
+            return encodings["seen"].sum(1)
+
+    inputs = {"text": torch.randn(2, 4, 3), "visual": torch.randn(2, 4, 2)}
+    lengths = torch.tensor([4, 2])
+    latch = TopDownLatch(Told(), "linear", sources={"visual": ["text"]})
+    first = latch(inputs, {"visual": lengths, "text": lengths})
+    assert torch.equal(latch(inputs, {"visual": lengths, "text": lengths}), first)

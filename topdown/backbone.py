@@ -150,7 +150,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths:
     if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name:
-        names = (*encoded, *wiring.sites, *(wiring.target_sizes or ()), *(sizes or ()))
+        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *(sizes or ()))
         batch.check_names([*names, *(batch.inputs if reads_lengths else ())])
     return encodings
 

@@ -242,7 +242,7 @@ class StaticFeedback(nn.Module):
 class Affine(nn.Module):
     r"""Scales and shifts logits, :math:`h' = a \odot h + b`, with a and b of 0 at the start.
 
-    Logits are limited to :math:`\pm 30`, where the sigmoid is 0 or 1 in float32, since 0 times infinity is nan.
+    Logits are limited to :math:`\pm 30`, beyond which the sigmoid hardly changes, since 0 times infinity is nan.
 
     Args:
         size: Features D_k of the target, each of which has a scale and a shift; None for one of each. (Default: None)

@@ -62,9 +62,9 @@ class SequenceLSTM(nn.RNNBase):
         if sequence.dim() != 3 or sequence.shape[-1] != self.input_size or sequence.shape[1] == 0:
             raise ValueError(f"the LSTM takes shape (B, T, {self.input_size}) with T > 0, got {tuple(sequence.shape)}")
         weights = [getattr(self, name) for name in self._flat_weights_names]  # four of each direction
+        sequence = zero_padding(sequence, lengths)  # the input, too: 0 times nan is nan in the backward pass
         if sequence.is_cuda and not torch.compiler.is_compiling():
             return self._packed(sequence, lengths, weights)
-        sequence = zero_padding(sequence, lengths)  # the input, too: 0 times nan is nan in the backward pass
         states = zero_padding(run_lstm(sequence, weights[:4], self.training), lengths)
         if not self.bidirectional:
             return states

@@ -220,9 +220,10 @@ def source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Ten
     f, target = torch.sigmoid(h), x.values
     if h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:  # equal lengths are one tensor: see Steps
         return f
-    if h.dim() not in (2, 3) or h.shape[0] != target.shape[0] or h.shape[-1] != target.shape[-1]:
-        shape = f"the feedback from {names[0]!r} returned logits of shape {tuple(h.shape)} for {names[1]!r}"
-        raise ValueError(f"{shape} of shape {tuple(target.shape)}: the batch and the last size must be the same")
+    changed = h.dim() == r.values.dim() == 3 and h.shape[1] != r.values.shape[1]
+    if h.dim() not in (2, 3) or changed or h.shape[0] != target.shape[0] or h.shape[-1] != target.shape[-1]:
+        shape = f"the feedback from {names[0]!r} returned logits of shape {tuple(h.shape)} for {names[1]!r} of shape"
+        raise ValueError(f"{shape} {tuple(target.shape)}: the batch and the last size must be the same, the steps as encoded")
     return align_mask(Steps(f, r.lengths if r.values.dim() == 3 else None, r.grid), x, align, names=names)
 
 
