@@ -33,7 +33,7 @@ wheel: .venv/ready
 	rm -rf build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel .
 	$(PYTHON) -m zipfile -e build/wheel/*.whl build/wheel/site
-	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -c "import topdown, topdown.adapters.reference, topdown.datasets, topdown.experiments; \
+	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -c "import topdown, topdown.adapters.reference, topdown.datasets, topdown.cli.main; \
 	assert topdown.__file__.startswith('$(CURDIR)/build/wheel/site'), topdown.__file__; \
 	assert topdown.adapters.__file__.startswith('$(CURDIR)/build/wheel/site'); print('wheel', topdown.__version__)"
 

@@ -13,11 +13,11 @@ import torch
 from paper import LSTM, build_lstm, load, options
 
 from topdown import TopDownLatch
+from topdown.comparison.differences import COLLAPSED
+from topdown.comparison.variants import mask_spread
 from topdown.datasets.report import markdown
-from topdown.experiments import fit
-from topdown.experiments.figures import draw_masks, monotonicity, sentiment_profile
-from topdown.experiments.rows import mask_spread
-from topdown.experiments.runs import COLLAPSED
+from topdown.experiments.figure2 import draw_masks, monotonicity, sentiment_profile
+from topdown.training import fit
 
 
 def main() -> None:

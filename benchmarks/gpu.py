@@ -35,7 +35,7 @@ from topdown.adapters import LSTMBackbone, MulTBackbone, transformer
 from topdown.adapters.transformer import DropoutOn
 from topdown.datasets import Batch, data_loader
 from topdown.datasets.report import markdown
-from topdown.experiments.results import versions
+from topdown.training.versions import versions
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 VARIANTS = ("plain", "float32", *TYPES, "compiled")

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets.report import markdown
-from topdown.experiments.results import versions
 from topdown.files import require
+from topdown.training.versions import versions
 
 KINDS = ("linear", "shared", "lstm")
 MIDDLE = {"T": 20, "B": 32, "K": 3, "D": 64, "d": 32, "passes": 1}

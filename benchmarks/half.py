@@ -25,10 +25,11 @@ from overhead import make, make_batches, predictor, trainer
 from torch import Tensor, nn
 
 from topdown import TopDownLatch
+from topdown.comparison.statistics import paired_difference
 from topdown.datasets.report import markdown
-from topdown.experiments import fit, predict, synthetic_splits
-from topdown.experiments.results import versions
-from topdown.experiments.statistics import paired_difference
+from topdown.experiments import synthetic_splits
+from topdown.training import fit, predict
+from topdown.training.versions import versions
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topdown.comparison import compare
+from topdown.comparison.report import table
 from topdown.datasets import SequenceDataset
-from topdown.experiments import compare
-from topdown.experiments.compare_report import table
-from topdown.experiments.results import versions
+from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
 

@@ -19,7 +19,7 @@ import torch
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets.report import markdown
-from topdown.experiments.results import versions
+from topdown.training.versions import versions
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 CASES = [

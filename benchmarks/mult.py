@@ -33,7 +33,7 @@ from topdown import TopDownLatch
 from topdown.adapters import MulTBackbone, transformer
 from topdown.adapters.transformer import DropoutOn
 from topdown.datasets.report import markdown
-from topdown.experiments.results import versions
+from topdown.training.versions import versions
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 STEPS = {"aligned": (50, 50, 50), "unaligned": (50, 500, 500)}

@@ -32,7 +32,7 @@ from topdown.batch import Inputs
 from topdown.datasets.batch import Batch
 from topdown.datasets.batching import bucketed_batches
 from topdown.datasets.report import markdown
-from topdown.experiments.results import versions
+from topdown.training.versions import versions
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 KINDS = ("none", "linear", "shared", "lstm")

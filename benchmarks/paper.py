@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.comparison import compare
+from topdown.comparison.compare import Comparison
+from topdown.comparison.variants import NONE, WIDENED
 from topdown.datasets import SequenceDataset, load_splits
 from topdown.datasets.report import markdown
-from topdown.experiments import compare, sentiment_metrics, synthetic_splits
-from topdown.experiments.compare import Comparison
-from topdown.experiments.rows import NONE, WIDENED
+from topdown.experiments import sentiment_metrics, synthetic_splits
 from topdown.experiments.synthetic import NOTE
 from topdown.experiments.tables import COLUMNS, NOTE_ON_PUBLISHED, PERCENT, Published
 

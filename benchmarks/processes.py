@@ -21,9 +21,9 @@ from speed import mosei_like
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets.report import markdown
-from topdown.experiments.distributed import process_group, rank
-from topdown.experiments.results import versions
-from topdown.experiments.training import fit
+from topdown.training.distributed import process_group, rank
+from topdown.training.protocol import fit
+from topdown.training.versions import versions
 
 
 def work(samples: int, batch_size: int) -> None:

@@ -26,14 +26,15 @@ import torch
 from real_data import SETS, Splits, people, turned
 from real_models import build
 
+from topdown.comparison import compare, write_report
+from topdown.comparison.compare import metric_of
+from topdown.comparison.linear import fit_linear
+from topdown.comparison.report import table
+from topdown.comparison.statistics import holm, paired_difference
 from topdown.datasets.report import markdown
-from topdown.experiments import compare, fit, predict, write_report
-from topdown.experiments.compare import metric_of
-from topdown.experiments.compare_report import table
-from topdown.experiments.fingerprints import fingerprint
-from topdown.experiments.linear import fit_linear
-from topdown.experiments.statistics import holm, paired_difference
-from topdown.experiments.tasks import task_of
+from topdown.training import fit, predict
+from topdown.training.fingerprints import fingerprint
+from topdown.training.tasks import task_of
 
 GRID: dict[str, tuple[float, ...]] = {
     "size": (64,),

@@ -23,10 +23,11 @@ from real_models import build
 from recipe_models import Beside, linear, reads_by
 from torch import nn
 
+from topdown.comparison import compare
+from topdown.comparison.report import table
 from topdown.datasets import SequenceDataset
-from topdown.experiments import compare, fit
-from topdown.experiments.compare_report import table
-from topdown.experiments.tasks import task_of
+from topdown.training import fit
+from topdown.training.tasks import task_of
 
 
 def kinds_of(sources: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:

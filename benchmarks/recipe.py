@@ -42,9 +42,10 @@ from topdown import LSTMFeedback, SharedFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import SequenceDataset
 from topdown.datasets.report import markdown
-from topdown.experiments import fit, predict, synthetic_splits
-from topdown.experiments.figures import relevance_auc
+from topdown.experiments import synthetic_splits
+from topdown.experiments.figure2 import relevance_auc
 from topdown.experiments.synthetic import GROUPS, SIZES
+from topdown.training import fit, predict
 
 Splits = Mapping[str, SequenceDataset]
 RATE = 5e-4  # of the paper

@@ -31,8 +31,8 @@ from topdown.datasets import SequenceDataset
 from topdown.datasets.batch import Batch
 from topdown.datasets.batching import bucketed_batches
 from topdown.datasets.report import markdown
-from topdown.experiments.results import versions
 from topdown.files import require
+from topdown.training.versions import versions
 
 Predict: TypeAlias = Callable[[Batch], Any]
 

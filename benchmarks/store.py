@@ -35,7 +35,7 @@ from topdown.datasets import SequenceDataset, data_loader, load_splits
 from topdown.datasets.report import markdown
 from topdown.datasets.store import StoreWriter
 from topdown.datasets.streams import Array, RawSplit, Stream
-from topdown.experiments.results import versions
+from topdown.training.versions import versions
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 GIGABYTE = 10**9

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import SequenceDataset
 from topdown.datasets.report import markdown
-from topdown.experiments import fit, predict, synthetic_splits
+from topdown.experiments import synthetic_splits
 from topdown.experiments.synthetic import GROUPS, SIZES, feature_groups
 from topdown.files import require
 from topdown.sequence import zero_padding
+from topdown.training import fit, predict
 
 Splits = Mapping[str, SequenceDataset]
 Relevance = Mapping[str, Mapping[str, Tensor]]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from topdown.adapters import LSTMBackbone
-from topdown.experiments.sentiment import Experiment, run_sentiment
+from topdown.cli.sentiment import run_sentiment
+from topdown.experiments.sentiment import Experiment
 from topdown.experiments.tables import PUBLISHED_LSTM
 
 EXPERIMENT = Experiment("mosei_lstm", "LSTM baseline", lambda sizes, options: LSTMBackbone(sizes), published=PUBLISHED_LSTM)

@@ -14,8 +14,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from topdown.adapters import MulTBackbone
-from topdown.experiments.options import LARGEST
-from topdown.experiments.sentiment import Experiment, run_sentiment
+from topdown.cli.options import LARGEST
+from topdown.cli.sentiment import run_sentiment
+from topdown.experiments.sentiment import Experiment
 from topdown.experiments.tables import PUBLISHED_MULT
 
 

@@ -10,9 +10,10 @@ import torch
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
-from topdown.experiments import synthetic_splits, training
-from topdown.experiments.distributed import process_group, rank, world_size
-from topdown.experiments.training import fit, predict
+from topdown.experiments import synthetic_splits
+from topdown.training import protocol as training
+from topdown.training.distributed import process_group, rank, world_size
+from topdown.training.protocol import fit, predict
 
 
 def main(folder, checkpoint=None, epochs=3, die=""):

@@ -13,7 +13,7 @@ from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset, data_loader, load_splits
 from topdown.datasets.batch import Batch
 from topdown.datasets.prepare import prepare
-from topdown.experiments import fit, predict
+from topdown.training import fit, predict
 
 
 def make(count, seed=0, aligned=False):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from topdown.cli.main import main
 from topdown.datasets import SequenceDataset, load_splits
 from topdown.datasets.prepare import prepare
-from topdown.experiments import fit, load_model, predict
-from topdown.experiments.__main__ import main
-from topdown.experiments.checkpoints import load_checkpoint
-from topdown.experiments.metrics import multilabel_metrics, regression_metrics
-from topdown.experiments.tasks import Task, task_of
+from topdown.training import fit, load_model, predict
+from topdown.training.checkpoints import load_checkpoint
+from topdown.training.metrics import multilabel_metrics, regression_metrics
+from topdown.training.tasks import Task, task_of
 
 SPLITS = ["train"] * 20 + ["valid"] * 8 + ["test"] * 6
 
@@ -274,7 +274,7 @@ def test_data_that_is_made_worse(trained, capsys):
         (["evaluate", "{model}", "{data}", "--split", "dev"], "has no split 'dev'; it has ['train', 'valid', 'test']"),
         (
             ["evaluate", "{out}/training.pt", "{data}"],
-            "is not a topdown model, version 1, which `python -m topdown.experiments",
+            "is not a topdown model, version 1, which `topdown",
         ),
         (["evaluate", "{out}/config.json", "{data}"], "not a checkpoint"),
         (["evaluate", "{out}/nothing.pt", "{data}"], "nothing.pt: cannot be read (No such file or directory)"),
@@ -364,7 +364,7 @@ def test_help_texts_have_an_example_and_no_artefacts(capsys, command):
         main([*command, "--help"])
     said = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert "python -m topdown.experiments " + (command[0] if command else "train") in said
+    assert "topdown " + (command[0] if command else "train") in said
     for artefact in ("None", "True", "False", "10000000", "==", "PosixPath"):
         assert artefact not in said.replace("SUPPRESS", "")
 

@@ -13,15 +13,14 @@ import torch
 
 from topdown import StaticFeedback, TopDownLatch
 from topdown.adapters import LSTMBackbone
-from topdown.datasets import DataError, SequenceDataset
-from topdown.experiments import Metric, compare, read_comparison, write_report
-from topdown.experiments.__main__ import main
-from topdown.experiments.compare import Comparison, metric_of
-from topdown.experiments.compare_report import table
-from topdown.experiments.fingerprints import named
-from topdown.experiments.linear import fit_linear, pooled_features
-from topdown.experiments.robustness import robustness, robustness_rows
-from topdown.experiments.rows import (
+from topdown.cli.main import main
+from topdown.comparison import Metric, compare, read_comparison, write_report
+from topdown.comparison.compare import Comparison, metric_of
+from topdown.comparison.differences import Runs, collapsed, compare_rows
+from topdown.comparison.linear import fit_linear, pooled_features
+from topdown.comparison.report import table
+from topdown.comparison.robustness import robustness, robustness_rows
+from topdown.comparison.variants import (
     LINEAR,
     NONE,
     STATIC,
@@ -34,9 +33,10 @@ from topdown.experiments.rows import (
     size_of,
     width_for,
 )
-from topdown.experiments.runs import Runs, collapsed, compare_rows
-from topdown.experiments.tasks import Task
-from topdown.experiments.verdict import verdict
+from topdown.comparison.verdict import verdict
+from topdown.datasets import DataError, SequenceDataset
+from topdown.training.fingerprints import named
+from topdown.training.tasks import Task
 
 pytest.importorskip("scipy.stats")
 
@@ -198,7 +198,7 @@ def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
         trained.append((row.name, seed))
         return run_row(plan, row, seed)
 
-    monkeypatch.setattr(sys.modules["topdown.experiments.run_all"], "run_row", recording)
+    monkeypatch.setattr(sys.modules["topdown.comparison.parallel"], "run_row", recording)
     found = run(out=tmp_path / "x", resume=True, robust=True, feedback=["static", "linear", "shared"], say=said.append)
     assert said[0] == "7 of 15 runs are there already"  # of the same width, since width goes by whole units
     of_seed_1 = [(row, 1) for row in ("a alone", "b alone", NONE, WIDENED, "static", "linear", "shared")]
@@ -609,8 +609,8 @@ def test_other_metrics_and_versions_are_other_comparisons(tmp_path, monkeypatch)
     run(out=tmp_path, seeds=1, alone=False, metric=metric)
     with pytest.raises(DataError, match="was made with metric_function"):
         run(out=tmp_path, seeds=1, alone=False, metric=other, resume=True)
-    versions = sys.modules["topdown.experiments.compare"].versions()
-    monkeypatch.setattr(sys.modules["topdown.experiments.compare"], "versions", lambda: {**versions, "torch": "0"})
+    versions = sys.modules["topdown.comparison.compare"].versions()
+    monkeypatch.setattr(sys.modules["topdown.comparison.compare"], "versions", lambda: {**versions, "torch": "0"})
     with pytest.raises(DataError, match="was made with versions"):
         run(out=tmp_path, seeds=1, alone=False, metric=metric, resume=True)
 

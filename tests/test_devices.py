@@ -10,7 +10,7 @@ from torch import nn
 from topdown import SequenceLSTM, TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets import BucketedSampler, SequenceDataset, data_loader
-from topdown.experiments import fit, predict
+from topdown.training import fit, predict
 
 SIZES = {"text": 12, "audio": 7, "visual": 5}
 MULT_DROPOUTS = [f"{what}_dropout" for what in ("embedding", "attention", "relu", "residual", "output")]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topdown.datasets import BucketedSampler
-from topdown.experiments.distributed import is_running, process_group, rank, total, world_size
+from topdown.training.distributed import is_running, process_group, rank, total, world_size
 
 pytestmark = pytest.mark.uncovered
 

@@ -8,7 +8,7 @@ from toys import Toy
 
 from topdown import MaskProfile, TopDownLatch
 from topdown.datasets import SequenceDataset
-from topdown.experiments.figures import draw_masks, monotonicity, relevance_auc, sentiment_profile, write_mask_table
+from topdown.experiments.figure2 import draw_masks, monotonicity, relevance_auc, sentiment_profile, write_mask_table
 
 
 class First(nn.Module):

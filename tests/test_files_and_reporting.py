@@ -9,8 +9,8 @@ from topdown.datasets import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.report import data_table
 from topdown.experiments import synthetic_splits
-from topdown.experiments.reporting import show_training, tensorboard, write_history
 from topdown.files import require, write_text
+from topdown.training.progress import show_training, tensorboard, write_history
 
 RECORD = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25, "learning_rate": 5e-4, "seconds": 1.0}
 

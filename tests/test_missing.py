@@ -11,7 +11,7 @@ from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets import DataError, SequenceDataset, data_loader, load_splits
 from topdown.datasets.prepare import prepare
-from topdown.experiments import fit, predict
+from topdown.training import fit, predict
 
 RNG = np.random.default_rng(0)
 STEPS = [5, 2, 4, 3, 6]

@@ -17,9 +17,9 @@ from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets import SequenceDataset
 from topdown.datasets.prepare import prepare
-from topdown.experiments import reporting
-from topdown.experiments.inputs import Inputs
+from topdown.experiments.sentiment_data import Inputs
 from topdown.experiments.tables import COLUMNS, PUBLISHED_MULT, full_report
+from topdown.training import progress as reporting
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from topdown.experiments.statistics import (
+from topdown.comparison.statistics import (
     Difference,
     bootstrap_errors,
     holm,

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import all_data, mult_file, same, save
 
+from topdown.cli.main import main
 from topdown.datasets import DataError, SequenceDataset, load_splits
-from topdown.datasets.prepare import main, prepare
+from topdown.datasets.prepare import prepare
 from topdown.datasets.store import StoreWriter, open_store
 
 
@@ -262,7 +263,7 @@ def test_a_store_that_was_replaced_is_not_mixed_with_the_one_that_was_opened(tmp
 
 def run(capsys, *arguments):
     try:
-        main([str(argument) for argument in arguments])
+        main(["prepare", *map(str, arguments)])
     except SystemExit as ended:
         return ended.code, capsys.readouterr()
     return 0, capsys.readouterr()

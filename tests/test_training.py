@@ -8,9 +8,9 @@ from torch import nn
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset
-from topdown.experiments import training
-from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
-from topdown.experiments.training import fit, predict
+from topdown.training import protocol as training
+from topdown.training.checkpoints import load_checkpoint, save_checkpoint
+from topdown.training.protocol import fit, predict
 
 
 class Mean(nn.Module):

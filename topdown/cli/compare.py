@@ -1,4 +1,4 @@
-"""`python -m topdown.experiments compare`: does feedback help on this data?"""
+"""`topdown compare`: does feedback help on this data?"""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pathlib import Path
 
 from torch import nn
 
+from topdown.cli.options import latch_arguments
+from topdown.cli.train import describe, load_for_training
+from topdown.comparison.compare import Comparison, compare
+from topdown.comparison.report import read_comparison, table, write_report
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.report import data_table
-from topdown.experiments.compare import Comparison, compare
-from topdown.experiments.compare_report import read_comparison, table, write_report
-from topdown.experiments.distributed import world_size
-from topdown.experiments.models import Description, build_backbone
-from topdown.experiments.options import NOTHING_KEPT, latch_arguments
-from topdown.experiments.train import describe, load_for_training
 from topdown.files import require
+from topdown.training.distributed import world_size
+from topdown.training.model_file import Description, build_backbone
+from topdown.training.progress import NOTHING_KEPT
 
 
 def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from topdown.datasets.corruption import Kind, check_severity
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.experiments.training import Augment
+from topdown.training.protocol import Augment
 
 
 class Asked(NamedTuple):

@@ -1,4 +1,4 @@
-"""`python -m topdown.experiments evaluate` and `predict`: a trained model on data, labelled or new."""
+"""`topdown evaluate` and `predict`: a trained model on data, labelled or new."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from topdown.cli.corruption import corrupted
+from topdown.cli.data_options import data_options
+from topdown.cli.train import evaluate_splits, print_metrics
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.load import load_splits
-from topdown.datasets.options import data_options
-from topdown.experiments.asked import corrupted
-from topdown.experiments.distributed import rank
-from topdown.experiments.models import Trained, load_model
-from topdown.experiments.over_data import masks_of
-from topdown.experiments.train import evaluate_splits, print_metrics
-from topdown.experiments.training import predict
 from topdown.files import require, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.plots import write_page
 from topdown.sequence import lengths_of
+from topdown.training.collect_masks import masks_of
+from topdown.training.distributed import rank
+from topdown.training.model_file import Trained, load_model
+from topdown.training.protocol import predict
 
 
 def evaluate(options: argparse.Namespace) -> None:

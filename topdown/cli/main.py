@@ -1,9 +1,10 @@
-"""One program: train a model on any data, evaluate it, and predict with it.
+"""Trains a model on any data, evaluates it, predicts with it, and compares kinds of feedback.
 
-python -m topdown.experiments train DATA --out results
-python -m topdown.experiments evaluate results/model.pt DATA
-python -m topdown.experiments compare DATA --out comparison
-python -m topdown.experiments predict results/model.pt NEW --out predictions.csv --page masks.html
+topdown train DATA --out results
+topdown evaluate results/model.pt DATA
+topdown predict results/model.pt NEW --out predictions.csv --page masks.html
+topdown compare DATA --out comparison
+topdown prepare DATA STORE
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from topdown.datasets.errors import DataError
-from topdown.datasets.options import OneLineParser, add_data_options
-from topdown.experiments.asked import asked_corruption
-from topdown.experiments.command import run_command
-from topdown.experiments.compare_command import compare_command
-from topdown.experiments.options import (
-    KINDS,
+from topdown.cli.compare import compare_command
+from topdown.cli.corruption import asked_corruption
+from topdown.cli.data_options import OneLineParser, add_data_options
+from topdown.cli.evaluate import evaluate, predict_command
+from topdown.cli.options import (
     HelpFormatter,
     add_latch_options,
     add_model_options,
@@ -29,11 +28,20 @@ from topdown.experiments.options import (
     positive,
     read_config,
 )
-from topdown.experiments.train import train
-from topdown.experiments.use import evaluate, predict_command
+from topdown.cli.prepare import add_prepare_options, prepare_command
+from topdown.cli.run import run_command
+from topdown.cli.train import train
+from topdown.datasets.errors import DataError
+from topdown.experiments.run_files import KINDS
 
-PROGRAM = "python -m topdown.experiments"
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict_command, "compare": compare_command}
+PROGRAM = "topdown"
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict_command,
+    "compare": compare_command,
+    "prepare": prepare_command,
+}
 
 
 def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
@@ -107,7 +115,15 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     add_latch_options(many)
     add_model_options(many)
     add_training_options(many)
-    return parser, {"train": own, "evaluate": other, "predict": new, "compare": many}
+
+    store = command(
+        "prepare",
+        "make a store of a file or a folder of samples, once, which opens in milliseconds and may be larger than memory",
+        "prepare mosei_senti_data_noalign.pkl mosei.store",
+    )
+    add_prepare_options(store)
+    store.set_defaults(device="cpu", out=None)
+    return parser, {"train": own, "evaluate": other, "predict": new, "compare": many, "prepare": store}
 
 
 def _add_data(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -151,7 +167,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             chosen.error(str(error))
         options = parser.parse_args(arguments)
     run_command(chosen, options, lambda: COMMANDS[options.command](options))
-
-
-if __name__ == "__main__":
-    main()

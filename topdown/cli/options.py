@@ -9,17 +9,11 @@ from typing import Any
 
 import torch
 
+from topdown.cli.data_options import add_data_options
 from topdown.datasets.errors import DataError
-from topdown.datasets.options import OneLineParser, add_data_options
-from topdown.feedback import FEEDBACK
 from topdown.wiring import nearest
 
-KINDS = ("none", *FEEDBACK)
-ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
 LARGEST = 10_000_000
-NOTHING_KEPT = "\nNothing will be kept, since there is no --out: give it a directory for results and checkpoints.\n"
-# Options that may differ between a run and its continuation.
-FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume", "workers", "tensorboard")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -32,36 +26,6 @@ class HelpFormatter(argparse.HelpFormatter):
         shown = action.nargs != 0 and action.default not in (None, argparse.SUPPRESS, LARGEST)
         default = " ".join(action.default) if isinstance(action.default, list) else action.default
         return f"{action.help or ''} (default: {default})".replace("%", "%%") if shown else action.help or ""
-
-
-def sentiment_parser(name: str) -> OneLineParser:
-    """Makes the parser of the experiment called `name`."""
-    parser = OneLineParser(
-        prog=f"{name}.py",
-        description="Trains a baseline with each kind of top-down feedback and compares them as the paper's Table 1 does.\n"
-        "Without --data it runs on synthetic data, and trains an oracle too: the baseline without irrelevant features.",
-        epilog=f"example: python examples/{name}.py --data mosei_senti_data.pkl --feedback none lstm --out results/{name}",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--data", type=Path, metavar="PATH", help="a pickle such as mosei_senti_data.pkl, a folder of .csd files, a store ...")
-    add_data_options(parser)
-    add("--subset", type=positive, metavar="N", help="use only N samples of each split, evenly spaced, for a quick run")
-    add(
-        "--feedback",
-        nargs="+",
-        choices=KINDS,
-        default=[k for k in KINDS if k != "static"],
-        metavar="KIND",
-        help=f"of {', '.join(KINDS)}",
-    )
-    add("--seeds", type=positive, default=5, metavar="N", help="runs of each kind, with seeds 0 to N-1")
-    add("--samples", type=positive, metavar="N", help="training samples of the synthetic data; 1000 by default")
-    add_training_options(parser)
-    add_single_options(parser)
-    parser.set_defaults(device="cpu")
-    return parser
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from topdown.cli.options import best_device
 from topdown.datasets.errors import DataError
-from topdown.experiments.distributed import process_group, rank
-from topdown.experiments.options import best_device
 from topdown.files import require
+from topdown.training.distributed import process_group, rank
 
 
 def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace, work: Callable[[], None]) -> None:

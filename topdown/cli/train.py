@@ -1,4 +1,4 @@
-"""`python -m topdown.experiments train`: one model on any data, with everything that it takes to use it later."""
+"""`topdown train`: one model on any data, with everything that it takes to use it later."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 
 from torch import nn
 
+from topdown.cli.corruption import augmentation, corrupted
+from topdown.cli.data_options import data_options
+from topdown.cli.options import latch_arguments
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.load import load_splits
-from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
-from topdown.experiments.asked import augmentation, corrupted
-from topdown.experiments.distributed import rank, wait, world_size
-from topdown.experiments.models import Description, build_model, save_model
-from topdown.experiments.options import NOTHING_KEPT, latch_arguments
-from topdown.experiments.reporting import fit_and_show, write_history
-from topdown.experiments.results import versions
-from topdown.experiments.tasks import Task, prepared, task_of
-from topdown.experiments.training import predict
+from topdown.training.distributed import rank, wait, world_size
+from topdown.training.model_file import Description, build_model, save_model
+from topdown.training.progress import NOTHING_KEPT, fit_and_show, write_history
+from topdown.training.protocol import predict
+from topdown.training.tasks import Task, prepared, task_of
+from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("command", "config", "resume")
@@ -132,7 +132,7 @@ def train(options: argparse.Namespace) -> None:
     write_json(
         out / "results.json",
         {
-            "command": " ".join(["python -m topdown.experiments", *sys.argv[1:]]).encode("utf-8", "replace").decode(),
+            "command": " ".join(["topdown", *sys.argv[1:]]).encode("utf-8", "replace").decode(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "configuration": used_options(options),
             "processes": world_size(),

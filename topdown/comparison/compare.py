@@ -11,13 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from topdown.datasets.data import SequenceDataset
-from topdown.datasets.errors import DataError
-from topdown.experiments.distributed import world_size
-from topdown.experiments.fingerprints import fingerprint, named
-from topdown.experiments.losses import Loss
-from topdown.experiments.results import versions
-from topdown.experiments.rows import (
+from topdown.comparison.differences import Compared, Runs, compare_rows
+from topdown.comparison.parallel import run_all
+from topdown.comparison.saved_runs import RunStore
+from topdown.comparison.variants import (
     LINEAR,
     NONE,
     STATIC,
@@ -31,12 +28,15 @@ from topdown.experiments.rows import (
     size_of,
     width_for,
 )
-from topdown.experiments.run_all import run_all
-from topdown.experiments.run_store import RunStore
-from topdown.experiments.runs import Compared, Runs, compare_rows
-from topdown.experiments.tasks import Task, task_of
-from topdown.experiments.verdict import verdict
+from topdown.comparison.verdict import verdict
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
 from topdown.feedback import FEEDBACK, StaticFeedback
+from topdown.training.distributed import world_size
+from topdown.training.fingerprints import fingerprint, named
+from topdown.training.losses import Loss
+from topdown.training.tasks import Task, task_of
+from topdown.training.versions import versions
 
 Feedback = Sequence[str] | Mapping[str, Any]
 KINDS = (STATIC, *(kind for kind in FEEDBACK if kind != STATIC))
@@ -96,7 +96,7 @@ def compare(
         latch: Options of every latch. (Default: those of :class:`topdown.TopDownLatch`)
         widen: Function ({modality: features}, factor) -> backbone, for a row of as many parameters as the largest latch.
             (Default: none)
-        loss: Loss, as for :func:`topdown.experiments.fit`. (Default: that of the task)
+        loss: Loss, as for :func:`topdown.training.fit`. (Default: that of the task)
         metric: Metric. (Default: mean absolute error, accuracy, or F1 of several labels)
         task: Task. (Default: what labels tell, several yes or no for the loss "bce"; none with a loss and a metric of your own)
         seeds: Number of seeds, 0 to seeds - 1. (Default: 10)
@@ -109,10 +109,10 @@ def compare(
         resume: Whether to go on with runs that are there. (Default: False)
         about: What else runs must have in common to belong together, such as the settings of the model. (Default: nothing)
         say: Function that is called with a line after each run. (Default: none)
-        training: Further options of :func:`topdown.experiments.fit`, but for `seed`, `checkpoint`, `on_epoch` and `on_step`.
+        training: Further options of :func:`topdown.training.fit`, but for `seed`, `checkpoint`, `on_epoch` and `on_step`.
 
     Returns:
-        Comparison; :func:`topdown.experiments.write_report` makes pages and tables of it.
+        Comparison; :func:`topdown.comparison.write_report` makes pages and tables of it.
 
     Raises:
         DataError: if a split or a label is missing, or runs are of other settings.

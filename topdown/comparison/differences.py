@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from topdown.experiments.rows import LINEAR, NONE, Metric
-from topdown.experiments.statistics import (
+from topdown.comparison.statistics import (
     Difference,
     bootstrap_errors,
     holm,
@@ -17,6 +16,7 @@ from topdown.experiments.statistics import (
     seeds_to_decide,
     spread_ratio,
 )
+from topdown.comparison.variants import LINEAR, NONE, Metric
 
 Array = np.ndarray[Any, Any]
 LEVEL = 0.05
@@ -154,7 +154,7 @@ def collapsed(runs: Runs) -> dict[str, list[str]]:
 
 
 def spreads_of(runs: Runs, row: str) -> list[Mapping[str, Mapping[str, float]]]:
-    """Returns how masks of a row vary, run by run: see :func:`topdown.experiments.rows.mask_spread`."""
+    """Returns how masks of a row vary, run by run: see :func:`topdown.comparison.variants.mask_spread`."""
     return [runs.records[i]["masks"] for i in runs.of(row).values() if "masks" in runs.records[i]]
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
-from topdown.experiments.tasks import Task
 from topdown.files import require
+from topdown.training.tasks import Task
 
 STRENGTHS = tuple(10.0**k for k in range(-5, 3))  # of regularization, per sample
 

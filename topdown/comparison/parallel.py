@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from topdown.comparison.variants import Plan, Row, run_row
 from topdown.datasets.errors import DataError
-from topdown.experiments.rows import Plan, Row, run_row
 
 
 def run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int) -> Iterator[tuple[Row, int, dict[str, Any], Any]]:

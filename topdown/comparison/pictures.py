@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from topdown.experiments.compare import Comparison
-from topdown.experiments.robustness import Curves
-from topdown.experiments.runs import LEVEL, Runs
+from topdown.comparison.compare import Comparison
+from topdown.comparison.differences import LEVEL, Runs
+from topdown.comparison.robustness import Curves
 from topdown.files import require
 
 

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from topdown.comparison.compare import Comparison, metric_of
+from topdown.comparison.differences import LEVEL, Runs, collapsed, compare_rows, inflation, spreads_of
+from topdown.comparison.pictures import draw_curves, draw_differences, draw_runs
+from topdown.comparison.robustness import robustness, robustness_rows
+from topdown.comparison.saved_runs import read_run
+from topdown.comparison.variants import LINEAR, NONE
+from topdown.comparison.verdict import number, probability, seeds_needed, verdict
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import write_json
 from topdown.datasets.report import markdown
-from topdown.experiments.compare import Comparison, metric_of
-from topdown.experiments.compare_pictures import draw_curves, draw_differences, draw_runs
-from topdown.experiments.robustness import robustness, robustness_rows
-from topdown.experiments.rows import LINEAR, NONE
-from topdown.experiments.run_store import read_run
-from topdown.experiments.runs import LEVEL, Runs, collapsed, compare_rows, inflation, spreads_of
-from topdown.experiments.tasks import Task
-from topdown.experiments.verdict import number, probability, seeds_needed, verdict
 from topdown.files import write_text
 from topdown.plots import picture
+from topdown.training.tasks import Task
 
 HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds to decide", "best test epoch adds", "parameters")
 
@@ -77,7 +77,7 @@ def write_report(comparison: Comparison, out: str | Path) -> list[str]:
     """Writes report.html, table.md, results.json and runs.csv.
 
     Args:
-        comparison: Result of :func:`topdown.experiments.compare`.
+        comparison: Result of :func:`topdown.comparison.compare`.
         out: Directory, which must be there.
 
     Returns:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from topdown.experiments.runs import Runs
+from topdown.comparison.differences import Runs
 
 Curves: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 

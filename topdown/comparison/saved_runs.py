@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from topdown.comparison.differences import Runs
+from topdown.comparison.variants import LINEAR, Metric, Row
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
-from topdown.experiments.rows import LINEAR, Metric, Row
-from topdown.experiments.runs import Runs
 from topdown.files import write_file
 
 Array = np.ndarray[Any, Any]

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topdown.comparison.linear import fit_linear
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.experiments.linear import fit_linear
-from topdown.experiments.losses import Loss
-from topdown.experiments.over_data import masks_of
-from topdown.experiments.random_numbers import seeded
-from topdown.experiments.tasks import Task
-from topdown.experiments.training import fit, predict
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.profile import as_sequence
 from topdown.sequence import lengths_of, valid_steps
+from topdown.training.collect_masks import masks_of
+from topdown.training.losses import Loss
+from topdown.training.protocol import fit, predict
+from topdown.training.random_state import seeded
+from topdown.training.tasks import Task
 
 Sizes = Mapping[str, int]
 Build = Callable[[Sizes], nn.Module]
@@ -83,7 +83,7 @@ class Plan(NamedTuple):
         task: Task, for the linear model; None where it is not known.
         loss: Loss to train with.
         metric: Metric to compare.
-        training: Further options of :func:`topdown.experiments.fit`.
+        training: Further options of :func:`topdown.training.fit`.
         robust: Whether to test on data made worse.
     """
 

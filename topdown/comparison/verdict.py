@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from topdown.experiments.rows import WIDENED, Metric
-from topdown.experiments.runs import LEVEL, Compared, Runs, difference_of, pairs_of
-from topdown.experiments.statistics import holm
+from topdown.comparison.differences import LEVEL, Compared, Runs, difference_of, pairs_of
+from topdown.comparison.statistics import holm
+from topdown.comparison.variants import WIDENED, Metric
 
 MANY_SEEDS = 10_000
 

@@ -319,7 +319,7 @@ class SequenceDataset(Dataset[Sample]):
         ============  ==========================================================================================
 
         Every sample has random numbers of its own, the same whatever batch or subset it is in. For training on other ones in
-        each epoch, see `augment=` of :func:`topdown.experiments.fit`.
+        each epoch, see `augment=` of :func:`topdown.training.fit`.
 
         Args:
             kind: Kind of corruption.

@@ -32,7 +32,7 @@ def load_splits(
     - MultiBench's `mosi.hdf5` and `mosei.hdf5`, and a folder of `.csd` files of the CMU Multimodal SDK; both need `folds`;
     - a folder of tables of your own, .csv: see :mod:`topdown.datasets.formats.tables`;
     - an `.npz` archive of arrays of your own: see :mod:`topdown.datasets.formats.archive`;
-    - a store that `python -m topdown.datasets.prepare` made of any of these, which may be larger than memory.
+    - a store that `topdown prepare` made of any of these, which may be larger than memory.
 
     Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a sample that has no steps of a
     modality lacks it (length 0), and both are counted. No sample is dropped but those that `folds` leave out, which are
@@ -81,7 +81,7 @@ def load_splits(
     except MemoryError:
         raise DataError(
             f"{path}: does not fit into the memory of this machine; where there is more, make a store of it with "
-            "`python -m topdown.datasets.prepare`, which needs next to none here"
+            "`topdown prepare`, which needs next to none here"
         ) from None
 
 

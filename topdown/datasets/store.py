@@ -188,7 +188,7 @@ def check_store(path: Path) -> int:
 
 def _manifest(path: Path) -> dict[str, Any]:
     if not is_store(path):
-        raise DataError(f"{path}: is not a store; `python -m topdown.datasets.prepare` makes one")
+        raise DataError(f"{path}: is not a store; `topdown prepare` makes one")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-import topdown
 from topdown.datasets.errors import DataError
-from topdown.experiments.options import KINDS, ORACLE
+from topdown.feedback import FEEDBACK
 
+KINDS = ("none", *FEEDBACK)
+ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
 RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_epoch", "epochs", "seconds", "history"}
 
 
@@ -78,15 +75,3 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
         checkpoint_path(out, run["kind"], run["seed"], unfinished=True).unlink(missing_ok=True)
         kept.append(run)
     return kept
-
-
-def versions() -> dict[str, Any]:
-    """Returns the versions of what results depend on, and the threads of torch."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "topdown": topdown.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }

@@ -14,24 +14,25 @@ from torch import nn
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
-from topdown.datasets.options import data_options
 from topdown.datasets.report import data_table
-from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
-from topdown.experiments.command import run_command
-from topdown.experiments.distributed import rank, wait, world_size
-from topdown.experiments.figures import Profiles, draw_masks, relevance_auc, sentiment_profile, write_mask_table
-from topdown.experiments.inputs import Inputs, check_backbone, load_inputs
-from topdown.experiments.metrics import sentiment_metrics
-from topdown.experiments.options import FREE_OPTIONS, KINDS, NOTHING_KEPT, ORACLE, sentiment_parser
-from topdown.experiments.random_numbers import seeded
-from topdown.experiments.reporting import fit_and_show, write_history
-from topdown.experiments.results import check_no_runs, checkpoint_path, read_runs, versions
+from topdown.experiments.figure2 import Profiles, draw_masks, relevance_auc, sentiment_profile, write_mask_table
+from topdown.experiments.run_files import KINDS, ORACLE, check_no_runs, checkpoint_path, read_runs
+from topdown.experiments.sentiment_data import Inputs, check_backbone, load_inputs
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
-from topdown.experiments.training import Fit, predict
 from topdown.feedback import FEEDBACK
 from topdown.files import require, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import Align
+from topdown.training.checkpoints import load_checkpoint, save_checkpoint
+from topdown.training.distributed import rank, wait, world_size
+from topdown.training.metrics import sentiment_metrics
+from topdown.training.progress import NOTHING_KEPT, fit_and_show, write_history
+from topdown.training.protocol import Fit, predict
+from topdown.training.random_state import seeded
+from topdown.training.versions import versions
+
+# Options that may differ between a run and its continuation.
+FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume", "workers", "tensorboard")
 
 Build = Callable[[Mapping[str, int], argparse.Namespace], nn.Module]
 Run = dict[str, Any]
@@ -47,7 +48,7 @@ class Experiment(NamedTuple):
         published: Rows of the paper to set beside the results.
         add_options: Function that adds options of its own to the command line, and changes defaults. (Default: none)
         align: Option `align` of the latches: see :class:`topdown.TopDownLatch`. (Default: "error")
-        protocol: Further options of :func:`topdown.experiments.fit`. (Default: none)
+        protocol: Further options of :func:`topdown.training.fit`. (Default: none)
     """
 
     name: str
@@ -59,43 +60,20 @@ class Experiment(NamedTuple):
     protocol: Mapping[str, Any] = MappingProxyType({})
 
 
-def run_sentiment(argv: Sequence[str] | None, experiment: Experiment) -> None:
-    """Runs an experiment as a command.
+def run_experiment(options: argparse.Namespace, experiment: Experiment, loading: Mapping[str, Any]) -> None:
+    """Trains every kind of feedback with every seed, and writes tables, masks and checkpoints.
 
     Args:
-        argv: Command line, without the program; sys.argv[1:] if None.
+        options: Options as :mod:`topdown.cli.sentiment` parses them.
         experiment: Experiment to run.
-
-    Raises:
-        SystemExit: with status 2 after one line on standard error, if an option or the data cannot be used; with 130 if
-            interrupted; with 1 if nothing reads its output any more.
+        loading: Further options of :func:`topdown.datasets.load_splits`.
     """
-    parser = sentiment_parser(experiment.name)
-    if experiment.add_options is not None:
-        experiment.add_options(parser)
-    options = parser.parse_args(argv)
-    _check_options(options, parser)
-    run_command(parser, options, lambda: _run(options, experiment))
-
-
-def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    if options.resume and options.out is None:
-        parser.error("--resume needs --out: the directory of the run to go on with")
-    if options.data is not None and options.samples is not None:
-        parser.error("--samples is for synthetic data: leave it out, or leave out --data")
-    for name, value in {**data_options(options), "subset": options.subset}.items():
-        if options.data is None and value is not None:
-            flag = name.removesuffix("s") if name == "streams" else name
-            parser.error(f"--{flag} is for --data: leave it out, or name a file")
-
-
-def _run(options: argparse.Namespace, experiment: Experiment) -> None:
     out: Path | None = options.out
     if out is not None:
         require("matplotlib.figure", "experiments")  # before hours of training, not after
         check_writable(out)
         check_no_runs(out, resume=options.resume)
-    inputs = load_inputs(options)
+    inputs = load_inputs(options, loading)
     configuration = _configuration(options, experiment, inputs)
     runs = [] if out is None else read_runs(out, configuration)
     check_backbone(experiment.build(inputs.splits["train"].sizes, options), inputs, options.data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.fields import SPLITS
 from topdown.datasets.load import load_splits
-from topdown.datasets.options import data_options
 from topdown.experiments.synthetic import NOTE, synthetic_splits
 
 LEAST_OF_MOSEI = 20_000  # samples; its files have about 22,800, those of CMU-MOSI about 2,200
@@ -56,13 +55,13 @@ class Inputs(NamedTuple):
         return ", ".join(parts)
 
 
-def load_inputs(options: argparse.Namespace) -> Inputs:
-    """Loads the file of --data, or makes synthetic data.
+def load_inputs(options: argparse.Namespace, loading: Mapping[str, Any]) -> Inputs:
+    """Loads the file of --data, with further options of :func:`topdown.datasets.load_splits`, or makes synthetic data.
 
     Raises:
         DataError: if it cannot be used for this experiment.
     """
-    return _synthetic(options) if options.data is None else _loaded(options)
+    return _synthetic(options) if options.data is None else _loaded(options, loading)
 
 
 def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
@@ -93,9 +92,9 @@ def _synthetic(options: argparse.Namespace) -> Inputs:
     return Inputs(splits, relevance, "SYNTHETIC DATA", NOTE)
 
 
-def _loaded(options: argparse.Namespace) -> Inputs:
+def _loaded(options: argparse.Namespace, loading: Mapping[str, Any]) -> Inputs:
     path = options.data
-    splits = load_splits(path, **data_options(options))
+    splits = load_splits(path, **loading)
     if missing := [split for split in SPLITS if split not in splits]:
         raise DataError(f"{path}: has no {missing[0]}; call its splits train, valid and test, not {list(splits)}")
     asked = getattr(options, "aligned", None)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from topdown.datasets.errors import DataError
-from topdown.experiments.distributed import rank, wait
-from topdown.experiments.fingerprints import named
-from topdown.experiments.random_numbers import random_state, set_random_state
 from topdown.files import write_file
 from topdown.latch import TopDownLatch
+from topdown.training.distributed import rank, wait
+from topdown.training.fingerprints import named
+from topdown.training.random_state import random_state, set_random_state
 
 
 class Progress(NamedTuple):

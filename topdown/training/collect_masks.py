@@ -9,8 +9,8 @@ from torch import Tensor
 
 from topdown.datasets.batch import Batch
 from topdown.datasets.data import SequenceDataset
-from topdown.experiments.training import device_of
 from topdown.latch import TopDownLatch
+from topdown.training.protocol import device_of
 
 
 def masks_of(

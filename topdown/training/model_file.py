@@ -12,10 +12,10 @@ from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.experiments.checkpoints import load_checkpoint, save_checkpoint
-from topdown.experiments.random_numbers import seeded
-from topdown.experiments.tasks import Task, prepared
 from topdown.latch import TopDownLatch
+from topdown.training.checkpoints import load_checkpoint, save_checkpoint
+from topdown.training.random_state import seeded
+from topdown.training.tasks import Task, prepared
 
 FORMAT = "topdown model, version 1"
 
@@ -148,7 +148,7 @@ def load_model(path: str | Path) -> Trained:
         remedy = "; give the model.pt of a training"
         raise DataError(str(error).replace("; delete it to train anew", remedy)) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise DataError(f"{path}: is not a {FORMAT}, which `python -m topdown.experiments train` writes")
+        raise DataError(f"{path}: is not a {FORMAT}, which `topdown train` writes")
     found = state.pop("description")
     description = Description(**{**found, "task": Task(**found["task"])})
     model = build_model(description, 0)

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from topdown.datasets.data import SequenceDataset
-from topdown.experiments.distributed import rank
-from topdown.experiments.training import Fit, fit
 from topdown.files import require, write_text
+from topdown.training.distributed import rank
+from topdown.training.protocol import Fit, fit
 
 Record = Mapping[str, float]
+NOTHING_KEPT = "\nNothing will be kept, since there is no --out: give it a directory for results and checkpoints.\n"
 
 
 class Progress(NamedTuple):
-    """What to hand to :func:`topdown.experiments.fit`.
+    """What to hand to :func:`topdown.training.fit`.
 
     Args:
         on_epoch: Function to call with the record of each epoch.
@@ -120,10 +121,10 @@ def fit_and_show(
     Args:
         model: Model to train.
         splits: Samples, of which `train` and `valid` are used.
-        options: Options that :func:`topdown.experiments.options.add_training_options` and `add_single_options` ask for.
+        options: Options that :func:`topdown.cli.options.add_training_options` and `add_single_options` ask for.
         seed: Random seed.
         label: Name of the training.
-        more: Further options of :func:`topdown.experiments.fit`.
+        more: Further options of :func:`topdown.training.fit`.
     """
     with show_training(label, options.epochs) as show, tensorboard(options.tensorboard, label.replace(" ", "-")) as write:
 

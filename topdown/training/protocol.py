@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from topdown.datasets.batching import BatchLoader, BucketedSampler, data_loader
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.experiments.checkpoints import (
+from topdown.training.checkpoints import (
     Progress,
     copy_of,
     keep,
@@ -22,10 +22,10 @@ from topdown.experiments.checkpoints import (
     load_into,
     resume,
 )
-from topdown.experiments.distributed import parallel, rank, total, world_size
-from topdown.experiments.fingerprints import fingerprint, named
-from topdown.experiments.losses import LOSSES, Loss, prediction_of
-from topdown.experiments.random_numbers import own_random_numbers
+from topdown.training.distributed import parallel, rank, total, world_size
+from topdown.training.fingerprints import fingerprint, named
+from topdown.training.losses import LOSSES, Loss, prediction_of
+from topdown.training.random_state import own_random_numbers
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Augment = Callable[[SequenceDataset, int], SequenceDataset]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.experiments.losses import Loss
-from topdown.experiments.metrics import classification_metrics, multilabel_metrics, regression_metrics
+from topdown.training.losses import Loss
+from topdown.training.metrics import classification_metrics, multilabel_metrics, regression_metrics
 
 TaskName = Literal["regression", "classification", "multilabel"]
 MANY = 100  # classes beyond which labels had better be told what they are

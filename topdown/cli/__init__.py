@@ -1,0 +1,1 @@
+"""The command `topdown`, and the commands of the mosei examples."""

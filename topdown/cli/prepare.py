@@ -1,0 +1,53 @@
+"""`topdown prepare`: makes a store of a file or a folder of samples, or checks one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from topdown.cli.data_options import add_data_options, data_options
+from topdown.datasets.errors import DataError
+from topdown.datasets.prepare import Progress, prepare
+from topdown.datasets.report import data_table
+from topdown.datasets.store import check_store
+from topdown.files import require
+
+
+def add_prepare_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file or a folder of samples")
+    parser.add_argument("destination", type=Path, nargs="?", metavar="DEST", help="the store to be; nothing may be there")
+    parser.add_argument("--check", action="store_true", help="check the checksums of the store SOURCE, and make nothing")
+    add_data_options(parser)
+
+
+def prepare_command(options: argparse.Namespace) -> None:
+    """Makes a store, or checks one."""
+    if options.check == (options.destination is not None):
+        raise DataError("give SOURCE and DEST, or --check and a store")
+    if options.check:
+        print(f"{options.source}: {check_store(options.source)} files are as they were written")
+        return
+    with _progress() as progress:
+        splits = prepare(options.source, options.destination, **data_options(options), progress=progress)
+    print(f"{data_table(splits)}\n{options.destination}: written")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Shows a bar on a terminal, and a line for each array elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda name, done, rows: print(f"{name}: {rows} rows", flush=True) if done == rows else None
+        return
+    with require("tqdm", "datasets").tqdm(unit=" rows", unit_scale=True) as bar:
+
+        def show(name: str, done: int, rows: int) -> None:
+            if bar.desc != f"{name}: ":
+                bar.reset(rows)
+                bar.set_description(name)
+            bar.update(done - bar.n)
+
+        yield show

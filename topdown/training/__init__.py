@@ -1,0 +1,9 @@
+"""Trains models on sequences, and predicts with them.
+
+Imports `topdown` and `topdown.datasets`, never the reverse.
+"""
+
+from topdown.training.metrics import classification_metrics as classification_metrics
+from topdown.training.model_file import load_model as load_model
+from topdown.training.protocol import fit as fit
+from topdown.training.protocol import predict as predict
