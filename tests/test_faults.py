@@ -627,3 +627,22 @@ def test_functions_that_take_no_lengths_have_the_names_of_modalities_alone():
     latch(inputs, {"a": LENGTHS})
     with pytest.raises(ValueError, match=r"lengths name 'ids', but the modalities are \['a'\]"):
         latch(inputs, {"ids": LENGTHS})
+
+
+def test_time_first_is_named_where_a_site_and_an_encoding_differ():
+    class TimeFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.lstm, self.head = nn.Linear(4, 5), nn.LSTM(5, 5), nn.Linear(5, 1)
+
+        def forward(self, x):
+            return self.head(self.lstm(self.embed(x).transpose(0, 1))[0].mean(0)).squeeze(-1)
+
+    latch = TopDownLatch(HookedBackbone(TimeFirst(), {"x": "lstm"}), "linear", sites={"x": "embed"})
+    with pytest.raises(ValueError, match=r"if time is first, make the model batch_first, or say Site\(path, 't b d'\)"):
+        latch(x=torch.zeros(3, 6, 4))
+
+
+def test_an_example_that_is_no_mapping_is_named():
+    with pytest.raises(TypeError, match="inputs must be one mapping, or each input by its name, got Tensor: call latch"):
+        TopDownLatch(Pair(), "linear", example_inputs=torch.zeros(2, 5, 4))

@@ -12,6 +12,8 @@ from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
 
+BATCH_FIRST = "make the model batch_first, or say Site(path, 't b d')"
+
 
 class Batch:
     """Holds the inputs and the lengths of one call. It checks each tensor of lengths once, and computes its masks once.
@@ -111,8 +113,8 @@ def merge_names(inputs: Any, named: Mapping[str, Any]) -> Inputs:
     if inputs is None:
         return named
     if named or not isinstance(inputs, Mapping):
-        kind = f"{type(inputs).__name__} beside {[*named]}: call latch(inputs) or latch(text=...)"
-        raise TypeError(f"inputs must be one mapping, or each input by its name, got {kind}")
+        kind = type(inputs).__name__ + f" beside {[*named]}" * bool(named)
+        raise TypeError(f"inputs must be one mapping, or each input by its name, got {kind}: call latch(text=...)")
     return inputs
 
 
@@ -168,7 +170,7 @@ def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, 
             raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is absent")
         if x.shape[0] != batch.size(name, x):
             shapes = "{!r} has shape {} but {!r} has shape {}".format(name, tuple(x.shape), *(batch.first or ()))
-            raise ValueError(f"{shapes}: all modalities must have the same batch size")
+            raise ValueError(f"{shapes}: all modalities must have the same batch size; if time is first, {BATCH_FIRST}")
         target = batch.with_lengths(name, x) if value.lengths is None else batch.check(value.lengths, name, x)
         targets[name] = target._replace(grid=value.grid) if value.grid else target
     return targets
@@ -178,8 +180,7 @@ def check_batch_first(batch: Batch) -> None:
     """Raises a ValueError if encodings, or values at sites, have another number of samples than all inputs."""
     counts = [x.shape[0] for x in batch.inputs.values() if isinstance(x, Tensor) and x.dim()]
     if counts and not torch.compiler.is_compiling() and batch.first is not None and batch.first[1][0] not in counts:
-        remedy = f"but the inputs have {counts[0]} samples: make the model batch_first, or say Site(path, 't b d')"
-        raise ValueError("{!r} has shape {}, {}".format(*batch.first, remedy))
+        raise ValueError("{!r} has shape {}, but the inputs have {} samples: {}".format(*batch.first, counts[0], BATCH_FIRST))
 
 
 def can_be_masked(value: Any) -> bool:

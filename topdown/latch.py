@@ -86,8 +86,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
               `partial(SharedFeedback, bidirectional=True)`;
             - a module for all pairs, called as feedback(encodings[, lengths]) -> {target: {source: logits}}.
         combine: Rule that combines the masks of several sources: "mean" (Eq. 4), "max", "min", "product", or a function from
-            (J, B, T, D) to (B, T, D), called once, which gets a neutral mask for a source that is absent. With the start
-            "identity" it must map ones to ones. (Default: "mean")
+            (J, B, T, D) to (B, T, D), or (J, B, D) to (B, D) for a target without time. It is called once per target, and gets
+            a neutral mask for a source that is absent. With the start "identity" it must map ones to ones. (Default: "mean")
         sources: {target: [sources]}; only these targets are masked, and inputs and encodings that it does not name may have
             any type. (Default: None. Each input that has an encoding of its name is a target, and all other encodings are its
             sources, as in Eq. 4; a single modality is its own source)
@@ -169,7 +169,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         self.feedback = cast(PairwiseFeedback, UnbuiltFeedback() if ready is None else ready)
         sizes: Any = [getattr(backbone, attribute, None) for attribute in ("input_sizes", "encoding_sizes")]
         if example_inputs is not None:
-            self._build_from(example_inputs, None)
+            self._build_from(merge_names(example_inputs, {}), None)
         elif ready is None and not self.sites and all(isinstance(size, Mapping) for size in sizes):
             self._build(self.wiring.decide(*sizes))
 
@@ -198,7 +198,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
-        It runs the first passes alone, which change nothing in the backbone. Masks have a gradient, for regularizers.
+        It runs the first passes alone, which change nothing in the backbone. Masks have a gradient, for regularizers. Values at
+        padded steps, and in samples in which the target is absent, have no meaning.
 
         Args:
             inputs: Inputs as in :meth:`forward`.
