@@ -32,9 +32,9 @@ import torch
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import SequenceDataset, data_loader, load_splits
+from topdown.datasets.raw_samples import Array, RawSplit, Stream
 from topdown.datasets.report import markdown
 from topdown.datasets.store import StoreWriter
-from topdown.datasets.streams import Array, RawSplit, Stream
 from topdown.training.versions import versions
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}

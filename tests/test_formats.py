@@ -149,7 +149,7 @@ def test_reports_say_what_was_found(tmp_path):
 
 
 def test_known_files_are_recognised(tmp_path, monkeypatch):
-    from topdown.datasets.formats import known
+    from topdown.datasets.formats.helpers import known_files as known
 
     layouts.mult_file(tmp_path / "any name")
     sha256 = hashlib.sha256((tmp_path / "any name").read_bytes()).hexdigest()

@@ -14,8 +14,8 @@ import torch
 from layouts import mult_file
 
 from topdown.datasets import DataError, load_splits
-from topdown.datasets.formats.pickles import load_arrays
-from topdown.datasets.formats.stand_ins import Makers
+from topdown.datasets.formats.helpers.pickles import load_arrays
+from topdown.datasets.formats.helpers.stand_ins import Makers
 
 
 class Call:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import identifiers
-from topdown.datasets.streams import Array, RawSplit, Stream
+from topdown.datasets.formats.helpers.fields import identifiers
+from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 
 def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Sequence[Any] | None) -> RawSplit:

@@ -15,8 +15,8 @@ from topdown.datasets.arrays import from_arrays
 from topdown.datasets.batch import Batch, Sample, are_aligned, longest, pad
 from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
-from topdown.datasets.ragged import Ragged
-from topdown.datasets.streams import RawSplit, Sink, clean_vectors, in_memory, keep, summary
+from topdown.datasets.raw_samples import RawSplit, Sink, clean_vectors, in_memory, keep, summary
+from topdown.datasets.unpadded import Ragged
 from topdown.sequence import Lengths
 
 
@@ -111,7 +111,7 @@ class SequenceDataset(Dataset[Sample]):
 
     @classmethod
     def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory) -> SequenceDataset:
-        """Makes a data set of the samples that a reader found, clean and counted: see :mod:`topdown.datasets.streams`.
+        """Makes a data set of the samples that a reader found, clean and counted: see :mod:`topdown.datasets.raw_samples`.
 
         Args:
             raw: Samples; its streams are used up.

@@ -9,12 +9,12 @@ from typing import Any
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.detect import read_source
-from topdown.datasets.formats.folds import Folds
-from topdown.datasets.formats.known import known_file
+from topdown.datasets.formats.helpers.folds import Folds
+from topdown.datasets.formats.helpers.known_files import known_file
+from topdown.datasets.formats.helpers.words import Embeddings
 from topdown.datasets.formats.source import Found, Options, Source
-from topdown.datasets.formats.words import Embeddings
+from topdown.datasets.raw_samples import Sink, in_memory
 from topdown.datasets.store import is_store, open_store
-from topdown.datasets.streams import Sink, in_memory
 
 
 def load_splits(

@@ -15,9 +15,9 @@ from pathlib import Path
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.detect import read_source
-from topdown.datasets.formats.folds import Folds
+from topdown.datasets.formats.helpers.folds import Folds
+from topdown.datasets.formats.helpers.words import Embeddings
 from topdown.datasets.formats.source import Options, Source
-from topdown.datasets.formats.words import Embeddings
 from topdown.datasets.load import make_splits
 from topdown.datasets.store import StoreWriter, is_store, open_store
 

@@ -24,8 +24,8 @@ import torch
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import write_json
-from topdown.datasets.ragged import MappedArray, Ragged
-from topdown.datasets.streams import Array, Sink
+from topdown.datasets.raw_samples import Array, Sink
+from topdown.datasets.unpadded import MappedArray, Ragged
 
 MANIFEST = "store.json"
 LAYOUT = "topdown store, version 1"
@@ -55,7 +55,7 @@ class StoreWriter:
             raise DataError(f"{destination}: cannot be written ({error.strerror}); choose another place") from None
 
     def sink(self, split: str) -> Sink:
-        """Returns what keeps the values of a split: a :data:`topdown.datasets.streams.Sink`."""
+        """Returns what keeps the values of a split: a :data:`topdown.datasets.raw_samples.Sink`."""
 
         def write(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> MappedArray:
             file_name, done = _file_name(split, name, "values.npy"), 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import SPLITS
+from topdown.datasets.formats.helpers.fields import SPLITS
 from topdown.datasets.load import load_splits
 from topdown.experiments.synthetic import NOTE, synthetic_splits
 

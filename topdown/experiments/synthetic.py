@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
-from topdown.datasets.ragged import Ragged
+from topdown.datasets.unpadded import Ragged
 
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 RATES = {"text": 1, "audio": 4, "visual": 3}  # steps for each word, when unaligned

@@ -15,11 +15,11 @@ import numpy as np
 
 from topdown.datasets.arrays import from_arrays
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import identifiers, some
-from topdown.datasets.formats.limits import ARRAYS_OF_ARCHIVE
+from topdown.datasets.formats.helpers.fields import identifiers, some
+from topdown.datasets.formats.helpers.limits import ARRAYS_OF_ARCHIVE
+from topdown.datasets.formats.helpers.stand_ins import MOST_OF_NOTHING, checked_text
 from topdown.datasets.formats.source import Found, Source
-from topdown.datasets.formats.stand_ins import MOST_OF_NOTHING, checked_text
-from topdown.datasets.streams import Array, RawSplit
+from topdown.datasets.raw_samples import Array, RawSplit
 
 MAGIC = b"PK"
 TORCH_REMEDY = "load it with torch.load(..., weights_only=True) and give its arrays to SequenceDataset.from_arrays"

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import SPLITS, check_range, some, text
-from topdown.datasets.formats.folds import read_folds
-from topdown.datasets.formats.hdf5 import check_streams, child, choose, dataset, groups, has, open_hdf5, read_array
-from topdown.datasets.formats.limits import SAMPLES_OF_HDF5
+from topdown.datasets.formats.helpers.fields import SPLITS, check_range, some, text
+from topdown.datasets.formats.helpers.folds import read_folds
+from topdown.datasets.formats.helpers.hdf5 import check_streams, child, choose, dataset, groups, has, open_hdf5, read_array
+from topdown.datasets.formats.helpers.limits import SAMPLES_OF_HDF5
+from topdown.datasets.formats.helpers.words import LEFT_OUT, Embeddings, word_vectors
 from topdown.datasets.formats.source import Found, Source
-from topdown.datasets.formats.words import LEFT_OUT, Embeddings, word_vectors
-from topdown.datasets.streams import KINDS, Array, RawSplit, Stream, count_kinds
+from topdown.datasets.raw_samples import KINDS, Array, RawSplit, Stream, count_kinds
 
 SHORTEST = 1e-5  # seconds
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats import archive, csd, mag_bert, mmlatch_cache, mmsa, mult, multibench, tables
-from topdown.datasets.formats.fields import SPLITS, some
+from topdown.datasets.formats.helpers.fields import SPLITS, some
 from topdown.datasets.formats.source import Found, Source
 
 # Asked in turn; each has recognizes(source) and read(source). A new layout is a module, and its place here.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import as_list, text
-from topdown.datasets.formats.limits import SAMPLES_OF_PICKLE
-from topdown.datasets.formats.listed import Samples, entries, label_of, raw_split
+from topdown.datasets.formats.helpers.fields import as_list, text
+from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.helpers.listed import Samples, entries, label_of, raw_split
 from topdown.datasets.formats.source import Found, Source, check_modalities
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import SPLITS, text
-from topdown.datasets.formats.limits import SAMPLES_OF_PICKLE
-from topdown.datasets.formats.listed import Samples, entries, label_of, raw_split
+from topdown.datasets.formats.helpers.fields import SPLITS, text
+from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.helpers.listed import Samples, entries, label_of, raw_split
 from topdown.datasets.formats.source import Found, Source
 
 NO_MODALITIES = {"video_id", "segment_id", "label"}

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import KEYS, SPLITS, identifiers, numbers, sentiment
-from topdown.datasets.formats.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.helpers.fields import KEYS, SPLITS, identifiers, numbers, sentiment
+from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.helpers.padded import Cut, Rows, check_array, cut, find_rows, find_side, stream
 from topdown.datasets.formats.mult import find_all_rows, left_out, take_arrays
-from topdown.datasets.formats.padded import Cut, Rows, check_array, cut, find_rows, find_side, stream
 from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
-from topdown.datasets.streams import Array, RawSplit
+from topdown.datasets.raw_samples import Array, RawSplit
 
 # Keys that are read, and keys whose content follows from them.
 READ = {*KEYS.values(), "regression_labels", "id", "text_bert", "audio_lengths", "vision_lengths", "text_lengths"}

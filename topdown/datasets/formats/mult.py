@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import KEYS, SPLITS, identifiers, numbers, sentiment
-from topdown.datasets.formats.limits import SAMPLES_OF_PICKLE
-from topdown.datasets.formats.padded import Rows, check_array, cut, find_rows, find_side, stream
+from topdown.datasets.formats.helpers.fields import KEYS, SPLITS, identifiers, numbers, sentiment
+from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
+from topdown.datasets.formats.helpers.padded import Rows, check_array, cut, find_rows, find_side, stream
 from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
-from topdown.datasets.streams import Array, RawSplit
+from topdown.datasets.raw_samples import Array, RawSplit
 
 
 def recognizes(source: Source) -> bool:

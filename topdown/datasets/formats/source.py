@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import KEYS, SPLITS
-from topdown.datasets.formats.folds import Folds
-from topdown.datasets.formats.limits import Limit
-from topdown.datasets.formats.pickles import Loaded, load_arrays
-from topdown.datasets.formats.words import Embeddings
-from topdown.datasets.streams import RawSplit
+from topdown.datasets.formats.helpers.fields import KEYS, SPLITS
+from topdown.datasets.formats.helpers.folds import Folds
+from topdown.datasets.formats.helpers.limits import Limit
+from topdown.datasets.formats.helpers.pickles import Loaded, load_arrays
+from topdown.datasets.formats.helpers.words import Embeddings
+from topdown.datasets.raw_samples import RawSplit
 
 
 class Options(NamedTuple):

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import some
+from topdown.datasets.formats.helpers.fields import some
 from topdown.datasets.formats.source import Found, Source
-from topdown.datasets.streams import Array, RawSplit, Stream
+from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 LABELS = "labels.csv"
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.streams import Array
+from topdown.datasets.raw_samples import Array
 
 SPLITS = ("train", "valid", "test")
 KEYS = {"text": "text", "audio": "audio", "visual": "vision"}  # of the three modalities in pickles of arrays

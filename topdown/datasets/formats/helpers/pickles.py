@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.limits import OBJECTS_OF_PICKLE
-from topdown.datasets.formats.stand_ins import Makers, Pending
-from topdown.datasets.formats.unpickler import Reader, Refused, Unpickler
+from topdown.datasets.formats.helpers.limits import OBJECTS_OF_PICKLE
+from topdown.datasets.formats.helpers.stand_ins import Makers, Pending
+from topdown.datasets.formats.helpers.unpickler import Reader, Refused, Unpickler
 
 
 class Loaded(NamedTuple):

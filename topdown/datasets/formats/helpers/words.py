@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.streams import Array
+from topdown.datasets.raw_samples import Array
 
 Embeddings = str | Path | Mapping[str, Any]  # or anything with [] and `in`, such as gensim's vectors
 LEFT_OUT = "holds words and no features: give vectors of words with embeddings="

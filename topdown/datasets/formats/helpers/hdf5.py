@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import some
-from topdown.datasets.formats.limits import ARRAY_OF_HDF5
+from topdown.datasets.formats.helpers.fields import some
+from topdown.datasets.formats.helpers.limits import ARRAY_OF_HDF5
 from topdown.datasets.formats.source import Source
-from topdown.datasets.streams import Array
+from topdown.datasets.raw_samples import Array
 from topdown.files import require
 
 MAGIC = b"\x89HDF\r\n\x1a\n"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.ragged import MappedArray, Ragged
+from topdown.datasets.unpadded import MappedArray, Ragged
 
 Array = np.ndarray[Any, Any]
 # Takes a name, the shape (R, D), and arrays (T_i, D) of float32 with R rows together, and keeps them.

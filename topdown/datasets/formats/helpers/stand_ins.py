@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from topdown.datasets.formats.unpickler import Reader, Refused, Unpickler, plain_key
+from topdown.datasets.formats.helpers.unpickler import Reader, Refused, Unpickler, plain_key
 
 MOST_OF_NOTHING = 2**20  # the longest side of an array without elements
 STORAGES = dict(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import SPLITS
+from topdown.datasets.formats.helpers.fields import SPLITS
 
 Folds = str | Path | Mapping[str, Sequence[str]]
 REMEDY = "give folds=, a JSON file {train: [video ids], valid: [...], test: [...]}, or the SDK's file of standard folds"

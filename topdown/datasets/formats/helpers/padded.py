@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.streams import Array, Stream
+from topdown.datasets.raw_samples import Array, Stream
 
 Side = Literal["left", "right"]
 CHUNK = 256  # samples looked at together, for little memory

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.fields import as_list, check_range, numbers, some
+from topdown.datasets.formats.helpers.fields import as_list, check_range, numbers, some
+from topdown.datasets.formats.helpers.words import LEFT_OUT, Embeddings, word_vectors
 from topdown.datasets.formats.source import Source
-from topdown.datasets.formats.words import LEFT_OUT, Embeddings, word_vectors
-from topdown.datasets.streams import Array, RawSplit, Stream
+from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 Samples = list[tuple[dict[str, Any], float, str]]  # modalities, sentiment, and name of each
 
