@@ -10,7 +10,7 @@ within and between samples, with a warning where they have become constants.
 from __future__ import annotations
 
 import torch
-from paper import LSTM, build_lstm, load, options
+from common.paper import LSTM, build_lstm, load, options
 
 from topdown import TopDownLatch
 from topdown.comparison.differences import COLLAPSED

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from measure import alternate, ratio
+from common.measure import alternate, ratio
+from common.plain import SIZES, PlainModel
 from mult import explicit_attention
-from plain import SIZES, PlainModel
 from speed import mosei_like
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend

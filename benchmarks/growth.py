@@ -1,11 +1,15 @@
 """How do time and memory of a training step grow with steps, batch, modalities, sizes and passes?
 
     python benchmarks/growth.py [--threads 2] [--rounds 3] [--out benchmarks/growth.png]
+    python benchmarks/growth.py --large
 
 A latch with each kind of feedback; one quantity at a time grows, the others stay at T = 20, B = 32, K = 3, D = 64, d = 32 and
 one pass. The backbone is LSTMBackbone, but for K: there it is a linear encoder for each modality and a sum, since LSTMBackbone
 itself has an attention for each pair. Exponents are the slopes of straight lines through the larger half of the points, on
 logarithmic scales. Peaks of memory are those of a process of its own.
+
+--large measures one call on long sequences and large batches instead: latches with "linear" feedback around MulT (d = 30, 5
+heads, 4 layers; 50 words against T steps of audio and video) and around the paper's baseline; noise of sizes 300/74/35.
 """
 
 from __future__ import annotations
@@ -20,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import in_a_process, peak_mib
+from common.measure import in_a_process, peak_mib
 from torch import Tensor, nn
 
 from topdown import TopDownLatch
-from topdown.adapters import LSTMBackbone
+from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets.report import markdown
 from topdown.files import require
 from topdown.training.versions import versions
@@ -39,6 +43,12 @@ RANGES = {
     "d": (16, 32, 64, 128, 256),
     "passes": (1, 2, 4, 8),
 }
+
+SIZES = {"text": 300, "audio": 74, "visual": 35}
+CASES = [
+    *(("mult", steps, 1, mode) for mode in ("inference", "training") for steps in (1250, 2500, 5000, 10_000)),
+    *(("lstm", 50, batch, mode) for mode in ("inference", "training") for batch in (32, 128, 512)),
+]
 
 
 class Sum(nn.Module):
@@ -119,18 +129,54 @@ def draw(
     pyplot.savefig(path, dpi=80)
 
 
+def call_large(model: str, steps: int, batch_size: int, mode: str) -> tuple[float, float]:
+    """Returns the seconds of one call, and its peak of memory in MiB."""
+    torch.manual_seed(0)
+    backbone = MulTBackbone(SIZES, size=30, num_heads=5, num_layers=4) if model == "mult" else LSTMBackbone(SIZES)
+    latch = TopDownLatch(backbone, "linear", align="interpolate", start="random").train(mode == "training")
+    times = (50, steps, steps) if model == "mult" else (steps,) * 3
+    inputs = {k: torch.randn(batch_size, t, size) for (k, size), t in zip(SIZES.items(), times, strict=True)}
+    start = time.perf_counter()
+
+    def call() -> None:
+        with torch.inference_mode(mode == "inference"):
+            output = latch(inputs)
+        if mode == "training":
+            output.abs().mean().backward()
+
+    peak = peak_mib(call)
+    return time.perf_counter() - start, peak
+
+
+def show_large() -> None:
+    """Prints the table of long sequences and large batches."""
+    rows = [("model", "T", "B", "mode", "s", "peak MiB")]
+    for model, steps, batch_size, mode in CASES:
+        seconds, peak = in_a_process(__file__, model, steps, batch_size, mode)
+        rows.append((model, str(steps), str(batch_size), mode, f"{seconds:.1f}", f"{peak:.0f}"))
+    print(f"{versions()}\n\n{markdown(rows)}")
+
+
 def main() -> None:
     """Prints the tables of exponents and of figures, and draws them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.worker and len(options.worker) == 4:
+        model, steps, batch_size, mode = options.worker
+        print(json.dumps(call_large(model, int(steps), int(batch_size), mode)))
+        return
     if options.worker:
         kind, what, value = options.worker
         print(json.dumps(peak_mib(make_step(kind, what, int(value)))))
+        return
+    if options.large:
+        show_large()
         return
     times: dict[tuple[str, str], dict[int, float]] = {}
     peaks: dict[tuple[str, str], dict[int, float]] = {}

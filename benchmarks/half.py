@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from typing import Any, cast
 
 import torch
-from measure import alternate, ratio
+from common.measure import alternate, ratio
 from overhead import make, make_batches, predictor, trainer
 from torch import Tensor, nn
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import alternate, in_a_process, peak_mib, ratio
+from common.measure import alternate, in_a_process, peak_mib, ratio
 from speed import mosei_like
 from torch import Tensor, nn
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 import torch
-from plain import SIZES
+from common.plain import SIZES
 from speed import mosei_like
 
 from topdown import TopDownLatch

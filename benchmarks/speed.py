@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
 import torch
-from measure import alternate, ratio
-from plain import SIZES, PlainModel
+from common.measure import alternate, ratio
+from common.plain import SIZES, PlainModel
 from torch import Tensor, nn
 
 from topdown import TopDownLatch

@@ -5,7 +5,7 @@ python benchmarks/table2.py --data mosei_senti_data.pkl --seeds 5 --out build/ta
 
 from __future__ import annotations
 
-from paper import load, names, options, rows, run_lstm, run_mult, show
+from common.paper import load, names, options, rows, run_lstm, run_mult, show
 
 from topdown.experiments.tables import PUBLISHED_LSTM, PUBLISHED_MULT
 

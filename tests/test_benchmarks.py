@@ -90,30 +90,9 @@ def test_the_script_for_gpus_compares_models_that_predict_the_same(monkeypatch):
     assert rows[0][4] == "1.00"
 
 
-def test_feedback_at_a_rate_learns_as_with_so_many_times_the_learning_rate(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from recipe_models import Linear
-
-    torch.manual_seed(0)
-    quick = Linear(4, 3, rate=10.0).double()
-    plain = torch.nn.Linear(4, 3).double()
-    with torch.no_grad():
-        plain.weight.copy_(quick.linear.weight * 10)
-        plain.bias.copy_(quick.linear.bias * 10)
-    r, wanted = torch.randn(2, 5, 4).double(), torch.randn(2, 5, 3).double()
-    for network, rate in ((quick, 0.01), (plain, 0.1)):
-        optimizer = torch.optim.Adam(network.parameters(), rate, eps=0.0)
-        for _ in range(5):
-            optimizer.zero_grad()
-            (network(r) - wanted).square().sum().backward()
-            optimizer.step()
-    torch.testing.assert_close(quick(r), plain(r))
-    assert (plain.weight - quick.linear.weight * 10).abs().max() < 1e-12
-
-
 def test_windows_of_the_watch_turn_with_both_sensors(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from real_data import turned
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "real"))
+    from data import turned
 
     from topdown.datasets import SequenceDataset
 
@@ -134,9 +113,9 @@ def test_windows_of_the_watch_turn_with_both_sensors(monkeypatch):
 
 
 def test_arms_in_a_mirror_keep_the_sense_of_rotations(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "real"))
     import numpy as np
-    from real_data import _watch
+    from data import _watch
 
     rng = np.random.default_rng(0)
     accel, other = rng.normal(size=(2, 6, 5, 3))
@@ -149,19 +128,3 @@ def test_arms_in_a_mirror_keep_the_sense_of_rotations(monkeypatch):
     for name, right, wanted in (("accel", accel[::2], accel[1::2] * mirror), ("gyro", file["gyro"][::2], left)):
         torch.testing.assert_close(inputs[name][::2], torch.tensor(right / spread[name]).float())
         torch.testing.assert_close(inputs[name][1::2], torch.tensor(wanted / spread[name]).float())
-
-
-def test_terms_of_a_loss_are_those_of_the_definition(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from recipe_models import Entropy, Sparsity
-
-    from topdown import LatchTrace
-
-    masks = {"a": torch.tensor([[0.5, 0.25]]), "b": torch.tensor([[0.75, 0.25]])}
-    trace = LatchTrace(None, masks, {}, {})
-    assert Sparsity()(None, trace, {}, None).item() == pytest.approx(0.375 + 0.5)
-    # ln 2 = 0.693147, and 0.25 ln 4 + 0.75 ln (4/3) = 0.562335
-    assert Entropy()(None, trace, {}, None).item() == pytest.approx((0.693147 + 0.562335) / 2 + 0.562335, abs=1e-5)
-    logits = torch.tensor([[30.0, -200.0]], requires_grad=True)
-    Entropy()(None, LatchTrace(None, {"a": logits.sigmoid()}, {}, {}), {}, None).backward()
-    assert logits.grad.isfinite().all()

