@@ -18,13 +18,13 @@ from topdown.training.distributed import is_running, process_group, rank, total,
 pytestmark = pytest.mark.uncovered
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
-EXAMPLE = Path(__file__).parents[1] / "examples" / "mosei_lstm.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mosei_lstm.py"
 TOLERANCE = 2e-5  # of float32 losses of about 1, after 24 steps whose sums are in another order
 
 
 def torchrun(processes, script, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120)
 
 

@@ -21,7 +21,7 @@ from topdown.experiments.sentiment_data import Inputs
 from topdown.experiments.tables import COLUMNS, PUBLISHED_MULT, full_report
 from topdown.training import progress as reporting
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from topdown.datasets import load_splits
 
-FOLDER = Path(__file__).parents[2] / "shared" / "data"
+FOLDER = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="needs the small extract of CMU-MOSI")
 
 

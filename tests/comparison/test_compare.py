@@ -42,7 +42,7 @@ pytest.importorskip("scipy.stats")
 
 
 def load_known():
-    path = Path(__file__).parents[1] / "benchmarks" / "known_answers.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "known_answers.py"
     spec = importlib.util.spec_from_file_location("known_answers", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -16,7 +16,7 @@ from topdown.sequence import valid_steps
 MOSEI = {"text": 300, "audio": 74, "visual": 35}
 SIZES = {"text": 6, "audio": 4, "visual": 3}
 # 2.4 MB of weights: too large to be kept here.
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "mult_full.npz"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "mult_full.npz"
 
 
 def make(sizes=SIZES, **options):
