@@ -39,7 +39,7 @@ wheel: .venv/ready
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,hub,models,onnx,tensorboard,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,frameworks,hub,models,onnx,tensorboard,test]'
 	touch $@
 
 clean:

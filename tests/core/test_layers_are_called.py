@@ -190,7 +190,7 @@ def test_peft(backbone, kind):
     assert len(weights) == count
     for name, p in weights.items():
         with torch.no_grad():
-            p.add_(0.3)
+            p.normal_()  # not one number for all: a layer norm may follow, which takes away what features have in common
         assert not torch.equal(model(INPUTS, LENGTHS), expected), name
         with torch.no_grad():
             p.zero_()
@@ -226,7 +226,7 @@ def test_offloaded_weights(backbone, kind):
     offloaded = accelerate.cpu_offload(copy.deepcopy(latch), execution_device=torch.device("cpu"))
     assert all(p.is_meta for p in offloaded.parameters())
     with torch.no_grad():
-        assert torch.equal(offloaded(INPUTS, LENGTHS), expected)
+        torch.testing.assert_close(offloaded(INPUTS, LENGTHS), expected, rtol=0, atol=1e-6)
 
 
 def test_torchinfo_counts_every_parameter():
