@@ -1,4 +1,4 @@
-"""Dropout whose random numbers do not take longer than the layer around it.
+"""Dropout that draws random numbers four at a time, so that it costs less than the layer around it.
 
 On a CPU torch draws a number of its own for each element, a fifth of a training step of a transformer. Sixteen random bits are
 enough to decide whether an element stays, and four such draws come from one.

@@ -1,4 +1,4 @@
-"""Inputs of the adapters: sequences of known modalities and sizes."""
+"""Checks of the inputs and lengths of the adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our modules from the state dicts of the public reference codes.
+"""Loads state dicts of the public reference codes into the adapters.
 
 The public code of the paper is georgepar/mmlatch (its `AVTClassifier`), that of MulT is yaohungt/Multimodal-Transformer (its
 `MULTModel`). Only tensors are rearranged; nothing is scaled, so that gradients can be mapped in the same way.

@@ -1,4 +1,4 @@
-"""What a GPU makes of it: a training step and inference, beside the plain models, in half precision, compiled, and its stalls.
+"""Measures a training step and inference on a GPU, beside the plain models, in half precision, compiled, and their stalls.
 
     python benchmarks/gpu.py [--rounds 20] [--batch-size 32]
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: calls in turn in one process, and peaks of memory in a process of their own."""
+"""Measures times of calls that alternate in one process, and peaks of memory in separate processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What table1.py, table2.py and figure2.py share: data, protocols, and rows of sentiment metrics beside published ones."""
+"""Data, protocols and table rows that table1.py, table2.py and figure2.py share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`topdown compare`: does feedback help on this data?"""
+"""`topdown compare`: compares kinds of feedback on a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corruptions that a command was asked for, as text and as what they do to data."""
+"""Parses `--corrupt`, and applies it to data."""
 
 from __future__ import annotations
 

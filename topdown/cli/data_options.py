@@ -1,4 +1,4 @@
-"""Options of commands that read samples."""
+"""Options of commands that load data."""
 
 from __future__ import annotations
 

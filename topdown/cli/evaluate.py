@@ -1,4 +1,4 @@
-"""`topdown evaluate` and `predict`: a trained model on data, labelled or new."""
+"""`topdown evaluate` and `topdown predict`: apply a trained model to data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of commands that train."""
+"""Options of commands that train, and `--config`."""
 
 from __future__ import annotations
 

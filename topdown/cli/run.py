@@ -1,4 +1,4 @@
-"""What all commands that train have in common: how they end, and in how many processes they run."""
+"""Runs a command in one or several processes, and turns errors into one line and an exit status."""
 
 from __future__ import annotations
 

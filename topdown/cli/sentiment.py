@@ -1,4 +1,4 @@
-"""The command of a sentiment experiment, which the mosei examples are."""
+"""The command line of the mosei examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`topdown train`: one model on any data, with everything that it takes to use it later."""
+"""`topdown train`: trains one model on a data set, and saves it for later use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does feedback help on MY data? Every kind of it against no feedback and against its controls, with paired seeds."""
+"""Compares every kind of feedback with no feedback and with controls, with paired seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of a comparison: differences from no feedback, and how masks vary."""
+"""Paired differences of runs from runs without feedback, and the spread of their masks."""
 
 from __future__ import annotations
 

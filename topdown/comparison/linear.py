@@ -1,4 +1,4 @@
-"""A linear model on features averaged over time: what any other model has to beat."""
+"""A linear model on features averaged over time, the baseline of every comparison."""
 
 from __future__ import annotations
 

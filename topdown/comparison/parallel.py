@@ -1,4 +1,4 @@
-"""The runs of a comparison, in as many processes as are wanted."""
+"""Trains the runs of a comparison in several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison."""
+"""Draws the figures of a report."""
 
 from __future__ import annotations
 

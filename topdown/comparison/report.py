@@ -1,4 +1,4 @@
-"""The report of a comparison: table.md, runs.csv, results.json, and a page with pictures that needs no other file."""
+"""Writes the report of a comparison: table.md, runs.csv, results.json and report.html."""
 
 from __future__ import annotations
 

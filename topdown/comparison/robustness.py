@@ -1,4 +1,4 @@
-"""How models hold on test data made worse: means and spreads over seeds."""
+"""Means and spreads of the metric on corrupted test data."""
 
 from __future__ import annotations
 

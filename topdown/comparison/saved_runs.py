@@ -1,4 +1,4 @@
-"""The runs of a comparison that are done, so that none is done twice."""
+"""Saves finished runs of a comparison, and loads them when it is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a comparison, and the training of one of them with one seed."""
+"""The variants of the model that a comparison trains (its rows), and the training of one with one seed."""
 
 from __future__ import annotations
 

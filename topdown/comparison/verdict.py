@@ -1,4 +1,4 @@
-"""What the runs of a comparison say, in one sentence of plain words."""
+"""Words the result of a comparison in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays of anyone's own, as the samples of a split."""
+"""Makes a split from arrays of the user."""
 
 from __future__ import annotations
 

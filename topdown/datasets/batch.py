@@ -1,4 +1,4 @@
-"""One sample, and a padded batch of several."""
+"""A sample, and a padded batch of samples."""
 
 from __future__ import annotations
 

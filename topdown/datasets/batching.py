@@ -1,4 +1,4 @@
-"""Batches of samples of similar length, in one process or in many."""
+"""Loads batches of samples of similar length, in one process or in several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples whose modalities end at different steps, stored without padding and batched with as little as possible."""
+"""A data set of sequences of several modalities, stored without padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one error of everything that has to do with data."""
+"""The error that is raised for data and files that cannot be used."""
 
 LONGEST = 900  # letters of a message; whatever a file holds, it stays readable
 

@@ -1,4 +1,4 @@
-"""Checks that directories can be written to, and writes JSON."""
+"""Checks that an output directory is writable, and writes JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of any file that people hold, checked and clean."""
+"""Loads train, validation and test splits from a file or folder and validates them."""
 
 from __future__ import annotations
 

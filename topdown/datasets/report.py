@@ -1,4 +1,4 @@
-"""Findings about the source of some samples, laid out for people."""
+"""Tables of what was found in a data set."""
 
 from __future__ import annotations
 

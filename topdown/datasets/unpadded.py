@@ -1,4 +1,4 @@
-"""Sequences of different length, without padding: in memory, or in a file that is larger than memory."""
+"""Sequences of different lengths without padding, in memory or in a memory-mapped file."""
 
 from __future__ import annotations
 

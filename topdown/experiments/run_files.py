@@ -1,4 +1,4 @@
-"""Files of an experiment, and how a later run goes on with them."""
+"""Files of a sentiment experiment: checkpoints, earlier results, and what may change when it is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentiment experiment from one command: every kind of feedback with every seed, tables, masks and checkpoints."""
+"""Runs the sentiment experiment: every kind of feedback with every seed; tables, masks and checkpoints."""
 
 from __future__ import annotations
 

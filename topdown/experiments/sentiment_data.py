@@ -1,4 +1,4 @@
-"""Data of a sentiment experiment: a file that its user names, or a synthetic stand-in."""
+"""Loads the data of a sentiment experiment: a file, or a synthetic stand-in."""
 
 from __future__ import annotations
 

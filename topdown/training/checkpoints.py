@@ -1,4 +1,4 @@
-"""What a training needs to go on where it was left, and what tells it from another."""
+"""Saves and restores the state of a training, and refuses checkpoints of another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The masks of a latch for all samples of a data set, batch by batch."""
+"""Computes the masks of a latch for a whole data set, batch by batch."""
 
 from __future__ import annotations
 

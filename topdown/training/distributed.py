@@ -1,4 +1,4 @@
-"""Agreement of several processes; in one process, all of this does nothing.
+"""Collective operations on several processes; in one process they do nothing.
 
 `torchrun` starts the processes and says in the environment which one this is; the rest is `torch.distributed`.
 """

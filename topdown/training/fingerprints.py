@@ -1,4 +1,4 @@
-"""What tells settings apart: data sets by a sample of their values, functions by their code and by what they hold."""
+"""Fingerprints of settings, used to refuse resuming a different run."""
 
 from __future__ import annotations
 

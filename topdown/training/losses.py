@@ -1,4 +1,4 @@
-"""Losses by name, and the predictions of models that return more than a tensor."""
+"""Losses by name, and how to read the prediction from the output of a model."""
 
 from __future__ import annotations
 

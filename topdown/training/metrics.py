@@ -1,4 +1,4 @@
-"""The figures by which models of sentiment are compared, under one name each."""
+"""Metrics of classification and of sentiment."""
 
 from __future__ import annotations
 

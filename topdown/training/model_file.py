@@ -1,4 +1,4 @@
-"""A model that can be described, kept in a file with its description, and made again from that file alone."""
+"""Saves a model with a description from which it can be built again, and loads it."""
 
 from __future__ import annotations
 

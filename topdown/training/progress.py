@@ -1,4 +1,4 @@
-"""Progress of a training, and its history: on a terminal, in a table, and for TensorBoard."""
+"""Shows the progress of a training on a terminal, and writes its history as a table and for TensorBoard."""
 
 from __future__ import annotations
 

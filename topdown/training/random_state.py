@@ -1,4 +1,4 @@
-"""Random numbers that are one's own: those of the caller are left as they were."""
+"""Isolates the global random state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labels ask for: numbers, one class of several, or several yes or no; as labels tell, or as their owner says."""
+"""Derives the task from the labels: regression, classification or multilabel."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Readers of the files that people hold, one layout a module; :func:`topdown.datasets.load_splits` picks the right one."""
+"""Readers of file formats, one format per module; :func:`topdown.datasets.load_splits` picks the right one."""

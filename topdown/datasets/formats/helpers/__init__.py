@@ -1,1 +1,1 @@
-"""What readers of several layouts share."""
+"""Helpers that readers of several formats share."""

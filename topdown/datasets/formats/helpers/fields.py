@@ -1,4 +1,4 @@
-"""Labels and names of samples, which files hold in many shapes."""
+"""Reads labels and ids of samples, which files store in different ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which videos are for training, validation and test, where a file does not say."""
+"""Assigns videos to training, validation and test where a file does not."""
 
 from __future__ import annotations
 

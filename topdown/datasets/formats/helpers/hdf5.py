@@ -1,4 +1,4 @@
-"""HDF5 files, without following them out of the file, and without believing the sizes that they declare."""
+"""Opens HDF5 files safely: no links out of the file, no trust in declared sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files whose SHA-256 is known, and how many samples they have."""
+"""SHA-256 of published files, with their numbers of samples."""
 
 from __future__ import annotations
 

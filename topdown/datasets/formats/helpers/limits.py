@@ -1,4 +1,4 @@
-"""Bounds on what a file may become in memory, so that none takes memory for what it does not hold."""
+"""Limits the memory that a file may claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that stand one by one in lists, each with its arrays, its words, its label and its name, and without padding."""
+"""Reads samples that are stored as lists, one entry per sample, without padding."""
 
 from __future__ import annotations
 

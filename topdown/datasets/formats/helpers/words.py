@@ -1,4 +1,4 @@
-"""Vectors for words, where a file holds words and no features of text."""
+"""Loads word vectors for files that store words in place of text features."""
 
 from __future__ import annotations
 
