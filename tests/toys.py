@@ -1,6 +1,7 @@
 """Small backbones, and plain numpy loops to compare with."""
 
 import contextlib
+import time
 
 import numpy as np
 import torch
@@ -120,5 +121,7 @@ def single_process_group():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         yield
+        # A thread of gloo needs the GIL to free finished work; a group that ends earlier holds it, and waits for the thread.
+        time.sleep(0.2)
     finally:
         torch.distributed.destroy_process_group()
