@@ -149,14 +149,17 @@ def test_reports_say_what_was_found(tmp_path):
 
 
 def test_known_files_are_recognised(tmp_path, monkeypatch):
-    from topdown.datasets.formats.helpers import known_files as known
+    from topdown.datasets.formats.helpers import known_files
 
     layouts.mult_file(tmp_path / "any name")
     sha256 = hashlib.sha256((tmp_path / "any name").read_bytes()).hexdigest()
-    monkeypatch.setitem(known.KNOWN, sha256, "a file of this test")
+    monkeypatch.setitem(known_files.KNOWN, sha256, "a file of this test")
     assert load_splits(tmp_path / "any name")["test"].report["source"]["known_as"] == "a file of this test"
-    assert known.known_file("31007381c01dd346945ed8a64c7321239de5aaf1ef05bf112e952848a823186d") == "MulT's mosei_senti_data.pkl"
-    assert len(known.KNOWN) == 9
+    assert (
+        known_files.known_file("31007381c01dd346945ed8a64c7321239de5aaf1ef05bf112e952848a823186d")
+        == "MulT's mosei_senti_data.pkl"
+    )
+    assert len(known_files.KNOWN) == 9
 
 
 def test_options_that_mean_nothing_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from topdown.datasets import SequenceDataset
 from topdown.datasets.prepare import prepare
 from topdown.experiments.sentiment_data import Inputs
 from topdown.experiments.tables import COLUMNS, PUBLISHED_MULT, full_report
-from topdown.training import progress as reporting
+from topdown.training import progress
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]
@@ -123,7 +123,7 @@ def test_checkpoints_load_and_give_the_reported_masks(finished):
 
 def test_kinds_start_alike_and_see_the_same_batches(finished, monkeypatch):
     initial, seen = [], []
-    original = reporting.fit
+    original = progress.fit
 
     def spy(model, train, valid, **options):
         backbone = model.backbone if isinstance(model, TopDownLatch) else model
@@ -138,7 +138,7 @@ def test_kinds_start_alike_and_see_the_same_batches(finished, monkeypatch):
         seen.append(batches)
         return result
 
-    monkeypatch.setattr(reporting, "fit", spy)
+    monkeypatch.setattr(progress, "fit", spy)
     main([*TINY, "--seeds", "1"])
     assert len(initial) == 5  # none, linear, lstm, shared, oracle
     for state, batches in zip(initial, seen, strict=True):
@@ -147,7 +147,7 @@ def test_kinds_start_alike_and_see_the_same_batches(finished, monkeypatch):
 
 
 def test_an_interrupted_run_resumes_to_the_same_numbers(finished, tmp_path, monkeypatch, capsys):
-    original, epochs = reporting.fit, []
+    original, epochs = progress.fit, []
 
     def interrupted(*arguments, on_epoch, **options):
         def show(record):
@@ -160,7 +160,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(finished, tmp_path, monk
 
     arguments = [*TINY, "--feedback", "none", "lstm", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(reporting, "fit", interrupted)
+        patch.setattr(progress, "fit", interrupted)
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
     assert stopped.value.code == 130
@@ -263,14 +263,14 @@ def test_a_stale_state_is_not_gone_on_with_unless_asked(tmp_path):
 
 def test_options_reach_the_training_and_seeds_differ(tmp_path, monkeypatch):
     seen, initial = [], []
-    original = reporting.fit
+    original = progress.fit
 
     def spy(model, train, valid, **options):
         seen.append(options)
         initial.append(next(model.parameters()).clone())
         return original(model, train, valid, **options)
 
-    monkeypatch.setattr(reporting, "fit", spy)
+    monkeypatch.setattr(progress, "fit", spy)
     options = ["--patience", "3", "--learning-rate", "0.002", "--batch-size", "7", "--epochs", "1", "--seeds", "2"]
     main(["--samples", "40", "--feedback", "none", *options])
     assert [o["seed"] for o in seen] == [0, 0, 1, 1]
@@ -431,8 +431,8 @@ def _smaller(monkeypatch):
 @pytest.mark.parametrize("unaligned", [False, True])
 def test_mult_on_synthetic_data(tmp_path, monkeypatch, unaligned):
     seen = []
-    original = reporting.fit
-    monkeypatch.setattr(reporting, "fit", lambda model, *data, **o: seen.append((model, o)) or original(model, *data, **o))
+    original = progress.fit
+    monkeypatch.setattr(progress, "fit", lambda model, *data, **o: seen.append((model, o)) or original(model, *data, **o))
     options = ["--samples", "24", "--epochs", "1", "--seeds", "1", "--feedback", "none", "lstm", "--out", str(tmp_path)]
     mult_main([*options, *(["--unaligned"] if unaligned else [])])
     content = results(tmp_path)

@@ -11,7 +11,7 @@ import torch
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.experiments import synthetic_splits
-from topdown.training import protocol as training
+from topdown.training import protocol
 from topdown.training.distributed import process_group, rank, world_size
 from topdown.training.protocol import fit, predict
 
@@ -19,7 +19,7 @@ from topdown.training.protocol import fit, predict
 def main(folder, checkpoint=None, epochs=3, die=""):
     splits = synthetic_splits((61, 21, 10)).splits
     steps = []
-    mae = training.LOSSES["mae"]
+    mae = protocol.LOSSES["mae"]
 
     def record(output, labels):
         value = mae(output, labels)
@@ -27,7 +27,7 @@ def main(folder, checkpoint=None, epochs=3, die=""):
             steps.append((value.item() * len(labels), len(labels)))
         return value
 
-    training.LOSSES["mae"] = record
+    protocol.LOSSES["mae"] = record
     torch.manual_seed(rank())  # the first process decides on the weights
     model = TopDownLatch(LSTMBackbone(splits["train"].sizes, hidden_size=4, dropout=0.0), "lstm", start="random")
 

@@ -8,7 +8,7 @@ from torch import nn
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset
-from topdown.training import protocol as training
+from topdown.training import protocol
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.protocol import fit, predict
 
@@ -41,7 +41,7 @@ def scripted(losses, monkeypatch, **options):
         weights.append(copy.deepcopy(model.state_dict()))
         return (data.labels + remaining.pop(0)).unsqueeze(1)
 
-    monkeypatch.setattr(training, "predict", fake_predict)
+    monkeypatch.setattr(protocol, "predict", fake_predict)
     model = Mean()
     result = fit(model, data(20), data(10, 1), epochs=len(losses), **options)
     return model, result, weights

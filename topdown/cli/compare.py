@@ -18,10 +18,10 @@ from topdown.comparison.report import read_comparison, table, write_report
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.report import data_table
+from topdown.experiments.run_files import NOTHING_KEPT
 from topdown.files import require
 from topdown.training.distributed import world_size
 from topdown.training.model_file import Description, build_backbone
-from topdown.training.progress import NOTHING_KEPT
 
 
 def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:

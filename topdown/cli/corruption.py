@@ -12,7 +12,7 @@ from topdown.datasets.errors import DataError
 from topdown.training.protocol import Augment
 
 
-class Asked(NamedTuple):
+class Corruption(NamedTuple):
     """A corruption that was asked for; no names are all modalities."""
 
     kind: Kind
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
         return ":".join([self.kind, f"{self.severity:g}", *([",".join(self.names)] if self.names else [])])
 
 
-def asked_corruption(text: str) -> Asked:
+def parse_corruption(text: str) -> Corruption:
     """Takes KIND:SEVERITY[:MODALITY,...] from the command line."""
     kind, _, rest = text.partition(":")
     severity, _, names = rest.partition(":")
@@ -32,10 +32,10 @@ def asked_corruption(text: str) -> Asked:
     except ValueError as error:
         said = str(error) if isinstance(error, DataError) else "is not KIND:SEVERITY, or KIND:SEVERITY:MODALITY,MODALITY"
         raise argparse.ArgumentTypeError(f"{text!r}: {said}") from None
-    return Asked(kind, float(severity), tuple(names.split(",")) if names else ())  # type: ignore[arg-type]
+    return Corruption(kind, float(severity), tuple(names.split(",")) if names else ())  # type: ignore[arg-type]
 
 
-def augmentation(corrupt: Sequence[Asked] | None, seed: int) -> Augment | None:
+def augmentation(corrupt: Sequence[Corruption] | None, seed: int) -> Augment | None:
     """Returns what corrupts the training data anew in each epoch; None for nothing."""
     if not corrupt:
         return None
@@ -46,7 +46,7 @@ def augmentation(corrupt: Sequence[Asked] | None, seed: int) -> Augment | None:
     return augment
 
 
-def corrupted(data: SequenceDataset, corrupt: Sequence[Asked], seed: int) -> SequenceDataset:
+def corrupted(data: SequenceDataset, corrupt: Sequence[Corruption], seed: int) -> SequenceDataset:
     """Returns data with corruptions, one after the other."""
     for number, asked in enumerate(corrupt):
         data = data.corrupt(asked.kind, asked.severity, modalities=asked.names or None, seed=seed + number)

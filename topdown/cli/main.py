@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topdown.cli.compare import compare_command
-from topdown.cli.corruption import asked_corruption
+from topdown.cli.corruption import parse_corruption
 from topdown.cli.data_options import OneLineParser, add_data_options
 from topdown.cli.evaluate import evaluate, predict_command
 from topdown.cli.options import (
@@ -148,7 +148,7 @@ def _add_corruption(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--corrupt",
         nargs="+",
-        type=asked_corruption,
+        type=parse_corruption,
         metavar="KIND:SEVERITY[:MODALITY,...]",
         help=f"{what}: noise, features, steps or missing",
     )

@@ -21,9 +21,10 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import data_table
+from topdown.experiments.run_files import NOTHING_KEPT
 from topdown.training.distributed import rank, wait, world_size
 from topdown.training.model_file import Description, build_model, save_model
-from topdown.training.progress import NOTHING_KEPT, fit_and_show, write_history
+from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import predict
 from topdown.training.tasks import Task, prepared, task_of
 from topdown.training.versions import versions

@@ -12,6 +12,7 @@ from topdown.feedback import FEEDBACK
 
 KINDS = ("none", *FEEDBACK)
 ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
+NOTHING_KEPT = "\nNothing will be kept, since there is no --out: give it a directory for results and checkpoints.\n"
 RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_epoch", "epochs", "seconds", "history"}
 
 

@@ -16,7 +16,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.report import data_table
 from topdown.experiments.figure2 import Profiles, draw_masks, relevance_auc, sentiment_profile, write_mask_table
-from topdown.experiments.run_files import KINDS, ORACLE, check_no_runs, checkpoint_path, read_runs
+from topdown.experiments.run_files import KINDS, NOTHING_KEPT, ORACLE, check_no_runs, checkpoint_path, read_runs
 from topdown.experiments.sentiment_data import Inputs, check_backbone, load_inputs
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
 from topdown.feedback import FEEDBACK
@@ -26,7 +26,7 @@ from topdown.masking import Align
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.distributed import rank, wait, world_size
 from topdown.training.metrics import sentiment_metrics
-from topdown.training.progress import NOTHING_KEPT, fit_and_show, write_history
+from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import Fit, predict
 from topdown.training.random_state import seeded
 from topdown.training.versions import versions

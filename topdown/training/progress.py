@@ -19,7 +19,6 @@ from topdown.training.distributed import rank
 from topdown.training.protocol import Fit, fit
 
 Record = Mapping[str, float]
-NOTHING_KEPT = "\nNothing will be kept, since there is no --out: give it a directory for results and checkpoints.\n"
 
 
 class Progress(NamedTuple):
