@@ -10,6 +10,10 @@ With inputs :math:`i_k` and encodings :math:`r_k` of the modalities :math:`k`, o
 
 where c is 1 in the paper (start="random"), and 2 by default (start="identity"), so that masks of logits of 0 change nothing.
 
+A *target* is what a mask multiplies: an input, or the value at a *site* within the model. A *source* is an encoding that
+feedback reads; both form a *pair*. A `Wiring` holds the pairs, a `Batch` the inputs and lengths of one call, and `Steps` the
+values of one modality with its lengths.
+
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
     https://arxiv.org/abs/2201.09828
@@ -19,7 +23,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, cast
+from typing import Any, Generic, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +35,7 @@ from topdown.backbone import check_backbone, lengths_keyword, read_encodings, ta
 from topdown.batch import Batch, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
 from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
-from topdown.masking import Align, Combine, Masks, apply_masks, check_rule, combine_masks, neutral_where_absent, source_mask
+from topdown.masking import Align, Combine, Masks, apply_masks, check_rule, combine_masks, neutral_where_absent, source_masks
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Steps
 from topdown.sites import Site, Sites, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
@@ -40,22 +44,9 @@ from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
 _build_lock = threading.RLock()  # keeps two threads from both building feedback
 
+ByPair: TypeAlias = dict[str, dict[str, Tensor]]  # {target: {source: mask}}
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module, default=nn.Module)
-
-
-class Look(NamedTuple):
-    """Holds the masks, and the values that led to them.
-
-    Args:
-        masks: Mask of each target, in its layout.
-        by_source: {target: {source: sigmoid(h_j)}}, in the time of the target.
-        encodings: Encodings that the masks were computed from.
-    """
-
-    masks: dict[str, Tensor]
-    by_source: dict[str, dict[str, Tensor]]
-    encodings: dict[str, Steps]
 
 
 class TopDownLatch(nn.Module, Generic[Model]):
@@ -193,7 +184,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
             ValueError: if shapes do not fit, naming the modality.
         """
         batch = self.read(inputs, lengths, named)
-        return self.predict(batch, self.look(batch).masks)
+        masks, *_ = self.first_passes(batch)
+        return self.predict(batch, masks)
 
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
@@ -206,7 +198,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             lengths: Lengths as in :meth:`forward`.
             named: Inputs by name, in place of a mapping.
         """
-        return self.look(self.read(inputs, lengths, named)).masks
+        return self.first_passes(self.read(inputs, lengths, named))[0]
 
     def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> LatchTrace:
         """Runs :meth:`forward`, and returns its output with masks, feedback and encodings, which are empty while disabled.
@@ -217,10 +209,11 @@ class TopDownLatch(nn.Module, Generic[Model]):
             named: Inputs by name, in place of a mapping.
         """
         batch = self.read(inputs, lengths, named)
-        look, scale = self.look(batch), self.factor * self.scale  # a mask is scale * combine(factor * sigmoid(h))
-        encodings = {name: r.values for name, r in look.encodings.items()}
-        alone = {k: {j: scale * f for j, f in by_source.items()} for k, by_source in look.by_source.items()}
-        return LatchTrace(self.predict(batch, look.masks), look.masks, alone, encodings, self.sites, 0.5 * scale)
+        masks, f, r = self.first_passes(batch)
+        scale = self.factor * self.scale  # a mask is scale * combine(factor * sigmoid(h))
+        alone = {k: {j: scale * mask for j, mask in by_source.items()} for k, by_source in f.items()}
+        encodings = {name: steps.values for name, steps in r.items()}
+        return LatchTrace(self.predict(batch, masks), masks, alone, encodings, self.sites, 0.5 * scale)
 
     def disabled(self) -> Disabled[Self]:
         """Returns a context manager that disables the feedback of the latch.
@@ -322,23 +315,23 @@ class TopDownLatch(nn.Module, Generic[Model]):
         sites, sizes = self.wiring.sites, self.wiring.target_sizes or {}
         return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites})
 
-    def look(self, batch: Batch) -> Look:
-        """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled."""
-        look = Look({}, {}, {})
+    def first_passes(self, batch: Batch) -> tuple[dict[str, Tensor], ByPair, dict[str, Steps]]:
+        """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled.
+
+        Returns:
+            Masks, in the layout of their targets; the mask of each pair, in the time of the target; and the encodings that
+            they were computed from.
+        """
+        masks: dict[str, Tensor] = {}
+        f, r = cast(ByPair, {}), cast(dict[str, Steps], {})
         for _ in range(0 if is_disabled(self) else self.passes):
-            encodings, at_sites = self._run_first_pass(batch, look.masks)
-            logits = run_feedback(self.feedback, encodings, self.wiring, self._feedback_takes)
-            targets = self._targets(batch, at_sites, logits)
-            # A user-defined module may name a source that is not an encoding.
-            f = {
-                k: {j: source_mask(h, encodings.get(j, Steps(h)), targets[k], self.align, (j, k)) for j, h in sources.items()}
-                for k, sources in logits.items()
-                if sources and k in targets
-            }
-            masks = {k: self._combine(k, by_source, targets[k], encodings) for k, by_source in f.items()}
-            in_layout = {k: from_sequence(masks[k], x.values, self.sites[k]) for k, x in at_sites.items() if k in masks}
-            look = Look({**masks, **in_layout}, f, encodings)
-        return look
+            r, at_sites = self._run_first_pass(batch, masks)
+            logits = run_feedback(self.feedback, r, self.wiring, self._feedback_takes)
+            x = self._targets(batch, at_sites, logits)
+            f = {k: source_masks(h, r, x[k], self.align, k) for k, h in logits.items() if h and k in x}
+            masks = {k: self._combine(k, by_source, x[k], r) for k, by_source in f.items()}
+            masks |= {k: from_sequence(masks[k], at.values, self.sites[k]) for k, at in at_sites.items() if k in masks}
+        return masks, f, r
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""

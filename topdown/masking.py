@@ -204,19 +204,23 @@ def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair
     return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
 
 
-def source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:
-    r"""Returns the mask of a pair of source and target, :math:`f = \sigma(h)`, in the time of the target.
+def source_masks(logits: Masks, encodings: Mapping[str, Steps], x: Steps, align: Align, target: str) -> dict[str, Tensor]:
+    r"""Returns the mask of each source for one target, :math:`f = \sigma(h)`, in the time of the target.
 
     Args:
-        h: Logits of shape (B, T_j, D_k) or (B, D_k).
-        r: Encoding that they were computed from.
-        x: Target.
+        logits: Logits h of each source, of shape (B, T_j, D_k) or (B, D_k).
+        encodings: Encodings that they were computed from; a user-defined feedback may name a source that is none.
+        x: Values of the target.
         align: Treatment of a source whose steps differ: see :func:`align_mask`.
-        names: Names of source and target, for messages.
+        target: Name of the target, for messages.
 
     Raises:
         ValueError: if a shape or the number of steps does not fit.
     """
+    return {j: _source_mask(h, encodings.get(j, Steps(h)), x, align, (j, target)) for j, h in logits.items()}
+
+
+def _source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:
     f, target = torch.sigmoid(h), x.values
     if h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:  # equal lengths are one tensor: see Steps
         return f
