@@ -103,14 +103,14 @@ def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]
     return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
 
 
-def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths: bool, detach: bool) -> dict[str, Steps]:
+def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: bool, detach: bool) -> dict[str, Steps]:
     """Checks the result of `encode`, and returns the encodings that feedback reads, 0 where they are padded or absent.
 
     Args:
         encoded: Result of `encode`.
         batch: Inputs and lengths of the call.
         wiring: Sources, and sizes for which feedback was built.
-        reads_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
+        uses_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
         detach: Whether to cut the gradient.
 
     Returns:
@@ -130,7 +130,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths:
     for name, returned in encoded.items():
         r = returned.values if isinstance(returned, (Padded, Steps)) else returned
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
-        # What has the name of a target must be an encoding, or an error says so below.
+        # An entry with the name of an input that can be masked must be an encoding: an error below says so.
         is_source = name in used if used else (is_encoding or can_be_masked(batch.inputs.get(name)))
         if r is None or not is_source:
             continue
@@ -143,15 +143,15 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, reads_lengths:
             raise ValueError(f"encoding {name!r} is unknown: the feedback was built for {list(sizes)}; build it with all")
         if sizes is not None and r.shape[-1] != sizes[name]:
             raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {sizes[name]}")
-        padded, r = _with_lengths(name, returned, batch), r.detach() if detach and r.requires_grad else r
-        if padded.lengths is not None:
-            r = zero_absent(r, padded.lengths) if padded.valid is None else torch.where(padded.valid, r, 0.0)
-        encodings[name] = Steps(r, padded.lengths, padded.grid, padded.valid, padded.present)
+        encoding, r = _with_lengths(name, returned, batch), r.detach() if detach and r.requires_grad else r
+        if encoding.lengths is not None:
+            r = zero_absent(r, encoding.lengths) if encoding.valid is None else torch.where(encoding.valid, r, 0.0)
+        encodings[name] = Steps(r, encoding.lengths, encoding.grid, encoding.valid, encoding.present)
     if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name:
         names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *(sizes or ()))
-        batch.check_names([*names, *(batch.inputs if reads_lengths else ())])
+        batch.check_names([*names, *(batch.inputs if uses_lengths else ())])
     return encodings
 
 

@@ -90,8 +90,9 @@ class Batch:
         least, most = int(for_all), math.inf if steps is None else steps
         if numbers and not least <= min(numbers) <= max(numbers) <= most:
             at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
-            rule = f"a length must lie in {least}..{most}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
-            raise ValueError(f"lengths[{at}] of {name!r} is {numbers[at]}, but it has {most} steps: {rule}")
+            has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
+            rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
+            raise ValueError(f"lengths[{at}] of {name!r} is {numbers[at]}{has}: {rule}")
         if numbers and min(numbers) == steps:
             return Steps(values)
         key = (values.device, steps, *numbers)

@@ -65,18 +65,18 @@ class FirstPass:
         while level:  # twice as fast as backbone.modules(), which makes names, too
             level = [child for module in level for child in module._modules.values() if child is not None]
             modules = [*modules, *level]
-        self.training = [module for module in modules if module.training and (module._buffers or evaluating)]
+        self.in_training = [module for module in modules if module.training and (module._buffers or evaluating)]
 
     def __enter__(self) -> None:
         """Sets the mode of the modules."""
         self.before, _thread.in_first_pass = in_first_pass(), True
-        for module in self.training:
+        for module in self.in_training:
             module.training = False
 
     def __exit__(self, *_: object) -> None:
         """Restores the mode of the modules."""
         _thread.in_first_pass = self.before
-        for module in self.training:
+        for module in self.in_training:
             module.training = True
 
 

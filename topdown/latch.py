@@ -4,11 +4,13 @@ With inputs :math:`i_k` and encodings :math:`r_k` of the modalities :math:`k`, o
 
 .. math::
     r &= \mathrm{encode}(i) & \text{first pass, without gradient} \\
-    f_{j \to k} &= c \, \sigma(h_{j \to k}(r_j)) & \text{feedback, for every source } j \ne k \\
-    \tilde i_k &= \tfrac{1}{J} \sum_j f_{j \to k} \odot i_k & \text{Eq. 4 of the paper} \\
+    f_{j \to k} &= \sigma(h_{j \to k}(r_j)) & \text{feedback, for every source } j \ne k \\
+    \tilde i_k &= s \, \tfrac{1}{J} \sum_j c f_{j \to k} \odot i_k & \text{Eq. 4 of the paper} \\
     y &= \mathrm{fuse}(\mathrm{encode}(\tilde i)) & \text{second pass}
 
-where c is 1 in the paper (start="random"), and 2 by default (start="identity"), so that masks of logits of 0 change nothing.
+where c is 1 in the paper (start="random"), and 2 by default (start="identity"), so that masks of logits of 0 change nothing. s
+is the option `scale`, 1 by default, and another `combine` takes the place of the mean. Where the steps of source and target
+differ, `align` brings the mask of the pair to the steps of the target.
 
 A *target* is what a mask multiplies: an input, or the value at a *site* within the model. A *source* is an encoding that
 feedback reads; both form a *pair*. A `Wiring` holds the pairs, a `Batch` the inputs and lengths of one call, and `Steps` the
@@ -30,12 +32,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from typing_extensions import Self, TypeVar
 
-from topdown import saving
+from topdown import masking, saving
 from topdown.backbone import check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
 from topdown.batch import Batch, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
 from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
-from topdown.masking import Align, Combine, Masks, apply_masks, check_rule, combine_masks, neutral_where_absent, source_masks
+from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, detach_padding, ones_where_absent, source_masks
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Steps
 from topdown.sites import Site, Sites, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
@@ -103,7 +105,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             encodes them once, in evaluation mode. (Default: None: sizes are the attributes `input_sizes` and `encoding_sizes`,
             or unknown until the first call)
 
-    All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes.
+    All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes. `latch.feedback` is the module.
 
     Raises:
         TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
@@ -210,10 +212,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """
         batch = self.read(inputs, lengths, named)
         masks, f, r = self.first_passes(batch)
-        scale = self.factor * self.scale  # a mask is scale * combine(factor * sigmoid(h))
-        alone = {k: {j: scale * mask for j, mask in by_source.items()} for k, by_source in f.items()}
+        factor = self.factor * self.scale
+        alone = {k: {j: factor * mask for j, mask in by_source.items()} for k, by_source in f.items()}
         encodings = {name: steps.values for name, steps in r.items()}
-        return LatchTrace(self.predict(batch, masks), masks, alone, encodings, self.sites, 0.5 * scale)
+        return LatchTrace(self.predict(batch, masks), masks, alone, encodings, self.sites, 0.5 * factor)
 
     def disabled(self) -> Disabled[Self]:
         """Returns a context manager that disables the feedback of the latch.
@@ -295,18 +297,18 @@ class TopDownLatch(nn.Module, Generic[Model]):
         if name == "scale" and value != 1.0 and self.start == "identity":
             raise ValueError(f"scale={value} goes with start='random': with start='identity' masks begin at 1 by themselves")
         if name == "combine":
-            check_rule(value, self.start, self.wiring.pairs or {}, self.wiring.target_sizes or {})
+            masking.check_rule(value, self.start, self.wiring.pairs or {}, self.wiring.target_sizes or {})
         super().__setattr__(name, value)
         if name == "backbone":
             check_sites(self.sites, user_model(value))
-            # Who takes lengths; where one of both does, lengths may name any input.
+            # Where encode or fuse takes lengths, lengths may have an entry for any input, not only for modalities.
             self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
-            self._reads = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
+            self._takes_any = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
         elif name == "feedback":
             self._feedback_takes = takes_lengths(value)
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
-        """Reads and checks the arguments of one call; a disabled latch checks their form alone."""
+        """Reads and checks the arguments of one call; a disabled latch only merges names."""
         inputs = merge_names(inputs, named)
         if is_disabled(self):
             return Batch(inputs, lengths)
@@ -319,8 +321,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled.
 
         Returns:
-            Masks, in the layout of their targets; the mask of each pair, in the time of the target; and the encodings that
-            they were computed from.
+            Masks, in the layout of their targets; the mask sigmoid(h) of each pair, with the steps of the target; and the
+            encodings that they were computed from.
         """
         masks: dict[str, Tensor] = {}
         f, r = cast(ByPair, {}), cast(dict[str, Steps], {})
@@ -351,7 +353,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
                 encoded, values = self._with_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
         if not with_graph and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
-        return read_encodings(encoded, batch, self.wiring, reads_lengths=self._reads, detach=not self.encoder_grad), values
+        return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
 
     def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
         return cast(Any, self.backbone).encode(inputs, **lengths_keyword(lengths, self._encode_takes))
@@ -376,7 +378,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}
         return {**batch.targets, **read_targets(batch, values, sizes)} if values else batch.targets
 
-    def _combine(self, target: str, f: Masks, x: Steps, encodings: dict[str, Steps]) -> Tensor:
+    def _combine(self, target: str, f: Mapping[str, Tensor], x: Steps, encodings: dict[str, Steps]) -> Tensor:
         """Returns the mask of a target from those of its sources."""
         present = {j: encodings[j].present if j in encodings else None for j in f}
         # A user-defined rule always gets one mask per source, in their order.
@@ -386,7 +388,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         mask = mask if self.scale == 1.0 else mask * self.scale
         mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
         mask = torch.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
-        return neutral_where_absent(mask, x, [*present.values()])
+        return detach_padding(ones_where_absent(mask, [*present.values()]), x)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
@@ -398,7 +400,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""
         with _build_lock:
-            if not isinstance(self.feedback, UnbuiltFeedback):  # another thread has built it
+            if not isinstance(self.feedback, UnbuiltFeedback):  # it was given, or another thread has built it
                 return
             batch = read_batch(inputs, lengths, {})
             check_complete(batch, self.wiring.sources)

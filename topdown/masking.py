@@ -204,12 +204,12 @@ def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair
     return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
 
 
-def source_masks(logits: Masks, encodings: Mapping[str, Steps], x: Steps, align: Align, target: str) -> dict[str, Tensor]:
-    r"""Returns the mask of each source for one target, :math:`f = \sigma(h)`, in the time of the target.
+def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, align: Align, target: str) -> dict[str, Tensor]:
+    r"""Returns the mask of each source for one target, :math:`f = \sigma(h)`, with the steps of the target.
 
     Args:
-        logits: Logits h of each source, of shape (B, T_j, D_k) or (B, D_k).
-        encodings: Encodings that they were computed from; a user-defined feedback may name a source that is none.
+        h: Logits of each source, of shape (B, T_j, D_k) or (B, D_k).
+        r: Encodings that they were computed from. A user-defined feedback may name a source without an encoding.
         x: Values of the target.
         align: Treatment of a source whose steps differ: see :func:`align_mask`.
         target: Name of the target, for messages.
@@ -217,7 +217,7 @@ def source_masks(logits: Masks, encodings: Mapping[str, Steps], x: Steps, align:
     Raises:
         ValueError: if a shape or the number of steps does not fit.
     """
-    return {j: _source_mask(h, encodings.get(j, Steps(h)), x, align, (j, target)) for j, h in logits.items()}
+    return {j: _source_mask(logits, r.get(j, Steps(logits)), x, align, (j, target)) for j, logits in h.items()}
 
 
 def _source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:
@@ -231,22 +231,25 @@ def _source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Te
     return align_mask(Steps(f, r.lengths if r.values.dim() == 3 else None, r.grid), x, align, names=names)
 
 
-def neutral_where_absent(mask: Tensor, x: Steps, present: Presence) -> Tensor:
-    """Sets the mask of a target to 1 in samples in which none of its sources is present, and detaches it at padded steps.
+def ones_where_absent(mask: Tensor, present: Presence) -> Tensor:
+    """Sets the mask of a target to 1 in samples in which none of its sources is present.
 
     Args:
         mask: Mask of shape (B, T, D) or (B, D).
-        x: Target.
         present: Samples in which each source is present, of shape (B,), or None for all.
 
     Example:
-        >>> neutral_where_absent(torch.zeros(2, 1), Steps(torch.zeros(2, 1)), [torch.tensor([True, False])]).flatten()
+        >>> ones_where_absent(torch.zeros(2, 1), [torch.tensor([True, False])]).flatten()
         tensor([0., 1.])
     """
     marks = [p for p in present if p is not None]
     if marks and len(marks) == len(present):
-        mask = torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
-    # No gradient comes from padding, which may hold anything: 0 times nan would be nan.
+        return torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
+    return mask
+
+
+def detach_padding(mask: Tensor, x: Steps) -> Tensor:
+    """Cuts the gradient of a mask at padded steps of its target, which may hold anything: 0 times nan would be nan."""
     return torch.where(x.valid, mask, mask.detach()) if x.valid is not None and mask.requires_grad else mask
 
 

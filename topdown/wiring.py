@@ -54,7 +54,8 @@ class Wiring:
     def decide(self, target_sizes: Sizes, source_sizes: Sizes) -> Self:
         """Returns a wiring with pairs and sizes, for the sizes of all possible targets and of all encodings."""
         pairs = who_masks_whom(self.sources, self.sites, target_sizes, source_sizes)
-        sizes = {k: int(target_sizes[k]) for k in pairs}, {j: int(size) for j, size in source_sizes.items()}  # not of numpy
+        # Sizes may be integers of numpy, which JSON cannot hold.
+        sizes = {k: int(target_sizes[k]) for k in pairs}, {j: int(size) for j, size in source_sizes.items()}
         return dataclasses.replace(self, pairs=pairs, target_sizes=sizes[0], source_sizes=sizes[1])
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topdown.masking import align_mask, combine_masks, interpolate_mask, neutral_where_absent, pool_mask
+from topdown.masking import align_mask, combine_masks, detach_padding, interpolate_mask, ones_where_absent, pool_mask
 from topdown.sequence import Steps, valid_steps
 
 RULES = ["mean", "max", "min", "product"]
@@ -153,9 +153,9 @@ def test_a_mask_is_one_where_no_source_is_present_and_learns_nothing_from_paddin
     mask = torch.full((3, 2, 1), 0.25, requires_grad=True)
     x = Steps(mask, torch.tensor([1, 2, 2]), (), valid_steps(torch.tensor([1, 2, 2]), 2).unsqueeze(-1))
     present = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
-    result = neutral_where_absent(mask, x, present)
+    result = detach_padding(ones_where_absent(mask, present), x)
     assert result.flatten().tolist() == [0.25, 0.25, 0.25, 0.25, 1.0, 1.0]
-    assert neutral_where_absent(mask, x, [present[0], None]).flatten().tolist() == [0.25] * 6
+    assert ones_where_absent(mask, [present[0], None]).flatten().tolist() == [0.25] * 6
     (gradient,) = torch.autograd.grad((result * torch.tensor([1.0, torch.nan]).view(1, 2, 1))[:1].sum(), mask)
     assert gradient[0].flatten().tolist() == [1.0, 0.0]
 
