@@ -10,10 +10,10 @@ in a process of their own, so that one that crashes or hangs (10 seconds) is cou
 import argparse
 import collections
 import json
+import os
 import pickle
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
+import processes
 
 from topdown.datasets import DataError, load_splits
 from topdown.datasets.prepare import prepare
@@ -117,10 +118,11 @@ def load(layout, path, files, number):
         target.write_bytes(files[name])
 
 
-def child(layout, first, count, progress):
-    """Loads files in this process, and leaves word of the one at work."""
+def child(layout, first, count, progress, results, load):
+    """Loads files in this process, and leaves word of the one at work, and of what happened."""
+    sys.stderr = open(os.devnull, "w")
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30,) * 2)
-    with tempfile.TemporaryDirectory() as folder, progress.open("w") as notes:
+    with tempfile.TemporaryDirectory() as folder, progress.open("w") as notes, results.open("a") as told:
         path = Path(folder) / "data"
         WRITERS[layout](path)
         files = {"": path.read_bytes()} if path.is_file() else {member.name: member.read_bytes() for member in path.iterdir()}
@@ -135,12 +137,12 @@ def child(layout, first, count, progress):
             except Exception as error:  # whatever is no DataError is what we look for
                 outcome = f"{type(error).__name__} in file {number}: {error}"[:200]
             signal.alarm(0)
-            print(json.dumps(outcome), flush=True)
+            print(json.dumps(outcome), file=told, flush=True)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(json.dumps({"grown": grown / 1024}), flush=True)
+        print(json.dumps({"grown": grown / 1024}), file=told, flush=True)
 
 
-def fuzz(layout, first, count):
+def fuzz(layout, first, count, load=load):
     """Loads damaged files of a layout in processes of their own.
 
     Returns:
@@ -148,22 +150,22 @@ def fuzz(layout, first, count):
     """
     outcomes, failures, grown, end = collections.Counter(), [], 0.0, first + count
     with tempfile.TemporaryDirectory() as folder:
-        progress = Path(folder) / "progress"
+        progress, results = Path(folder) / "progress", Path(folder) / "results"
         while first < end:
-            arguments = ["--child", layout, "--first", str(first), "--count", str(end - first), "--progress", str(progress)]
-            ended = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
-            for line in map(json.loads, ended.stdout.splitlines()):
-                if isinstance(line, dict):
-                    grown = max(grown, line["grown"])
-                elif line in ("loaded", "refused"):
-                    outcomes[line] += 1
-                else:
-                    failures.append(line)
-            if ended.returncode == 0:
+            process = processes.start(child, layout, first, end - first, progress, results, load)
+            process.join()
+            if process.exitcode == 0:
                 break
             first = int(progress.read_text() or first)
-            failures.append(f"status {ended.returncode} at file {first}: {ended.stderr[-200:]}")
+            failures.append(f"status {process.exitcode} at file {first}")
             first += 1
+        for line in map(json.loads, results.read_text().splitlines()):
+            if isinstance(line, dict):
+                grown = max(grown, line["grown"])
+            elif line in ("loaded", "refused"):
+                outcomes[line] += 1
+            else:
+                failures.append(line)
     return outcomes, failures, grown
 
 
@@ -172,12 +174,7 @@ def main():
     parser.add_argument("layouts", nargs="*", metavar="LAYOUT", help=f"of {', '.join(WRITERS)}; all by default")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments.child, arguments.first, arguments.count, arguments.progress)
-        return
     if unknown := set(arguments.layouts) - set(WRITERS):
         parser.error(f"no such layout: {', '.join(unknown)}")
     print("| layout | files | loaded | refused | failed | memory grew by MiB | s |\n|---|---|---|---|---|---|---|", flush=True)

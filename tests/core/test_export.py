@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from toys import Toy
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
@@ -94,14 +95,37 @@ def test_a_compiled_latch_is_one_graph_and_not_compiled_again_for_other_shapes(b
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize(("backbone", "feedback"), MODELS)
-def test_a_compiled_training_step_has_the_same_gradients(backbone, feedback):
+def test_a_compiled_latch_can_be_disabled():
+    torch._dynamo.reset()
+    latch, (inputs, lengths) = TopDownLatch(Toy(SIZES), "linear").eval(), batch()
+    compiled = torch.compile(latch, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths))
+    with latch.disabled():
+        assert torch.equal(compiled(inputs, lengths), latch.backbone(inputs, lengths))
+    torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths))
+    by_name = {name: lengths.clone() for name in SIZES}
+    torch.testing.assert_close(compiled(inputs, by_name), latch(inputs, lengths))
+
+
+@pytest.mark.parametrize(("kind", "graphs"), [("linear", 1), ("lstm", None)])
+def test_a_compiled_training_step_has_the_same_gradients(kind, graphs):
     """A latch without LSTMs is one graph; LSTMs run outside of the graphs, which are compiled again for other shapes once."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
+    check_gradients(
+        TopDownLatch(Toy(SIZES), kind), CompileCounterWithBackend("aot_eager"), graphs=None if kind in ("lstm", "shared") else 1
+    )
+
+
+def test_a_compiled_training_step_of_mult_is_one_graph():
+    from torch._dynamo.testing import CompileCounter
+
+    check_gradients(make("mult", "linear"), CompileCounter(), graphs=1)
+
+
+def check_gradients(latch, counter, graphs):
     torch._dynamo.reset()
-    latch, counter, graphs = make(backbone, feedback), CompileCounterWithBackend("aot_eager"), []
-    compiled = torch.compile(latch, backend=counter)
+    compiled, counts = torch.compile(latch, backend=counter), []
     for shape in ((4, 9), (6, 21), (5, 19)):
         (inputs, lengths), gradients = batch(*shape), []
         for called in (latch, compiled):
@@ -109,9 +133,9 @@ def test_a_compiled_training_step_has_the_same_gradients(backbone, feedback):
             called(inputs, lengths).square().sum().backward()
             gradients.append([p.grad.clone() for p in latch.parameters()])
         torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
-        graphs.append(counter.frame_count)
-    assert graphs[2] == graphs[1]
-    assert backbone == "lstm" or graphs[0] == 1
+        counts.append(counter.frame_count)
+    assert counts[2] == counts[1]
+    assert graphs is None or counts[0] == graphs
 
 
 def test_a_compiled_lstm_trains_in_a_type_that_onednn_does_not_know():
@@ -201,6 +225,8 @@ def test_onnx_runtime_agrees(backbone, feedback, tmp_path):
         torch.testing.assert_close(torch.from_numpy(output), latch(inputs, lengths).detach(), atol=1e-5, rtol=0)
 
 
-def test_importing_topdown_brings_the_operator_and_no_exporter():
-    code = "import sys, topdown, torch; torch.ops.topdown.lstm; assert not {'onnxscript', 'torch._dynamo'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_importing_topdown_brings_the_operator_and_neither_compiler_nor_exporter():
+    code = (
+        "import sys, topdown.adapters, torch; torch.ops.topdown.lstm; print({'onnxscript', 'torch._dynamo'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"

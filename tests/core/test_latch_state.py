@@ -4,8 +4,6 @@ import contextlib
 import copy
 import io
 import pickle
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -189,41 +187,6 @@ def test_float64_and_bfloat16(kind, build, inputs):
     half = latch.bfloat16()({k: x.bfloat16() for k, x in inputs.items()}, LENGTHS)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.double(), double, rtol=0.05, atol=0.05)
-
-
-@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.uncovered
-@pytest.mark.parametrize("kind", ["linear", nn.Linear], ids=["linear", "nn.Linear"])
-def test_compiles_in_one_graph_and_can_be_disabled(kind, inputs):
-    torch._dynamo.reset()
-    latch = TopDownLatch(Toy(SIZES), kind).eval()
-    compiled = torch.compile(latch, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(inputs, LENGTHS), latch(inputs, LENGTHS))
-    with latch.disabled():
-        assert torch.equal(compiled(inputs, LENGTHS), latch.backbone(inputs, LENGTHS))
-    torch.testing.assert_close(compiled(inputs, LENGTHS), latch(inputs, LENGTHS))
-    by_name = {name: LENGTHS.clone() for name in SIZES}
-    torch.testing.assert_close(compiled(inputs, by_name), latch(inputs, LENGTHS))
-
-
-@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.uncovered
-@every_kind
-def test_compiled_latches_train(kind, inputs):
-    torch._dynamo.reset()
-    latch = TopDownLatch(Toy(SIZES), kind)
-    gradients = []
-    for model in (latch, torch.compile(latch, backend="aot_eager")):
-        latch.zero_grad()
-        model(inputs, LENGTHS).square().sum().backward()
-        gradients.append([p.grad.clone() for p in latch.parameters()])
-    for ours, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
-
-
-def test_importing_topdown_does_not_load_the_compiler():
-    code = "import sys, topdown, topdown.adapters; assert 'torch._dynamo' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @every_kind

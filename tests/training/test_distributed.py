@@ -2,12 +2,16 @@
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import distributed_worker
+import processes
 import pytest
+import sharded_worker
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,13 +21,12 @@ from topdown.training.distributed import is_running, process_group, rank, total,
 
 pytestmark = pytest.mark.uncovered
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mosei_lstm.py"
 TOLERANCE = 2e-5  # of float32 losses of about 1, after 24 steps whose sums are in another order
 
 
-def torchrun(processes, script, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
+def torchrun(count, script, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120)
 
@@ -32,21 +35,16 @@ def torchrun(processes, script, *arguments):
 def runs(tmp_path_factory):
     """What each process of a group of one and of two saw."""
     seen = {}
-    for processes in (1, 2):
-        folder = tmp_path_factory.mktemp(f"of-{processes}")
-        if processes == 1:
-            distributed_worker.main(folder)
-        else:
-            ended = torchrun(processes, WORKER, folder)
-            assert ended.returncode == 0, ended.stderr
-        seen[processes] = [json.loads((folder / f"{i}.json").read_text()) for i in range(processes)]
+    for count in (1, 2):
+        folder = tmp_path_factory.mktemp(f"of-{count}")
+        assert processes.run_group(count, distributed_worker.main_of_group, folder) == [0] * count
+        seen[count] = [json.loads((folder / f"{i}.json").read_text()) for i in range(count)]
     return seen
 
 
-@pytest.mark.parametrize("processes", [2])
-def test_losses_are_those_of_one_process_at_every_step(runs, processes):
-    (alone,), group = runs[1], runs[processes]
-    assert {seen["processes"] for seen in group} == {processes}
+def test_losses_are_those_of_one_process_at_every_step(runs):
+    (alone,), group = runs[1], runs[2]
+    assert {seen["processes"] for seen in group} == {2}
     assert len(alone["steps"]) == 3 * 8
     for step, (loss, count) in enumerate(alone["steps"]):
         shares = [seen["steps"][step] for seen in group]
@@ -58,9 +56,8 @@ def test_losses_are_those_of_one_process_at_every_step(runs, processes):
             assert ours["valid_loss"] == pytest.approx(theirs["valid_loss"], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("processes", [2])
-def test_every_process_has_all_outputs_and_decides_alike(runs, processes):
-    (alone,), group = runs[1], runs[processes]
+def test_every_process_has_all_outputs_and_decides_alike(runs):
+    (alone,), group = runs[1], runs[2]
     for seen in group:
         assert seen["outputs"] == group[0]["outputs"]
         assert [(r["train_loss"], r["valid_loss"]) for r in seen["history"]] == [
@@ -71,13 +68,12 @@ def test_every_process_has_all_outputs_and_decides_alike(runs, processes):
 
 def test_another_number_of_processes_goes_on_where_one_died(runs, tmp_path):
     (alone,) = runs[1]
-    ended = torchrun(2, WORKER, tmp_path, tmp_path / "state.pt", 3, 1)
-    assert ended.returncode != 0
-    assert "Signal 9 (SIGKILL) received by PID" in ended.stderr
-    assert "rank      : 1" in ended.stderr.replace("rank:", "rank      :")
+    survivor, killed = processes.run_group(2, distributed_worker.main_of_group, tmp_path, tmp_path / "state.pt", 3, 1)
+    assert killed == -signal.SIGKILL
+    assert survivor not in (0, None)
     history = torch.load(tmp_path / "state.pt", weights_only=True)["history"]
     assert len(history) in (1, 2)
-    distributed_worker.main(tmp_path, tmp_path / "state.pt")
+    assert processes.run_group(1, distributed_worker.main_of_group, tmp_path, tmp_path / "state.pt") == [0]
     resumed = json.loads((tmp_path / "0.json").read_text())
     assert len(resumed["steps"]) == (3 - len(history)) * 8
     for ours, theirs in zip(resumed["history"], alone["history"], strict=True):
@@ -97,7 +93,7 @@ runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
 """
 
 
-def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path):
+def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path, capsys, monkeypatch):
     (tmp_path / "late.py").write_text(LATE)
     options = ["--samples", "48", "--feedback", "linear", "--seeds", "1", "--out", tmp_path / "out"]
     ended = torchrun(2, tmp_path / "late.py", *options, "--epochs", "1")
@@ -108,24 +104,21 @@ def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "checkpoints", "history.csv", "masks.csv", "masks.png", "results.json", "table.md"
     ]  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, EXAMPLE, *map(str, options), "--epochs", "1", "--resume"], capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "2 of 2 runs are there already" in ended.stdout
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, options), "--epochs", "1", "--resume"])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "2 of 2 runs are there already" in capsys.readouterr().out
 
 
-def test_a_sharded_latch_trains_and_its_checkpoint_loads_without_shards():
+def test_a_sharded_latch_trains_and_its_checkpoint_loads_without_shards(tmp_path):
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
         pytest.skip("gloo sums gradients for shards from torch 2.8 on")
-    ended = torchrun(2, WORKER.with_name("sharded_worker.py"))
-    assert ended.returncode == 0, ended.stderr
-    lines = [line.split() for line in ended.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["lstm", "mult"]
-    for _, _, difference, _, moved, _, kind in lines:
-        assert kind == "DTensor"
-        assert float(difference) < 1e-5
-        assert float(moved) > 0.01
+    assert processes.run_group(2, sharded_worker.main, tmp_path / "found.json") == [0, 0]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [*found] == ["lstm", "mult"]
+    for name, values in found.items():
+        assert values["parameters"] == "DTensor", name
+        assert values["difference"] < 1e-5, name
+        assert values["moved"] > 0.01, name
 
 
 def test_wrong_input_ends_all_processes(tmp_path):
@@ -141,7 +134,7 @@ def test_alone_there_is_no_group():
 
 
 @given(st.integers(2, 5), st.integers(0, 40), st.integers(0, 3))
-def test_shares_of_all_epochs_hold_every_sample_once(processes, more, epoch):
-    lengths = torch.arange(1, processes + more + 1) % 7 + 1
-    shares = [BucketedSampler(lengths, processes, epoch=epoch, rank=r, world_size=processes) for r in range(processes)]
+def test_shares_of_all_epochs_hold_every_sample_once(count, more, epoch):
+    lengths = torch.arange(1, count + more + 1) % 7 + 1
+    shares = [BucketedSampler(lengths, count, epoch=epoch, rank=r, world_size=count) for r in range(count)]
     assert sorted(i for share in shares for batch in share for i in batch) == list(range(len(lengths)))
