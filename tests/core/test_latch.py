@@ -146,7 +146,7 @@ def test_garbage_in_the_padding_changes_nothing(build, kind, start, garbage):
 @every_backbone
 @every_kind
 @every_start
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(st.permutations(range(4)), st.lists(st.integers(1, 6), min_size=4, max_size=4), st.integers(0, 99))
 def test_a_sample_does_not_depend_on_its_company(build, kind, start, order, lengths, seed):
     lengths = torch.tensor(lengths)
@@ -163,6 +163,7 @@ def test_a_sample_does_not_depend_on_its_company(build, kind, start, order, leng
 
 @every_kind
 @pytest.mark.parametrize("align", ["interpolate", "pool"])
+@settings(max_examples=15)
 @given(st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=2, max_size=4), st.integers(0, 99))
 def test_unaligned_samples_do_not_depend_on_their_company(kind, align, lengths, seed):
     lengths = dict(zip(SIZES, torch.tensor(lengths).T, strict=True))

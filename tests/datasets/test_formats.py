@@ -9,7 +9,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import (
     SPLITS,
@@ -75,6 +75,7 @@ LAYOUTS = (
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**16), aligned=st.booleans(), counts=st.tuples(*[st.integers(1, 5)] * 3))
 def test_what_is_written_comes_back(tmp_path_factory, layout, seed, aligned, counts):
     splits = {

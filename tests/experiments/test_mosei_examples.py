@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -299,22 +300,12 @@ def test_data_that_changed_is_not_mixed(capsys, tmp_path):
     assert "was made with sha256" in failure(capsys, [*arguments, "--resume"])
 
 
-def test_terminals_without_unicode_end_no_run(tmp_path):
-    command = [
-        sys.executable,
-        EXAMPLES / "mosei_lstm.py",
-        "--samples",
-        "16",
-        "--epochs",
-        "1",
-        "--seeds",
-        "2",
-        "--feedback",
-        "none",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
-    run = subprocess.run([*command, "--out", tmp_path], capture_output=True, env=environment, check=True)
-    assert b"?" in run.stdout
+def test_terminals_without_unicode_end_no_run(tmp_path, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    main(["--samples", "16", "--epochs", "1", "--seeds", "2", "--feedback", "none", "--out", str(tmp_path)])
+    terminal.flush()
+    assert b"?" in terminal.buffer.getvalue()
     assert "±" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
@@ -416,8 +407,6 @@ def test_a_file_of_data_as_a_program(tmp_path):
     assert "| train | 12 |" in run.stdout
     assert "SYNTHETIC" not in run.stdout
     assert results(tmp_path / "out")["note"] == "Measured on data.pkl (data.pkl, MulT), with text, audio, visual."
-    wrong = subprocess.run([*command[:-1], tmp_path / "no.pkl"], capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import distributed_worker
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topdown.datasets import BucketedSampler
+from topdown.experiments import sentiment
 from topdown.training.distributed import is_running, process_group, rank, total, world_size
 
 pytestmark = pytest.mark.uncovered
@@ -80,31 +82,31 @@ def test_another_number_of_processes_goes_on_where_one_died(runs, tmp_path):
         assert ours["valid_loss"] == pytest.approx(theirs["valid_loss"], abs=TOLERANCE)
 
 
-# The second process looks at the directory late: the first one must not have written there before.
-LATE = f"""
-import os, runpy, time
-import topdown.experiments.sentiment as sentiment
-check = sentiment.check_no_runs
-def check_late(*args, **options):
-    time.sleep(2 * int(os.environ["RANK"]))
-    check(*args, **options)
-sentiment.check_no_runs = check_late
-runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
-"""
+def run_late(printed, arguments):
+    """Runs the example. The second process looks at the directory late: the first one must not have written there before."""
+    check = sentiment.check_no_runs
+
+    def check_late(*args, **options):
+        time.sleep(2 * rank())
+        check(*args, **options)
+
+    sentiment.check_no_runs, sys.argv = check_late, [str(EXAMPLE), *arguments]
+    with printed.open("a") as sys.stdout:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
 
 
 def test_the_example_runs_in_two_processes_and_goes_on_in_one(tmp_path, capsys, monkeypatch):
-    (tmp_path / "late.py").write_text(LATE)
     options = ["--samples", "48", "--feedback", "linear", "--seeds", "1", "--out", tmp_path / "out"]
-    ended = torchrun(2, tmp_path / "late.py", *options, "--epochs", "1")
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("Written to") == ended.stdout.count("| train | 48 |") == 1
+    arguments = [*map(str, options), "--epochs", "1"]
+    assert processes.run_group(2, run_late, tmp_path / "printed", arguments) == [0, 0]
+    printed = (tmp_path / "printed").read_text()
+    assert printed.count("Written to") == printed.count("| train | 48 |") == 1
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert content["processes"] == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "checkpoints", "history.csv", "masks.csv", "masks.png", "results.json", "table.md"
     ]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, options), "--epochs", "1", "--resume"])
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *arguments, "--resume"])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert "2 of 2 runs are there already" in capsys.readouterr().out
 
