@@ -71,7 +71,7 @@ def compare(
     metric: Metric | None = None,
     task: Task | None = None,
     seeds: int = 10,
-    jobs: int = 1,
+    jobs: int | None = None,
     alone: bool = True,
     robust: bool = False,
     gaps: bool = False,
@@ -100,7 +100,8 @@ def compare(
         metric: Metric. (Default: mean absolute error, accuracy, or F1 of several labels)
         task: Task. (Default: what labels tell, several yes or no for the loss "bce"; none with a loss and a metric of your own)
         seeds: Number of seeds, 0 to seeds - 1. (Default: 10)
-        jobs: Processes; with several, functions must be importable. (Default: 1)
+        jobs: Processes, as `n_jobs` of :class:`joblib.Parallel`. (Default: 1, unless `joblib.parallel_config` says otherwise:
+            within `joblib.parallel_config(backend="dask")` the runs go to a cluster)
         alone: Whether to have a row for each modality alone. (Default: True)
         robust: Whether to test on data made worse, too: noise, features, steps and modalities. (Default: False)
         gaps: Whether to train every kind once more with missing steps at random rates, and test at rates 0 to 0.9. (Default:
@@ -135,7 +136,7 @@ def compare(
     _check_splits(splits)
     if world_size() > 1:
         raise ValueError("compare starts processes of its own: call it in one process, and pass jobs=")
-    if seeds < 1 or jobs < 1:
+    if seeds < 1 or (jobs is not None and jobs < 1):
         raise ValueError(f"seeds={seeds} and jobs={jobs} must be at least 1")
     if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint") if name in training]:
         raise ValueError(f"{taken[0]} is what each run has of its own: leave it out")

@@ -1,7 +1,9 @@
-"""A linear model on features averaged over time, the baseline of every comparison."""
+"""A linear model on features averaged over time, the baseline of every comparison: scikit-learn's."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ from topdown.datasets.data import SequenceDataset
 from topdown.files import require
 from topdown.training.tasks import Task
 
+Array = np.ndarray[Any, Any]
 STRENGTHS = tuple(10.0**k for k in range(-5, 3))  # of regularization, per sample
+LOWEST = 1e-30  # probability of a class that the training samples do not have
 
 
 def pooled_features(data: SequenceDataset) -> Tensor:
@@ -33,7 +37,7 @@ def pooled_features(data: SequenceDataset) -> Tensor:
 def fit_linear(
     task: Task, train: SequenceDataset, valid: SequenceDataset, *others: SequenceDataset
 ) -> tuple[list[Tensor], int]:
-    """Fits ridge regression, or logistic regression with the same penalty, whose strength is chosen on validation data.
+    """Fits ridge regression, or logistic regression, on standardized features; its penalty is chosen on validation data.
 
     Args:
         task: Task.
@@ -43,51 +47,51 @@ def fit_linear(
 
     Returns:
         Outputs (N, output_size) for each of the others, after those for `valid`, and the number of parameters.
+
+    Raises:
+        ImportError: without the extra `experiments`.
     """
-    features = [pooled_features(data) for data in (train, valid, *others)]
-    mean, deviation = features[0].mean(0), features[0].std(0, correction=0)
-    used = deviation > 1e-9
-    inputs = [torch.nn.functional.pad((x - mean)[:, used] / deviation[used], (0, 1), value=1.0) for x in features]
-    labels = torch.as_tensor(train.labels).double().reshape(len(train), -1)
-    fits = _ridge(inputs[0], labels) if task.name == "regression" else _logistic(inputs[0], labels, task)
-    best: tuple[float, Tensor] | None = None
-    for weight in fits:
-        score = task.metrics((inputs[1] @ weight).float(), valid.labels)[task.metric]
+    features = [pooled_features(data).numpy() for data in (train, valid, *others)]
+    scaler = require("sklearn.preprocessing", "experiments").StandardScaler().fit(features[0])
+    x, *inputs = (scaler.transform(values) for values in features)
+    y = torch.as_tensor(train.labels).numpy().reshape(len(train), -1)
+    best: tuple[float, list[Tensor]] | None = None
+    for strength in STRENGTHS:
+        predict = _fit(task, x, y, strength * len(x))
+        outputs = [torch.from_numpy(predict(values)).float() for values in inputs]
+        score = task.metrics(outputs[0], valid.labels)[task.metric]
         score = score if task.lower_is_better else -score
         if best is None or score < best[0]:
-            best = score, weight
+            best = score, outputs
     assert best is not None
-    return [(x @ best[1]).float() for x in inputs[1:]], best[1].numel()
+    return best[1], (x.shape[1] + 1) * task.output_size
 
 
-def _ridge(x: Tensor, y: Tensor) -> list[Tensor]:
-    """Returns weights for each strength; the intercept, the last row, is not penalized."""
-    penalty = torch.ones(x.shape[1], dtype=x.dtype)
-    penalty[-1] = 0.0
-    gram = x.T @ x
-    return [torch.linalg.lstsq(gram + torch.diag(s * len(x) * penalty), x.T @ y).solution for s in STRENGTHS]
+def _fit(task: Task, x: Array, y: Array, penalty: float) -> Callable[[Array], Array]:
+    """Fits one model, and returns a function from features (N, D) to outputs (N, output_size)."""
+    if task.name == "regression":
+        ridge = require("sklearn.linear_model", "experiments").Ridge(penalty).fit(x, y)
+        return lambda values: ridge.predict(values).reshape(len(values), -1)
+    if task.name == "classification":
+        return _fit_classes(x, y[:, 0], task.output_size, penalty)
+    columns = [_fit_classes(x, column, 2, penalty) for column in y.astype(int).T]
+    return lambda values: np.stack([np.diff(column(values))[:, 0] for column in columns], 1)
 
 
-def _logistic(x: Tensor, y: Tensor, task: Task) -> list[Tensor]:
-    optimize: Any = require("scipy.optimize", "experiments")
-    classes = task.name == "classification"
-    target = torch.nn.functional.one_hot(y.long().flatten(), task.output_size).double() if classes else y
-    weights, start = [], np.zeros(x.shape[1] * task.output_size)
-    for strength in reversed(STRENGTHS):
+def _fit_classes(x: Array, y: Array, classes: int, penalty: float) -> Callable[[Array], Array]:
+    """Fits logistic regression, and returns a function from features (N, D) to logarithms of probabilities (N, classes)."""
+    if len(np.unique(y)) == 1:
+        model = require("sklearn.dummy", "experiments").DummyClassifier().fit(x, y)
+    else:
+        model = require("sklearn.linear_model", "experiments").LogisticRegression(C=1 / penalty, max_iter=500)
+        with warnings.catch_warnings():  # a weak penalty may take forever on classes that a line divides
+            warnings.simplefilter("ignore", require("sklearn.exceptions", "experiments").ConvergenceWarning)
+            model.fit(x, y)
 
-        def loss(flat: np.ndarray[Any, Any], strength: float = strength) -> tuple[float, np.ndarray[Any, Any]]:
-            weight = torch.from_numpy(flat).view(x.shape[1], -1)
-            logits = x @ weight
-            if classes:
-                value, share = -(target * logits.log_softmax(1)).sum(), logits.softmax(1)
-            else:
-                value = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-                share = logits.sigmoid()
-            free = weight.clone()
-            free[-1] = 0.0
-            gradient = x.T @ (share - target) / len(x) + strength * free
-            return float(value / len(x) + 0.5 * strength * free.square().sum()), gradient.flatten().numpy()
+    def predict(values: Array) -> Array:
+        found = np.full((len(values), classes), LOWEST)
+        found[:, model.classes_] = model.predict_proba(values).clip(LOWEST)
+        logarithms: Array = np.log(found)
+        return logarithms
 
-        start = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
-        weights.append(torch.from_numpy(start.copy()).view(x.shape[1], -1))
-    return weights
+    return predict

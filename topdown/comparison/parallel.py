@@ -1,10 +1,9 @@
-"""Trains the runs of a comparison in several processes."""
+"""Trains the runs of a comparison one after the other, or in processes that joblib starts."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -15,57 +14,66 @@ import torch
 
 from topdown.comparison.variants import Plan, Row, run_row
 from topdown.datasets.errors import DataError
+from topdown.files import require
+
+Array = np.ndarray[Any, Any]
+Done = tuple[Row, int, dict[str, Any], Array]
+
+_one_run = threading.Lock()  # runs seed the generators of their process, so a process has one run at a time
 
 
-def run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int) -> Iterator[tuple[Row, int, dict[str, Any], Any]]:
-    """Yields each row and seed with its record and its outputs, as they are done, in processes of one thread.
+def run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int | None) -> Iterator[Done]:
+    """Yields each row and seed with its record and its outputs, as they are done. Each run has one thread.
+
+    Args:
+        plan: What the runs have in common.
+        missing: Rows and seeds to run.
+        jobs: Number of processes, as `n_jobs` of :class:`joblib.Parallel`: None is 1, unless `joblib.parallel_config` says
+            otherwise.
 
     Raises:
         ValueError: if other processes cannot be given the plan.
         DataError: if a process was killed.
+        ImportError: without the extra `experiments`.
     """
-    if jobs == 1 or len(missing) < 2:
-        with _one_thread():
-            for row, seed in missing:
-                yield row, seed, *run_row(plan, row, seed)
+    joblib = require("joblib", "experiments")
+    if joblib.effective_n_jobs(jobs) == 1:
+        yield from (_run(plan, row, seed) for row, seed in missing)
         return
+    # Packed once, as an array, which joblib writes to a file that all processes share, and dask sends to each worker once.
+    packed = np.frombuffer(_pack(plan), np.uint8)
+    parallel = joblib.Parallel(jobs, batch_size=1, return_as="generator_unordered")
     try:
-        packed = pickle.dumps(plan)
-    except Exception as error:
-        remedy = "define functions at the top of a module, or pass jobs=1"
-        raise ValueError(f"other processes cannot be given what is compared ({error}): {remedy}") from None
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(min(jobs, len(missing)), context, _begin, (packed,))
-    try:
-        pending = {pool.submit(_run, row, seed): (row, seed) for row, seed in missing}
-        for done in concurrent.futures.as_completed(pending):
-            yield *pending[done], *done.result()
+        yield from parallel(joblib.delayed(_run_packed)(packed, row, seed) for row, seed in missing)
     except BrokenProcessPool:
         remedy = "use fewer jobs, and go on with resume; what is done is kept if there is a directory"
         raise DataError(f"a process was killed, for lack of memory perhaps: {remedy}") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-_plan: Plan | None = None  # of a process that was begun to run rows of it
+def _pack(plan: Plan) -> bytes:
+    try:
+        packed: bytes = require("cloudpickle", "experiments").dumps(plan)
+    except Exception as error:
+        raise ValueError(f"other processes cannot be given what is compared ({error}): pass jobs=1") from None
+    return packed
 
 
-def _begin(packed: bytes) -> None:
-    global _plan
-    torch.set_num_threads(1)
-    _plan = pickle.loads(packed)
+def _run_packed(packed: Array, row: Row, seed: int) -> Done:
+    return _run(pickle.loads(packed.tobytes()), row, seed)  # of our own making
 
 
-def _run(row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
-    assert _plan is not None
-    return run_row(_plan, row, seed)
+def _run(plan: Plan, row: Row, seed: int) -> Done:
+    with _one_run, _one_thread():
+        return row, seed, *run_row(plan, row, seed)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    """Limits torch, and the libraries of numpy and scikit-learn, to one thread: sums depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with require("threadpoolctl", "experiments").threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(threads)

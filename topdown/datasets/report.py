@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topdown.datasets.data import SequenceDataset
+from topdown.files import require
 
 
 def data_table(splits: Mapping[str, SequenceDataset]) -> str:
@@ -95,13 +96,14 @@ def _about(report: Mapping[str, Any]) -> list[str]:
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Lays out rows as a markdown table, the first of them its head.
 
+    Raises:
+        ImportError: without the extra `datasets`.
+
     Example:
         >>> print(markdown([("model", "MAE"), ("ours", "0.59")]))
         | model | MAE  |
         |-------|------|
         | ours  | 0.59 |
     """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    text: str = require("tabulate", "datasets").tabulate(rows[1:], rows[0], tablefmt="github", disable_numparse=True)
+    return text
