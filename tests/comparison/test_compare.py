@@ -435,7 +435,7 @@ def test_kinds_may_have_options_of_their_own():
     found = run(feedback=kinds, seeds=1, alone=False, latch={"scale": 1.0})
     assert found.configuration["latches"]["gentle"] == {"scale": 1.0, "feedback": "linear", "start": "identity"}
     assert found.configuration["latches"]["mine"] == {"scale": 1.0, "feedback": "Linear"}
-    assert set(found.runs.kinds) == set(kinds)
+    assert set(found.runs.kinds) == {*kinds, "static"}  # which is always there
 
 
 def test_a_modality_that_cannot_be_alone_is_left_out():
@@ -471,6 +471,7 @@ def unsendable():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"feedback": {"static": "linear"}}, ValueError, "feedback has a kind called 'static', which is the name of a control"),
         ({"seeds": 0}, ValueError, "seeds=0 and jobs=None must be at least 1"),
         ({"feedback": "linear"}, ValueError, "feedback='linear': give a list of kinds, or a mapping"),
         ({"feedback": {"none": "linear"}}, ValueError, "feedback has a kind called 'none'"),
@@ -546,7 +547,7 @@ def test_names_that_look_alike_in_files_are_told_apart(tmp_path):
 def test_training_data_may_change_in_each_epoch():
     epochs = []
     run(seeds=1, alone=False, widen=None, feedback=["linear"], augment=lambda d, e: epochs.append(e) or d, gaps=True)
-    assert epochs == [1, 2] * 2  # not where gaps are what changes
+    assert epochs == [1, 2] * 3  # not where gaps are what changes
 
 
 def test_a_modality_that_some_samples_lack_is_not_alone():

@@ -104,7 +104,14 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     _add_data(many, optional=True)
     _add_config(many)
     kinds = ["static", *(kind for kind in KINDS if kind not in ("none", "static"))]
-    many.add_argument("--feedback", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=f"of {', '.join(kinds)}")
+    many.add_argument(
+        "--feedback",
+        nargs="+",
+        choices=kinds,
+        default=kinds,
+        metavar="KIND",
+        help=f"of {', '.join(kinds)}; static, a control, is always there",
+    )
     many.add_argument("--seeds", type=positive, default=10, metavar="N", help="runs of each row, with seeds 0 to N-1")
     many.add_argument("--jobs", type=positive, metavar="N", help="processes of one thread each; one per core by default")
     many.add_argument("--robust", action="store_true", help="test on noise, and without features, steps and modalities, too")

@@ -92,7 +92,8 @@ def compare(
         build: Function {modality: features} -> backbone, called once a run; where it raises an error for one modality alone, or
             returns a model of others, that row is left out, and the report says why.
         splits: Samples for "train", "valid" and "test", with labels.
-        feedback: Kinds of feedback, or {name: kind, or options of a latch}. (Default: "static" and all kinds)
+        feedback: Kinds of feedback, or {name: kind, or options of a latch}. The control "static" is always among them. (Default:
+            "static" and all kinds)
         latch: Options of every latch. (Default: those of :class:`topdown.TopDownLatch`)
         widen: Function ({modality: features}, factor) -> backbone, for a row of as many parameters as the largest latch.
             (Default: none)
@@ -128,7 +129,7 @@ def compare(
         >>> made = lambda sizes: LSTMBackbone(sizes, hidden_size=2)
         >>> found = compare(made, parts, feedback=["linear"], seeds=2, epochs=1)
         >>> found.runs.names()
-        ['linear model on pooled features', 'a alone', 'b alone', 'none', 'linear']
+        ['linear model on pooled features', 'a alone', 'b alone', 'none', 'static', 'linear']
         >>> found.compared["linear"].difference.seeds
         2
     """
@@ -149,7 +150,7 @@ def compare(
         assert task is not None
         loss = task.loss
     plan = Plan(build, widen, dict(splits), task, loss, metric, dict(training), robust)
-    kinds = {name: _options(value, latch or {}) for name, value in _by_name(feedback).items()}
+    kinds = with_static({name: _options(value, latch or {}) for name, value in _by_name(feedback).items()}, latch or {})
     rows, left_out = make_rows(plan, kinds, alone=alone, gaps=gaps)
     wanted = [(row, seed) for seed in range(seeds) for row in rows if row.name != LINEAR or seed == 0]
     configuration = _configuration(plan, rows, about)
@@ -175,6 +176,19 @@ def compare(
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     return Comparison(runs, compared, verdict(runs, compared), left_out, configuration)
+
+
+def with_static(kinds: dict[str, dict[str, Any]], latch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns kinds of feedback with a control among them: the kind "static", which does not read encodings.
+
+    Raises:
+        ValueError: if another kind has its name.
+    """
+    if not kinds or static_kinds(kinds):
+        return kinds
+    if STATIC in kinds:
+        raise ValueError(f"feedback has a kind called {STATIC!r}, which is the name of a control: call it otherwise")
+    return {STATIC: _options(STATIC, latch), **kinds}
 
 
 def static_kinds(latches: Mapping[str, Mapping[str, Any]]) -> list[str]:
