@@ -92,7 +92,7 @@ def compare(
         build: Function {modality: features} -> backbone, called once a run; where it raises an error for one modality alone, or
             returns a model of others, that row is left out, and the report says why.
         splits: Samples for "train", "valid" and "test", with labels.
-        feedback: Kinds of feedback, or {name: kind, or options of a latch}. The control "static" is always among them. (Default:
+        feedback: Kinds of feedback, or {name: kind, or options of a latch}; the control "static" is always there. (Default:
             "static" and all kinds)
         latch: Options of every latch. (Default: those of :class:`topdown.TopDownLatch`)
         widen: Function ({modality: features}, factor) -> backbone, for a row of as many parameters as the largest latch.

@@ -101,9 +101,9 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
     Example:
         >>> print(markdown([("model", "MAE"), ("ours", "0.59")]))
-        | model | MAE  |
-        |-------|------|
-        | ours  | 0.59 |
+        | model   | MAE   |
+        |---------|-------|
+        | ours    | 0.59  |
     """
     text: str = require("tabulate", "datasets").tabulate(rows[1:], rows[0], tablefmt="github", disable_numparse=True)
     return text

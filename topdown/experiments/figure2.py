@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
+from topdown.datasets.report import markdown
 from topdown.files import require, write_file, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
@@ -70,6 +71,27 @@ def monotonicity(profile: MaskProfile) -> Monotonicity:
     correlation = torch.where(norm > 0, (ranks * order.unsqueeze(1)).sum(0) / norm.clamp(min=1e-12), 0.0)
     steps = mean.diff(dim=0)
     return Monotonicity(correlation, float(((steps >= 0).all(0) | (steps <= 0).all(0)).double().mean()))
+
+
+def mask_change_table(profiles: Profiles) -> str:
+    """Makes a table of how masks change with sentiment: the paper says that they "change almost monotonically".
+
+    Args:
+        profiles: Mean masks of the runs.
+
+    Returns:
+        A markdown table with a row for each run and modality.
+
+    Raises:
+        ImportError: without the extra `experiments`.
+    """
+    rows = [["feedback", "seed", "modality", "mean absolute Spearman's correlation", "share monotone", "range of class means"]]
+    for (kind, seed), by_name in profiles.items():
+        for name, profile in by_name.items():
+            found, present = monotonicity(profile), profile.mean[profile.samples > 0]
+            numbers = (float(found.correlation.abs().mean()), found.share, float(present.max() - present.min()))
+            rows.append([kind, str(seed), name, *(f"{number:.4f}" for number in numbers)])
+    return "Mean masks of features against the class of sentiment (Fig. 2):\n\n" + markdown(rows)
 
 
 def relevance_auc(

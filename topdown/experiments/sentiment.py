@@ -10,15 +10,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from topdown.comparison.variants import mask_spread
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.report import data_table
-from topdown.experiments.figure2 import Profiles, draw_masks, relevance_auc, sentiment_profile, write_mask_table
+from topdown.experiments.figure2 import (
+    Profiles,
+    draw_masks,
+    mask_change_table,
+    relevance_auc,
+    sentiment_profile,
+    write_mask_table,
+)
 from topdown.experiments.run_files import KINDS, NOTHING_KEPT, ORACLE, check_no_runs, checkpoint_path, read_runs
 from topdown.experiments.sentiment_data import Inputs, check_backbone, load_inputs
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
+from topdown.experiments.verdict import verdict_lines
 from topdown.feedback import FEEDBACK
 from topdown.files import require, write_text
 from topdown.latch import TopDownLatch
@@ -97,8 +106,10 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment, loading:
     missing = [pair for pair in asked if pair not in {(run["seed"], run["kind"]) for run in runs}]
     if runs:
         print(f"{len(asked) - len(missing)} of {len(asked)} runs are there already", flush=True)
+    outputs = {}
     for seed, kind in missing:
-        runs = [*runs, _train(kind, seed, options, experiment, inputs)]
+        run, outputs[kind, seed] = _train(kind, seed, options, experiment, inputs)
+        runs = [*runs, run]
         write(runs, complete=False)
         if out is not None and rank() == 0:
             checkpoint_path(out, kind, seed, unfinished=True).unlink(missing_ok=True)
@@ -107,11 +118,18 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment, loading:
     names = _names(experiment.baseline)
     published = experiment.published if inputs.is_mosei else {}
     source = f"{inputs.note} {inputs.counts()}."
-    table = full_report(runs, names, source=source, published=published)
+    models = {} if out is None else {key: _load(out, *key, options, experiment, inputs) for key in _keys(runs)}
+    for key in [key for key in models if key not in outputs]:
+        outputs[key] = predict(models[key], inputs.splits["test"], batch_size=options.batch_size, device=options.device)
+    said = verdict_lines(runs, outputs, inputs.splits["test"].labels)
+    table = full_report(runs, names, source=source, published=published, verdict=said)
     print(f"\n{table}", flush=True)
     if out is not None and rank() == 0:
+        latches = {key: model for key, model in models.items() if isinstance(model, TopDownLatch)}
+        profiles = {k: sentiment_profile(latch, inputs.splits["test"], device=options.device) for k, latch in latches.items()}
+        table += f"\n\n{mask_change_table(profiles)}" if profiles else ""
         write_text(out / "table.md", table + "\n")
-        drawn = _write_masks(out, runs, _profiles(out, runs, options, experiment, inputs), inputs.source)
+        drawn = _write_masks(out, runs, profiles, inputs.source)
         print(f"Written to {out}: {', '.join(['results.json', 'history.csv', 'table.md', *drawn, 'checkpoints'])}")
 
 
@@ -143,8 +161,13 @@ def _model(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
         return TopDownLatch(backbone, kind, align=experiment.align, start="random")  # type: ignore[arg-type]
 
 
-def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> Run:
-    """Trains and tests one model, keeps its weights, and returns its record."""
+def _keys(runs: Sequence[Run]) -> list[tuple[str, int]]:
+    """Returns kind and seed of the runs on all of the data."""
+    return [(run["kind"], run["seed"]) for run in runs if run["kind"] != ORACLE]
+
+
+def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> tuple[Run, Tensor]:
+    """Trains and tests one model, keeps its weights, and returns its record and its predictions for the test samples."""
     splits = inputs.masked() if kind == ORACLE else inputs.splits
     sizes = splits["train"].sizes
     model = _model(kind, seed, options, experiment, sizes)
@@ -161,6 +184,8 @@ def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
     run = {"kind": kind, "seed": seed, **_described(fitted), "metrics": metrics["test"], "validation": metrics["valid"]}
     run["most_epochs"] = options.epochs
     run["parameters"] = sum(p.numel() for p in model.parameters())
+    if isinstance(model, TopDownLatch):
+        run["masks"] = mask_spread(model, splits["test"])
     if inputs.relevance and isinstance(model, TopDownLatch):
         run["relevance_auc"] = relevance_auc(model, splits["test"], inputs.relevance["test"], device=options.device)
     if options.out is not None and rank() == 0:
@@ -168,7 +193,7 @@ def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experi
         latch_options = model.options() if isinstance(model, TopDownLatch) else None
         state |= {"input_sizes": sizes, "data": inputs.source, "latch": latch_options}
         save_checkpoint(state, checkpoint_path(options.out, kind, seed))
-    return run
+    return run, outputs
 
 
 def _described(fitted: Fit) -> Run:
@@ -202,19 +227,18 @@ def _results(
     }
 
 
-def _profiles(out: Path, runs: Sequence[Run], options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> Profiles:
-    """Returns the mean masks of every trained latch."""
-    profiles = {}
-    for kind, seed in [(run["kind"], run["seed"]) for run in runs]:
-        model = _model(kind, seed, options, experiment, inputs.splits["train"].sizes)
-        if isinstance(model, TopDownLatch):
-            path = checkpoint_path(out, kind, seed)
-            try:
-                model.load_state_dict(load_checkpoint(path)["model"])
-            except (KeyError, RuntimeError):
-                raise DataError(f"{path}: of another model; delete it and go on with --resume") from None
-            profiles[kind, seed] = sentiment_profile(model, inputs.splits["test"], device=options.device)
-    return profiles
+def _load(out: Path, kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> nn.Module:
+    """Loads a trained model.
+
+    Raises:
+        DataError: if its checkpoint is of another model.
+    """
+    model, path = _model(kind, seed, options, experiment, inputs.splits["train"].sizes), checkpoint_path(out, kind, seed)
+    try:
+        model.load_state_dict(load_checkpoint(path)["model"])
+    except (KeyError, RuntimeError):
+        raise DataError(f"{path}: of another model; delete it and go on with --resume") from None
+    return model
 
 
 def _write_masks(out: Path, runs: Sequence[Run], profiles: Profiles, source: str) -> list[str]:

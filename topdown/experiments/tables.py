@@ -99,7 +99,9 @@ def all_metrics_table(summary: Mapping[str, Any], names: Mapping[str, str]) -> s
     return markdown(rows)
 
 
-def full_report(runs: Sequence[Run], names: Mapping[str, str], *, source: str, published: Published) -> str:
+def full_report(
+    runs: Sequence[Run], names: Mapping[str, str], *, source: str, published: Published, verdict: Sequence[str] = ()
+) -> str:
     """Makes the whole text of table.md: where the figures come from, both tables, and what feedback made of planted structure.
 
     Args:
@@ -107,6 +109,7 @@ def full_report(runs: Sequence[Run], names: Mapping[str, str], *, source: str, p
         names: Name of each kind.
         source: Sentence about the data and the measurement.
         published: Rows of the paper to set beside them; none where the data is not the paper's.
+        verdict: Lines that say whether feedback helps. (Default: none)
     """
     summary = summarize(runs)
     lines = [
@@ -114,6 +117,7 @@ def full_report(runs: Sequence[Run], names: Mapping[str, str], *, source: str, p
         "Mean ± sample standard deviation over seeds. Acc and F1 in percent; Acc@2 and F1@2 are acc2_non0 and f1_non0 below.",
         *([NOTE_ON_PUBLISHED] if published else []),
         "",
+        *([*verdict, ""] if verdict else []),
         results_table(runs, summary, names, published),
         "",
         "All metrics (definitions: topdown.experiments.sentiment_metrics):",
