@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from topdown.experiments.run_files import NOTHING_KEPT
 from topdown.files import require
 from topdown.training.distributed import world_size
 from topdown.training.model_file import Description, build_backbone
+from topdown.training.progress import show_line
 
 
 def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:
@@ -61,11 +61,6 @@ def compare_command(options: argparse.Namespace) -> None:
     description = describe(options, splits, task, "none")
     made = functools.partial(build, description=description)
     aligned = all(data.aligned for data in splits.values())
-    bar = require("tqdm", "experiments").tqdm if sys.stdout.isatty() else None
-
-    def say(line: str) -> None:
-        print(f"\r\x1b[K{line}" if bar else line, end="" if bar else "\n", flush=True)
-
     found = compare(
         made,
         splits,
@@ -81,7 +76,7 @@ def compare_command(options: argparse.Namespace) -> None:
         out=out,
         resume=options.resume,
         about={"model": description._asdict(), "standardized": moments is not None},
-        say=say,
+        say=show_line,
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,

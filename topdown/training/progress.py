@@ -70,6 +70,14 @@ def show_training(label: str, epochs: int) -> Iterator[Progress]:
         yield Progress(on_epoch, on_step)
 
 
+def show_line(line: str) -> None:
+    """Prints a line, on a terminal in place of the line before."""
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{line}", end="", flush=True)
+    else:
+        print(line, flush=True)
+
+
 def write_history(path: Path, histories: Sequence[tuple[Mapping[str, Any], Sequence[Record]]]) -> None:
     """Writes history.csv: a row for each epoch of each training, with what tells one training from another first.
 
