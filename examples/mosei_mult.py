@@ -10,36 +10,54 @@ on a synthetic stand-in, and says so. All options: --help.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from topdown.adapters import MulTBackbone
-from topdown.cli.options import LARGEST
 from topdown.cli.sentiment import run_sentiment
+from topdown.datasets import DataError
+from topdown.experiments.options import SentimentOptions
 from topdown.experiments.sentiment import Experiment
 from topdown.experiments.tables import PUBLISHED_MULT
+from topdown.training.options import LARGEST, Positive, Rate
 
 
-def build(sizes: Mapping[str, int], options: argparse.Namespace) -> MulTBackbone:
+@dataclasses.dataclass(kw_only=True)
+class MultOptions(SentimentOptions):
+    """Options of MulT, and its own protocol.
+
+    Args:
+        size: small: d 16, 4 heads, 2 layers; paper: d 40, 8 heads, 4 layers, the default with --data
+        aligned: insist on word-aligned data
+        unaligned: insist on unaligned data; without --data, make such data
+    """
+
+    size: Literal["small", "paper"] | None = None
+    aligned: bool = False
+    unaligned: bool = False
+    batch_size: Positive = 16
+    learning_rate: Rate = 1e-3
+    epochs: Positive = 20
+    patience: Positive = LARGEST
+
+    @property
+    def wants_aligned(self) -> bool | None:
+        """Whether data must be word-aligned, or must not; None for either."""
+        return self.aligned if self.aligned or self.unaligned else None
+
+    def check(self) -> None:
+        """Checks that the options go together."""
+        super().check()
+        if self.aligned and self.unaligned:
+            raise DataError("data cannot be both: leave out --aligned or --unaligned")
+
+
+def build(sizes: Mapping[str, int], options: MultOptions) -> MulTBackbone:
     """Makes the backbone: of the paper's size, or one that trains in seconds."""
     if (options.size or ("small" if options.data is None else "paper")) == "small":
         return MulTBackbone(sizes, size=16, num_heads=4, num_layers=2)
     return MulTBackbone(sizes)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what MulT has and the LSTM baseline has not, and MulT's own protocol."""
-    parser.add_argument(
-        "--size",
-        choices=("small", "paper"),
-        help="d 16, 4 heads, 2 layers; or d 40, 8 heads, 4 layers, the default with --data",
-    )
-    aligned = parser.add_mutually_exclusive_group()
-    aligned.add_argument("--aligned", action="store_true", default=None, help="insist on word-aligned data")
-    aligned.add_argument(
-        "--unaligned", action="store_false", dest="aligned", help="insist on unaligned data; without --data, make such data"
-    )
-    parser.set_defaults(batch_size=16, learning_rate=1e-3, epochs=20, patience=LARGEST)
 
 
 EXPERIMENT = Experiment(
@@ -47,7 +65,7 @@ EXPERIMENT = Experiment(
     "MulT",
     build,
     published=PUBLISHED_MULT,
-    add_options=add_options,
+    options=MultOptions,
     align="interpolate",
     protocol={"gradient_clip": 1.0, "decay": 0.1, "decay_after": 21},
 )

@@ -30,6 +30,7 @@ TINY = ["--samples", "40", "--epochs", "2", "--seeds", "2"]
 def load(name):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for the dataclass of its options
     spec.loader.exec_module(module)
     return module
 

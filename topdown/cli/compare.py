@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 from torch import nn
 
-from topdown.cli.options import latch_arguments
+from topdown.cli.options import ModelOptions
 from topdown.cli.train import describe, load_for_training
 from topdown.comparison.compare import Comparison, compare
 from topdown.comparison.report import read_comparison, table, write_report
@@ -18,10 +19,39 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.report import data_table
 from topdown.experiments.run_files import NOTHING_KEPT
+from topdown.feedback import Kind
 from topdown.files import require
 from topdown.training.distributed import world_size
 from topdown.training.model_file import Description, build_backbone
+from topdown.training.options import FitOptions, Positive, Value
 from topdown.training.progress import show_line
+
+
+@dataclasses.dataclass(kw_only=True)
+class CompareOptions(ModelOptions, FitOptions):
+    """Options of `topdown compare`.
+
+    Args:
+        data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
+        feedback: kinds of static, linear, lstm, shared; the control static is always there
+        seeds: runs of each row, with seeds 0 to N-1
+        jobs: processes of one thread each; one per core by default
+        robust: test on noise, and without features, steps and modalities, too
+        gaps: train on random rates of missing steps, too, and test at 0 to 0.9
+        no_alone: leave out the rows of each modality alone
+        resume: go on with what --out holds; kinds and seeds may be added
+        earlier: make the report of an earlier comparison again
+    """
+
+    data: Annotated[Path | None, Value("DATA", Path, positional=True)] = None
+    feedback: list[Kind] = dataclasses.field(default_factory=lambda: ["static", "linear", "lstm", "shared"])
+    seeds: Positive = 10
+    jobs: Positive | None = None
+    robust: bool = False
+    gaps: bool = False
+    no_alone: bool = False
+    resume: bool = False
+    earlier: Annotated[Path | None, Value("DIR", Path, flag="--from")] = None
 
 
 def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:
@@ -33,7 +63,7 @@ def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Descrip
     return build_backbone(description._replace(input_sizes=dict(sizes), size=size, backbone=backbone, latch=None))
 
 
-def compare_command(options: argparse.Namespace) -> None:
+def compare_command(options: CompareOptions) -> None:
     """Compares kinds of feedback on some data, or makes the report of an earlier comparison again."""
     require("scipy.stats", "experiments")
     require("matplotlib.figure", "plots")
@@ -48,24 +78,24 @@ def compare_command(options: argparse.Namespace) -> None:
         raise DataError("compare starts processes of its own: leave out torchrun, and say --jobs")
     if options.resume and options.out is None:
         raise DataError("--resume needs --out: the directory of the comparison to go on with")
-    out: Path | None = options.out
+    out = options.out
     if out is not None:
         check_writable(out)
         make_directory(out)
-    splits, task, moments = load_for_training(options)
+    splits, task, moments = load_for_training(options.data, options)
     if "test" not in splits or splits["test"].labels is None:
         raise DataError(f"{options.data}: has no labelled split 'test', which is what is reported")
     print(data_table(splits), flush=True)
     if out is None:
         print(NOTHING_KEPT, flush=True)
-    description = describe(options, splits, task, "none")
+    description = describe(options.data, options, splits, task, "none")
     made = functools.partial(build, description=description)
     aligned = all(data.aligned for data in splits.values())
     found = compare(
         made,
         splits,
-        feedback=[kind for kind in dict.fromkeys(options.feedback) if kind != "none"],
-        latch=latch_arguments(options, aligned=aligned),
+        feedback=[*dict.fromkeys(options.feedback)],
+        latch=options.latch(aligned=aligned),
         widen=made,
         task=task,
         seeds=options.seeds,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from topdown.datasets.corruption import Kind, check_severity
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.training.options import Value
 from topdown.training.protocol import Augment
 
 
@@ -33,6 +34,9 @@ def parse_corruption(text: str) -> Corruption:
         said = str(error) if isinstance(error, DataError) else "is not KIND:SEVERITY, or KIND:SEVERITY:MODALITY,MODALITY"
         raise argparse.ArgumentTypeError(f"{text!r}: {said}") from None
     return Corruption(kind, float(severity), tuple(names.split(",")) if names else ())  # type: ignore[arg-type]
+
+
+Corruptions = list[Annotated[Corruption, Value("KIND:SEVERITY[:MODALITY,...]", parse_corruption)]]
 
 
 def augmentation(corrupt: Sequence[Corruption] | None, seed: int) -> Augment | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
+import dataclasses
 import io
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from topdown.cli.corruption import corrupted
-from topdown.cli.data_options import data_options
+from topdown.cli.corruption import Corruptions, corrupted
 from topdown.cli.train import evaluate_splits, print_metrics
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
@@ -25,10 +25,62 @@ from topdown.sequence import lengths_of
 from topdown.training.collect_masks import masks_of
 from topdown.training.distributed import rank
 from topdown.training.model_file import Trained, load_model
+from topdown.training.options import DataOptions, File, Names, Number, Positive, Value
 from topdown.training.protocol import predict
 
 
-def evaluate(options: argparse.Namespace) -> None:
+@dataclasses.dataclass(kw_only=True)
+class ApplyOptions(DataOptions):
+    """Options of what applies a trained model.
+
+    Args:
+        checkpoint: model.pt of a training
+        data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
+        split: splits to use; test by default, or all if there is none
+        batch_size: samples of a batch
+        device: such as cpu or cuda; auto: a GPU if there is one
+    """
+
+    checkpoint: Annotated[Path, Value("CHECKPOINT", Path, positional=True)]
+    data: Annotated[Path, Value("DATA", Path, positional=True)]
+    split: Names | None = None
+    batch_size: Positive = 32
+    device: str = "auto"
+
+
+@dataclasses.dataclass(kw_only=True)
+class EvaluateOptions(ApplyOptions):
+    """Options of `topdown evaluate`.
+
+    Args:
+        out: write metrics as JSON, too
+        seed: random seed of what is made worse
+        corrupt: evaluate on data made worse: noise, features, steps or missing
+    """
+
+    out: File | None = None
+    seed: Number = 0
+    corrupt: Corruptions | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class PredictOptions(ApplyOptions):
+    """Options of `topdown predict`.
+
+    Args:
+        out: table of ids and predictions to write, .csv
+        masks: add the mask of every feature, averaged over the steps
+        page: draw the masks of some samples as one HTML page
+        samples: samples of that page
+    """
+
+    out: File
+    masks: bool = False
+    page: File | None = None
+    samples: Positive = 6
+
+
+def evaluate(options: EvaluateOptions) -> None:
     """Prints the metrics of a model on labelled data."""
     trained = load_model(options.checkpoint)
     splits = _splits(trained, options)
@@ -42,15 +94,16 @@ def evaluate(options: argparse.Namespace) -> None:
                 trained.description.task.check_labels(data.labels)
             except DataError as error:
                 raise DataError(f"{options.data}: {name}: {error}") from None
-    metrics = evaluate_splits(trained.model, splits, trained.description.task, options)
+    task = trained.description.task
+    metrics = evaluate_splits(trained.model, splits, task, batch_size=options.batch_size, device=options.device)
     print_metrics(metrics)
     if options.out is not None and rank() == 0:
         write_json(options.out, metrics)
 
 
-def predict_command(options: argparse.Namespace) -> None:
+def predict_command(options: PredictOptions) -> None:
     """Writes the predictions of a model for every sample of some data, with their ids."""
-    out: Path = options.out
+    out = options.out
     for place in (out, *([options.page] if options.page is not None else [])):
         check_writable(place.parent)
     trained = load_model(options.checkpoint)
@@ -108,9 +161,9 @@ def _mask_columns(trained: Trained) -> list[str]:
     return [f"mask {k} {names[k][i] if k in names else i}" for k, size in sizes.items() for i in range(size)]
 
 
-def _splits(trained: Trained, options: argparse.Namespace) -> dict[str, SequenceDataset]:
+def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDataset]:
     """Returns the splits that were asked for, or `test`, or all there are."""
-    asked = {**data_options(options), "modalities": options.modalities or list(trained.description.input_sizes)}
+    asked = {**options.loading(), "modalities": options.modalities or list(trained.description.input_sizes)}
     splits = load_splits(options.data, **asked)
     names = options.split or (["test"] if "test" in splits else list(splits))
     if missing := [name for name in names if name not in splits]:

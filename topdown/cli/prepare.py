@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from topdown.cli.data_options import add_data_options, data_options
 from topdown.datasets.errors import DataError
 from topdown.datasets.prepare import Progress, prepare
 from topdown.datasets.report import data_table
 from topdown.datasets.store import check_store
 from topdown.files import require
+from topdown.training.options import DataOptions, Value
 
 
-def add_prepare_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file or a folder of samples")
-    parser.add_argument("destination", type=Path, nargs="?", metavar="DEST", help="the store to be; nothing may be there")
-    parser.add_argument("--check", action="store_true", help="check the checksums of the store SOURCE, and make nothing")
-    add_data_options(parser)
+@dataclasses.dataclass(kw_only=True)
+class PrepareOptions(DataOptions):
+    """Options of `topdown prepare`.
+
+    Args:
+        source: a file or a folder of samples
+        destination: the store to be; nothing may be there
+        check: check the checksums of the store SOURCE, and make nothing
+    """
+
+    source: Annotated[Path, Value("SOURCE", Path, positional=True)]
+    destination: Annotated[Path | None, Value("DEST", Path, positional=True)] = None
+    check: bool = False
 
 
-def prepare_command(options: argparse.Namespace) -> None:
+def prepare_command(options: PrepareOptions) -> None:
     """Makes a store, or checks one."""
     if options.check == (options.destination is not None):
         raise DataError("give SOURCE and DEST, or --check and a store")
-    if options.check:
+    if options.destination is None:
         print(f"{options.source}: {check_store(options.source)} files are as they were written")
         return
     with _progress() as progress:
-        splits = prepare(options.source, options.destination, **data_options(options), progress=progress)
+        splits = prepare(options.source, options.destination, **options.loading(), progress=progress)
     print(f"{data_table(splits)}\n{options.destination}: written")
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from topdown.cli.options import best_device
+from topdown.cli.parser import OneLineParser
 from topdown.datasets.errors import DataError
 from topdown.files import require
 from topdown.training.distributed import process_group, rank
 
 
-def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace, work: Callable[[], None]) -> None:
+def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -> None:
     """Runs what a command is for; whatever goes wrong is one line on standard error.
 
     Args:
         parser: Parser of the command.
-        options: Options that were parsed; `device` becomes that of this process.
+        options: Options of the command; `device`, if there is one, becomes that of this process.
         work: Function to run, in each process of a group if there is one.
 
     Raises:
@@ -36,7 +36,7 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace, wo
     how_to_go_on = f"; go on with --resume --out {out}" if out and hasattr(options, "resume") else ""
     try:
         with contextlib.ExitStack() as stack:
-            options.device = stack.enter_context(process_group(best_device(options.device)))
+            options.device = stack.enter_context(process_group(best_device(getattr(options, "device", "cpu"))))
             if rank():  # the first process speaks for all
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             _check_device(options.device)
@@ -54,6 +54,14 @@ def run_command(parser: argparse.ArgumentParser, options: argparse.Namespace, wo
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted{how_to_go_on}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def best_device(device: str) -> str:
+    """Returns the device that was asked for, or the best there is."""
+    if device != "auto":
+        return device
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else found.type
 
 
 def _check_device(device: str) -> None:

@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from topdown.cli.corruption import augmentation, corrupted
-from topdown.cli.data_options import data_options
-from topdown.cli.options import latch_arguments
+from topdown.cli.corruption import Corruptions, augmentation, corrupted
+from topdown.cli.options import ModelOptions
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import data_table
-from topdown.experiments.run_files import NOTHING_KEPT
+from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
 from topdown.training.distributed import rank, wait, world_size
 from topdown.training.model_file import Description, build_model, save_model
+from topdown.training.options import Number, TrainingOptions, Value
 from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import predict
 from topdown.training.tasks import Task, prepared, task_of
 from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
-NOT_WRITTEN = ("command", "config", "resume")
+NOT_WRITTEN = ("resume",)
 MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a training that goes on
 
 
-def load_for_training(options: argparse.Namespace) -> tuple[Splits, Task, dict[str, Moments] | None]:
+@dataclasses.dataclass(kw_only=True)
+class TrainOptions(ModelOptions, TrainingOptions):
+    """Options of `topdown train`.
+
+    Args:
+        data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
+        feedback: kind of feedback, or none
+        seed: random seed
+        corrupt: train on data made worse, anew in each epoch: noise, features, steps or missing
+    """
+
+    data: Annotated[Path, Value("DATA", Path, positional=True)]
+    feedback: KindOrNone = "lstm"
+    seed: Number = 0
+    corrupt: Corruptions | None = None
+
+
+def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, dict[str, Moments] | None]:
     """Loads the splits of a file as a model takes them.
+
+    Args:
+        path: Path of the data.
+        options: Options of the data and of the model.
 
     Returns:
         Splits, what is to be predicted, and the moments of the training split by which they are standardized, or None.
@@ -43,10 +64,8 @@ def load_for_training(options: argparse.Namespace) -> tuple[Splits, Task, dict[s
     Raises:
         DataError: if there is no split to train on or to choose by, or labels do not fit.
     """
-    path = options.data
-    splits = {
-        name: data.as_sequences() if data.vectors else data for name, data in load_splits(path, **data_options(options)).items()
-    }
+    loaded = load_splits(path, **options.loading())
+    splits = {name: data.as_sequences() if data.vectors else data for name, data in loaded.items()}
     for needed in ("train", "valid"):
         if needed not in splits:
             other = next((name for name in ("val", "dev", "validation") if name in splits), None)
@@ -65,7 +84,7 @@ def load_for_training(options: argparse.Namespace) -> tuple[Splits, Task, dict[s
     return splits, task, moments
 
 
-def describe(options: argparse.Namespace, splits: Splits, task: Task, feedback: str) -> Description:
+def describe(path: Path, options: ModelOptions, splits: Splits, task: Task, feedback: str) -> Description:
     """Describes the model that options ask for.
 
     Raises:
@@ -75,14 +94,12 @@ def describe(options: argparse.Namespace, splits: Splits, task: Task, feedback: 
     aligned = all(data.aligned for data in splits.values())
     backbone = options.backbone or ("lstm" if aligned or len(train.sizes) == 1 else "mult")
     if backbone == "lstm" and not aligned:
-        raise DataError(
-            f"{options.data}: its modalities have steps of their own, which --backbone lstm does not take; use mult"
-        )
-    latch = None if feedback == "none" else {"feedback": feedback, **latch_arguments(options, aligned=aligned)}
+        raise DataError(f"{path}: its modalities have steps of their own, which --backbone lstm does not take; use mult")
+    latch = None if feedback == "none" else {"feedback": feedback, **options.latch(aligned=aligned)}
     return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch)
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: TrainOptions) -> None:
     """Trains a model, and writes it, what it did, and how well it does on data that it has not seen."""
     out: Path | None = options.out
     if options.resume and out is None:
@@ -93,8 +110,8 @@ def train(options: argparse.Namespace) -> None:
         if there is not None and not options.resume:
             raise DataError(f"{there}: is there already; go on with --resume, or choose another --out")
         check_same(out / "config.json", options)
-    splits, task, moments = load_for_training(options)
-    description = describe(options, splits, task, options.feedback)
+    splits, task, moments = load_for_training(options.data, options)
+    description = describe(options.data, options, splits, task, options.feedback)
     build_model(description, options.seed)
     corrupted(splits["train"], options.corrupt or (), 0)
     wait()  # until all have seen the directory as it was
@@ -116,7 +133,8 @@ def train(options: argparse.Namespace) -> None:
     checkpoint = None if out is None else out / "training.pt"
     own = {"loss": task.loss, "augment": augment, "checkpoint": checkpoint}
     fitted = fit_and_show(model, splits, options, options.seed, options.feedback, **own)
-    metrics = evaluate_splits(model, {k: data for k, data in splits.items() if k != "train"}, task, options)
+    held_out = {name: data for name, data in splits.items() if name != "train"}
+    metrics = evaluate_splits(model, held_out, task, batch_size=options.batch_size, device=options.device)
     print(f"\nbest epoch {fitted.best_epoch} of {len(fitted.history)}, validation loss {fitted.best_loss:.4f}")
     print_metrics(metrics)
     if out is None or rank():
@@ -148,7 +166,7 @@ def train(options: argparse.Namespace) -> None:
     print(f"Written to {out}: model.pt, results.json, history.csv, config.json, training.pt (to go on with --resume)")
 
 
-def check_same(path: Path, options: argparse.Namespace) -> None:
+def check_same(path: Path, options: TrainOptions) -> None:
     """Checks that a training that goes on has the options with which it began.
 
     Raises:
@@ -166,13 +184,13 @@ def check_same(path: Path, options: argparse.Namespace) -> None:
 
 
 def evaluate_splits(
-    model: nn.Module, splits: Mapping[str, SequenceDataset], task: Task, options: argparse.Namespace
+    model: nn.Module, splits: Mapping[str, SequenceDataset], task: Task, *, batch_size: int, device: str
 ) -> dict[str, dict[str, float]]:
     """Returns the metrics of a model on each split that has labels."""
     metrics = {}
     for split, data in splits.items():
         if data.labels is not None:
-            outputs = predict(model, data, batch_size=options.batch_size, device=options.device)
+            outputs = predict(model, data, batch_size=batch_size, device=device)
             metrics[split] = task.metrics(outputs, data.labels)
     return metrics
 
@@ -183,7 +201,7 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
         print(f"{split}: " + ", ".join(f"{k} {v:.4f}" if k != "n" else f"n {v:.0f}" for k, v in found.items()), flush=True)
 
 
-def used_options(options: argparse.Namespace) -> dict[str, Any]:
+def used_options(options: TrainOptions) -> dict[str, Any]:
     """Returns options as `--config` reads them."""
     used = {name: value for name, value in vars(options).items() if name not in NOT_WRITTEN}
     for name, value in used.items():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from topdown.datasets.errors import DataError
-from topdown.feedback import FEEDBACK
 
-KINDS = ("none", *FEEDBACK)
+KindOrNone = Literal["none", "linear", "lstm", "shared", "static"]
+KINDS: tuple[str, ...] = get_args(KindOrNone)
 ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
 NOTHING_KEPT = "\nNothing will be kept, since there is no --out: give it a directory for results and checkpoints.\n"
 RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_epoch", "epochs", "seconds", "history"}

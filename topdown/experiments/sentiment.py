@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from topdown.experiments.figure2 import (
     sentiment_profile,
     write_mask_table,
 )
+from topdown.experiments.options import SentimentOptions
 from topdown.experiments.run_files import KINDS, NOTHING_KEPT, ORACLE, check_no_runs, checkpoint_path, read_runs
 from topdown.experiments.sentiment_data import Inputs, check_backbone, load_inputs
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
@@ -43,7 +43,7 @@ from topdown.training.versions import versions
 # Options that may differ between a run and its continuation.
 FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume", "workers", "tensorboard")
 
-Build = Callable[[Mapping[str, int], argparse.Namespace], nn.Module]
+Build = Callable[[Mapping[str, int], Any], nn.Module]  # of the features of each modality, and the options
 Run = dict[str, Any]
 
 
@@ -55,7 +55,7 @@ class Experiment(NamedTuple):
         baseline: Name of the model without feedback.
         build: Function that makes the backbone from the features of each modality and the options.
         published: Rows of the paper to set beside the results.
-        add_options: Function that adds options of its own to the command line, and changes defaults. (Default: none)
+        options: Class of its options. (Default: those of every experiment)
         align: Option `align` of the latches: see :class:`topdown.TopDownLatch`. (Default: "error")
         protocol: Further options of :func:`topdown.training.fit`. (Default: none)
     """
@@ -64,25 +64,24 @@ class Experiment(NamedTuple):
     baseline: str
     build: Build
     published: Published
-    add_options: Callable[[argparse.ArgumentParser], None] | None = None
+    options: type[SentimentOptions] = SentimentOptions
     align: Align = "error"
     protocol: Mapping[str, Any] = MappingProxyType({})
 
 
-def run_experiment(options: argparse.Namespace, experiment: Experiment, loading: Mapping[str, Any]) -> None:
+def run_experiment(options: SentimentOptions, experiment: Experiment) -> None:
     """Trains every kind of feedback with every seed, and writes tables, masks and checkpoints.
 
     Args:
-        options: Options as :mod:`topdown.cli.sentiment` parses them.
+        options: Options of the experiment.
         experiment: Experiment to run.
-        loading: Further options of :func:`topdown.datasets.load_splits`.
     """
-    out: Path | None = options.out
+    out = options.out
     if out is not None:
         require("matplotlib.figure", "experiments")  # before hours of training, not after
         check_writable(out)
         check_no_runs(out, resume=options.resume)
-    inputs = load_inputs(options, loading)
+    inputs = load_inputs(options)
     configuration = _configuration(options, experiment, inputs)
     runs = [] if out is None else read_runs(out, configuration)
     check_backbone(experiment.build(inputs.splits["train"].sizes, options), inputs, options.data)
@@ -133,7 +132,7 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment, loading:
         print(f"Written to {out}: {', '.join(['results.json', 'history.csv', 'table.md', *drawn, 'checkpoints'])}")
 
 
-def _kinds(options: argparse.Namespace) -> list[str]:
+def _kinds(options: SentimentOptions) -> list[str]:
     return [*dict.fromkeys(options.feedback), *([ORACLE] if options.data is None else [])]
 
 
@@ -142,9 +141,11 @@ def _names(baseline: str) -> dict[str, str]:
     return names | {"none": baseline, ORACLE: f"{baseline}, irrelevant features removed (oracle)"}
 
 
-def _configuration(options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> dict[str, Any]:
+def _configuration(options: SentimentOptions, experiment: Experiment, inputs: Inputs) -> dict[str, Any]:
     """Returns the options that must be the same when a run goes on."""
     chosen = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k not in FREE_OPTIONS}
+    if options.wants_aligned is not None:
+        chosen["aligned"] = options.wants_aligned
     if options.data is None:
         chosen["samples"] = options.samples or 1000
     else:
@@ -153,7 +154,7 @@ def _configuration(options: argparse.Namespace, experiment: Experiment, inputs: 
     return {"experiment": experiment.name, **chosen}
 
 
-def _model(kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, sizes: Mapping[str, int]) -> nn.Module:
+def _model(kind: str, seed: int, options: SentimentOptions, experiment: Experiment, sizes: Mapping[str, int]) -> nn.Module:
     with seeded(seed):  # the same initial backbone for every kind
         backbone = experiment.build(sizes, options)
         if kind in ("none", ORACLE):
@@ -166,7 +167,7 @@ def _keys(runs: Sequence[Run]) -> list[tuple[str, int]]:
     return [(run["kind"], run["seed"]) for run in runs if run["kind"] != ORACLE]
 
 
-def _train(kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> tuple[Run, Tensor]:
+def _train(kind: str, seed: int, options: SentimentOptions, experiment: Experiment, inputs: Inputs) -> tuple[Run, Tensor]:
     """Trains and tests one model, keeps its weights, and returns its record and its predictions for the test samples."""
     splits = inputs.masked() if kind == ORACLE else inputs.splits
     sizes = splits["train"].sizes
@@ -207,7 +208,7 @@ def _described(fitted: Fit) -> Run:
 
 
 def _results(
-    runs: Sequence[Run], options: argparse.Namespace, configuration: Mapping[str, Any], inputs: Inputs, *, complete: bool
+    runs: Sequence[Run], options: SentimentOptions, configuration: Mapping[str, Any], inputs: Inputs, *, complete: bool
 ) -> dict[str, Any]:
     """Returns the content of results.json."""
     closed = {k: {"share": s, "gap": g, "seeds": n} for k, (s, g, n) in gap_closed(runs).items()}
@@ -227,7 +228,7 @@ def _results(
     }
 
 
-def _load(out: Path, kind: str, seed: int, options: argparse.Namespace, experiment: Experiment, inputs: Inputs) -> nn.Module:
+def _load(out: Path, kind: str, seed: int, options: SentimentOptions, experiment: Experiment, inputs: Inputs) -> nn.Module:
     """Loads a trained model.
 
     Raises:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import SPLITS
 from topdown.datasets.load import load_splits
+from topdown.experiments.options import SentimentOptions
 from topdown.experiments.synthetic import NOTE, synthetic_splits
 
 LEAST_OF_MOSEI = 20_000  # samples; its files have about 22,800, those of CMU-MOSI about 2,200
@@ -55,13 +56,13 @@ class Inputs(NamedTuple):
         return ", ".join(parts)
 
 
-def load_inputs(options: argparse.Namespace, loading: Mapping[str, Any]) -> Inputs:
-    """Loads the file of --data, with further options of :func:`topdown.datasets.load_splits`, or makes synthetic data.
+def load_inputs(options: SentimentOptions) -> Inputs:
+    """Loads the file of --data, or makes synthetic data.
 
     Raises:
         DataError: if it cannot be used for this experiment.
     """
-    return _synthetic(options) if options.data is None else _loaded(options, loading)
+    return _synthetic(options) if options.data is None else _loaded(options.data, options)
 
 
 def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
@@ -81,23 +82,22 @@ def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
             raise DataError(f"{path}: {split}: {error}") from None
 
 
-def _synthetic(options: argparse.Namespace) -> Inputs:
+def _synthetic(options: SentimentOptions) -> Inputs:
     print(f"{NOTE}\n", flush=True)
     count = options.samples or 1000
     counts = (count, max(1, count // 5), max(1, count * 2 // 5))
     try:
-        splits, relevance = synthetic_splits(counts, unaligned=getattr(options, "aligned", None) is False)
+        splits, relevance = synthetic_splits(counts, unaligned=options.wants_aligned is False)
     except (RuntimeError, MemoryError):
         raise DataError(f"--samples {count}: too many for the memory of this machine; ask for fewer") from None
     return Inputs(splits, relevance, "SYNTHETIC DATA", NOTE)
 
 
-def _loaded(options: argparse.Namespace, loading: Mapping[str, Any]) -> Inputs:
-    path = options.data
-    splits = load_splits(path, **loading)
+def _loaded(path: Path, options: SentimentOptions) -> Inputs:
+    splits = load_splits(path, **options.loading())
     if missing := [split for split in SPLITS if split not in splits]:
         raise DataError(f"{path}: has no {missing[0]}; call its splits train, valid and test, not {list(splits)}")
-    asked = getattr(options, "aligned", None)
+    asked = options.wants_aligned
     for split, data in splits.items():
         if asked not in (None, data.aligned):
             found, wanted = ("aligned", "unaligned") if data.aligned else ("unaligned", "aligned")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import io
@@ -16,6 +15,7 @@ from torch import nn
 from topdown.datasets.data import SequenceDataset
 from topdown.files import require, write_text
 from topdown.training.distributed import rank
+from topdown.training.options import TrainingOptions
 from topdown.training.protocol import Fit, fit
 
 Record = Mapping[str, float]
@@ -121,14 +121,14 @@ def tensorboard(folder: str | Path | None, about: str = "") -> Iterator[Callable
 
 
 def fit_and_show(
-    model: nn.Module, splits: Mapping[str, SequenceDataset], options: argparse.Namespace, seed: int, label: str, **more: Any
+    model: nn.Module, splits: Mapping[str, SequenceDataset], options: TrainingOptions, seed: int, label: str, **more: Any
 ) -> Fit:
     """Trains as the options of a command say, and shows how it goes.
 
     Args:
         model: Model to train.
         splits: Samples, of which `train` and `valid` are used.
-        options: Options that :func:`topdown.cli.options.add_training_options` and `add_single_options` ask for.
+        options: Options of the training.
         seed: Random seed.
         label: Name of the training.
         more: Further options of :func:`topdown.training.fit`.

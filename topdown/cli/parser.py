@@ -1,0 +1,122 @@
+"""Makes command lines of dataclasses: a flag for each field, with its type, its default and its help text."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+import typing
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from topdown.datasets.errors import DataError
+from topdown.training.options import LARGEST, Value
+from topdown.wiring import nearest
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with exit status 2, and whose namespace holds only what was given."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with the message, on one line."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def add_options(parser: argparse.ArgumentParser, options: type[Any]) -> None:
+    """Adds an argument for each field of a dataclass. Fields of a base class form a group, named by its docstring."""
+    hints, groups = typing.get_type_hints(options, include_extras=True), dict[type, Any]()
+    for field in dataclasses.fields(options):
+        owner = next(base for base in reversed(options.__mro__) if field.name in inspect.get_annotations(base))
+        if owner not in groups:
+            title = (inspect.getdoc(owner) or "").partition(".")[0]
+            groups[owner] = parser if owner is options else parser.add_argument_group(title.lower())
+        _add_option(groups[owner], field, hints[field.name], _help(options, field.name))
+    positional = [action for action in parser._actions if not action.option_strings]
+    names = [f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar) for action in positional]
+    parser.usage = " ".join(["%(prog)s", *names, "[options]"])
+
+
+def _help(options: type[Any], name: str) -> str:
+    """Returns the entry of a field under "Args" in the docstring of its class, or of the first base that has one."""
+    for base in options.__mro__:
+        if found := re.search(rf"^    {name}: (.*(?:\n     .*)*)", inspect.getdoc(base) or "", flags=re.MULTILINE):
+            return " ".join(found[1].split())
+    raise LookupError(f"the docstring of {options.__name__} has no entry for {name}")
+
+
+def _add_option(group: Any, field: dataclasses.Field[Any], hint: Any, text: str) -> None:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    more: dict[str, Any] = {}
+    if type(None) in typing.get_args(hint):  # X | None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if several := typing.get_origin(hint) is list:
+        (hint,) = typing.get_args(hint)
+        more = {"nargs": "+", "action": "extend"}
+    value = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Value)), None)
+    if hint is bool:
+        more = {"action": "store_true"}
+    elif value is not None:
+        more |= {"type": value.read, "metavar": value.metavar}
+    elif typing.get_origin(hint) is Literal:
+        more |= {"choices": typing.get_args(hint)} | ({"metavar": "KIND"} if several else {})
+    if not (hint is bool or default in (None, dataclasses.MISSING, LARGEST)):
+        text += f" (default: {' '.join(default) if several else default})"
+    more["help"] = text.replace("%", "%%")
+    if value is not None and value.positional:
+        group.add_argument(field.name, **more, **({} if default is dataclasses.MISSING else {"nargs": "?", "default": default}))
+        return
+    flag = (value.flag if value is not None else None) or "--" + field.name.replace("_", "-")
+    group.add_argument(flag, dest=field.name, required=default is dataclasses.MISSING, **more)
+
+
+def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    """Reads values of options from a JSON file: {"feedback": "shared", "batch_size": 16, ...}.
+
+    Raises:
+        DataError: if it cannot be read, or names an option that there is not.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); give a JSON object of options") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__}; give a JSON object of options")
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    found = {}
+    for name, value in content.items():
+        action = actions.get(name.replace("-", "_"))
+        if action is None or action.dest in ("help", "config"):
+            there = [dest for dest in actions if dest not in ("help", "config")]
+            raise DataError(f"{path}: there is no option {name!r} among {nearest(name, there)}")
+        found[action.dest] = _checked(parser, action, value, path)
+    return found
+
+
+def _checked(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, path: Path) -> Any:
+    """Returns a value of JSON as the command line would have it."""
+    if value is None or action.nargs == 0:
+        if value is not None and not isinstance(value, bool):
+            raise DataError(f"{path}: {action.dest!r} is {value!r}: give true or false")
+        return value
+    several = action.nargs == "+"
+    if isinstance(value, (dict, list)) and not several:
+        raise DataError(f"{path}: {action.dest!r} is a {type(value).__name__}: give one value")
+    if isinstance(value, dict):
+        value = [f"{name}={','.join(to) if isinstance(to, list) else to}" for name, to in value.items()]
+    try:
+        parts = [parser._get_value(action, str(part)) for part in (value if isinstance(value, list) else [value])]
+        for part in parts:
+            parser._check_value(action, part)
+    except argparse.ArgumentError as error:
+        raise DataError(f"{path}: {action.dest!r}: {error.message}") from None
+    return parts if several else parts[0]

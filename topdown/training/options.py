@@ -1,0 +1,133 @@
+"""Options of a training and of its data, as dataclasses: Python, the command line, `--config` and help texts share them.
+
+:mod:`topdown.cli.parser` makes flags of the fields; the help text of each is its entry under "Args" in a docstring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+LARGEST = 10_000_000
+
+
+class Value(NamedTuple):
+    """Says how the command line shows and reads an option.
+
+    Args:
+        metavar: Name of the value in help texts.
+        read: Function from text to value.
+        flag: Flag of the option. (Default: its name)
+        positional: Whether the option has no flag.
+    """
+
+    metavar: str
+    read: Callable[[str], Any] = str
+    flag: str | None = None
+    positional: bool = False
+
+
+def read_number(text: str, least: int = 0) -> int:
+    """Reads a whole number of at least 0, or of another least one."""
+    if not text.isdecimal() or not least <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least} and at most {LARGEST:,}")
+    return int(text)
+
+
+def read_rate(text: str) -> float:
+    """Reads a number above 0 and at most 1."""
+    if not 0.0 < (value := _float(text)) <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+    return value
+
+
+def read_share(text: str) -> float:
+    """Reads a number of at least 0 and below 1."""
+    if not 0.0 <= (value := _float(text)) < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below 1")
+    return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def read_pair(text: str) -> tuple[str, str]:
+    """Reads NAME=FILE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
+    return name, value
+
+
+Number = Annotated[int, Value("N", read_number)]
+Positive = Annotated[int, Value("N", lambda text: read_number(text, 1))]
+Rate = Annotated[float, Value("X", read_rate)]
+Share = Annotated[float, Value("X", read_share)]
+File = Annotated[Path, Value("FILE", Path)]
+Folder = Annotated[Path, Value("DIR", Path)]
+Names = list[Annotated[str, Value("NAME")]]
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataOptions:
+    """Options of the data.
+
+    Args:
+        modalities: which to use; text, audio and visual of MOSEI, or all that a file names, by default
+        folds: videos of each split, for .csd and HDF5: JSON, or the SDK's standard folds
+        embeddings: vectors of words, such as GloVe's, for files that hold words alone
+        stream: which .csd file or group is a modality
+    """
+
+    modalities: Names | None = None
+    folds: File | None = None
+    embeddings: File | None = None
+    stream: list[Annotated[tuple[str, str], Value("NAME=FILE", read_pair)]] | None = None
+
+    def loading(self) -> dict[str, Any]:
+        """Returns the arguments of :func:`topdown.datasets.load_splits` beside the path."""
+        streams = dict(self.stream) if self.stream else None
+        return {"modalities": self.modalities, "folds": self.folds, "embeddings": self.embeddings, "streams": streams}
+
+
+@dataclasses.dataclass(kw_only=True)
+class FitOptions:
+    """Options of the training.
+
+    Args:
+        epochs: at most; training stops early
+        batch_size: samples of a batch
+        learning_rate: of Adam, at the start
+        patience: epochs without a fall before training stops
+        out: where to write results; nothing is kept without it
+        device: such as cpu or cuda; auto: a GPU if there is one
+    """
+
+    epochs: Positive = 100
+    batch_size: Positive = 32
+    learning_rate: Rate = 5e-4
+    patience: Positive = 10
+    out: Folder | None = None
+    device: str = "auto"
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingOptions(FitOptions):
+    """Options of trainings one after the other.
+
+    Args:
+        workers: processes that make batches beside the training
+        resume: go on with what --out holds; --epochs may have grown
+        tensorboard: write losses for TensorBoard, too (extra tensorboard)
+    """
+
+    workers: Number = 0
+    resume: bool = False
+    tensorboard: Folder | None = None
