@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check lint types unit wheel clean
+.PHONY: demo test coverage check lint types wheel clean
 
 # Everything from an empty clone: synthetic data, no feedback against LSTM feedback, tables and figures in build/demo.
 demo: .venv/ready
@@ -11,9 +11,12 @@ demo: .venv/ready
 	$(BIN)/python examples/mosei_lstm.py --feedback none lstm --seeds 2 --epochs 10 --out build/demo
 
 # Several processes of one thread each: threads of torch that wait for each other slow one another down.
-test: export OMP_NUM_THREADS = 1
+test coverage: export OMP_NUM_THREADS = 1
 test: .venv/ready
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m uncovered
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+# Not in `check`: to measure takes as long as the tests.
+coverage: .venv/ready
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m "not uncovered" --cov
 
 check: lint types test wheel

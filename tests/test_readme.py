@@ -3,28 +3,56 @@
 import re
 from pathlib import Path
 
+import processes
 import pytest
+import torch
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of torch's exporters, about themselves
-@pytest.mark.parametrize(
-    "number", [pytest.param(i, marks=pytest.mark.uncovered if "onnx" in block else ()) for i, block in enumerate(BLOCKS)]
-)
+@pytest.mark.parametrize("number", [pytest.param(i, marks=pytest.mark.uncovered) for i in range(len(BLOCKS))])
 def test_code_runs_and_prints_what_it_says(number, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    block = BLOCKS[number]
+    block, names = BLOCKS[number], {}
     if "topdown.export" in block:
+        pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
         pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     if "transformers" in block:
         pytest.importorskip("transformers", reason="needs the extra 'models'")
-    exec(compile(block, f"README.md, block {number}", "exec"), {})
+    exec(compile(block, f"README.md, block {number}", "exec"), names)
+    if "topdown.export" in block:
+        check_exported(**names)
     # A comment behind print(...) is what it prints.
     expected = re.findall(r"^\s*print\(.*\)  # (.*)$", block, flags=re.MULTILINE)
     assert expected
     assert [line for line in capsys.readouterr().out.splitlines() if "[torch.onnx]" not in line] == expected
+
+
+def check_exported(model, program, **names):
+    """The program and the file give what the model gives, for any batch and time."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession("latch.onnx")
+    assert {name for name, _ in model.named_parameters()} == set(program.state_dict)  # no weight is a constant
+    for size, steps in ((6, 21), (2, 3), (1, 60), (3, 1), (1, 1)):
+        inputs = torch.randn(size, steps, 30), torch.randn(size, steps, 7), torch.randint(1, steps + 1, (size,))
+        expected = model(*inputs).detach()
+        torch.testing.assert_close(program.module()(*inputs), expected, atol=1e-5, rtol=0)
+        arrays = {argument.name: x.numpy() for argument, x in zip(session.get_inputs(), inputs, strict=True)}
+        torch.testing.assert_close(torch.from_numpy(session.run(None, arrays)[0]), expected, atol=1e-5, rtol=0)
+    torch.export.save(program, "latch.pt2")
+    torch.save((inputs, expected), "expected.pt")
+    process = processes.start(load_and_run, Path("latch.pt2").absolute(), Path("expected.pt").absolute())
+    process.join()
+    assert process.exitcode == 0
+
+
+def load_and_run(path, expected):
+    """In another process, which imports topdown, and which the exported program does not know."""
+    program, (inputs, output) = torch.export.load(path), torch.load(expected)
+    torch.testing.assert_close(program.module()(*inputs), output, atol=1e-6, rtol=0)
 
 
 def test_the_first_block_is_short_and_comes_early():

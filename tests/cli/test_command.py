@@ -378,15 +378,26 @@ def test_the_line_is_taken_from_the_program(trained, tmp_path, monkeypatch, caps
 def test_metrics_by_hand():
     found = regression_metrics(torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([[2.0, 0.0], [2.0, 4.0]]))
     assert found["mae"] == 1.0
-    assert found["rmse"] == pytest.approx(1.5**0.5)
+    assert found["rmse"] == pytest.approx((1 + 2**0.5) / 2)
     assert found["corr"] == pytest.approx(0.5)  # 0 for the constant column, 1 for the other
-    assert found["r2"] == pytest.approx(1 - 1.5 / 2)
+    assert np.isnan(found["r2"])
     found = multilabel_metrics(torch.tensor([[1.0, -1.0, -1.0], [1.0, 1.0, -1.0]]), torch.tensor([[1, 1, 0], [0, 1, 0]]))
     assert found == {"acc": pytest.approx(4 / 6), "f1": pytest.approx((2 / 3 + 2 / 3 + 0) / 3), "n": 2}
     sklearn = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     p, y = rng.normal(size=50), rng.normal(size=50)
     assert regression_metrics(p, y)["r2"] == pytest.approx(sklearn.r2_score(y, p))
+    p, y = rng.normal(size=(50, 2)) * [1, 1000], rng.normal(size=(50, 2)) * [1, 1000]  # outputs of different scales
+    found = regression_metrics(p, y)
+    assert found["r2"] == pytest.approx(sklearn.r2_score(y, p))
+    assert found["rmse"] == pytest.approx(sklearn.root_mean_squared_error(y, p))
+    for task, outputs, labels in (
+        (Task("regression", 2), p, y),
+        (Task("classification", 3), rng.normal(size=(40, 3)), rng.integers(0, 3, 40)),
+        (Task("multilabel", 5), rng.normal(size=(40, 5)), rng.integers(0, 2, (40, 5))),
+    ):
+        outputs, labels = torch.from_numpy(outputs), torch.from_numpy(labels)
+        assert task.score(outputs, labels) == task.metrics(outputs, labels)[task.metric]
     logits, labels = rng.normal(size=(40, 5)), rng.integers(0, 2, (40, 5))
     assert multilabel_metrics(logits, labels)["f1"] == pytest.approx(sklearn.f1_score(labels, logits > 0, average="macro"))
 

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import processes
 import pytest
 import torch
 from torch import nn
@@ -55,19 +54,13 @@ def export(latch):
         return torch.export.export(Positional(latch), (*inputs.values(), lengths), dynamic_shapes=shapes, strict=False)
 
 
-def load_and_run(path, expected):
-    """In another process, which imports topdown, and which the exported program does not know."""
-    program, (inputs, output) = torch.export.load(path), torch.load(expected)
-    torch.testing.assert_close(program.module()(*inputs), output, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(("backbone", "feedback"), MODELS)
-def test_an_exported_latch_gives_the_same_for_any_batch_and_time(backbone, feedback, tmp_path):
+def test_an_exported_latch_gives_the_same_for_any_batch_and_time(tmp_path):
+    """Of a MulT; tests/test_readme.py has LSTMs, and loads a program in another process."""
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     from topdown.export import translations
 
-    latch = make(backbone, feedback)
+    latch = make("mult", "linear")
     program = export(latch)
     assert {f"latch.{name}" for name, _ in latch.named_parameters()} == set(program.state_dict)  # no weight as a constant
     with torch.no_grad():
@@ -80,13 +73,6 @@ def test_an_exported_latch_gives_the_same_for_any_batch_and_time(backbone, feedb
         torch.testing.assert_close(program.module()(*inputs.values(), lengths), expected, atol=1e-5, rtol=0)
         arrays = {name: x.numpy() for name, x in inputs.items()} | {"lengths": lengths.numpy()}
         torch.testing.assert_close(torch.from_numpy(session.run(None, arrays)[0]), expected, atol=1e-5, rtol=0)
-    if backbone == "mult":  # which has no operator of ours
-        return
-    torch.export.save(program, tmp_path / "latch.pt2")
-    torch.save(((*inputs.values(), lengths), expected), tmp_path / "expected.pt")
-    process = processes.start(load_and_run, tmp_path / "latch.pt2", tmp_path / "expected.pt")
-    process.join()
-    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(("backbone", "feedback"), MODELS)
@@ -117,10 +103,10 @@ def test_a_compiled_latch_can_be_disabled():
 
 @pytest.mark.parametrize(("kind", "graphs"), [("linear", 1), ("lstm", None)])
 def test_a_compiled_training_step_has_the_same_gradients(kind, graphs):
-    """A latch without LSTMs is one graph; LSTMs run outside of the graphs, which are compiled again for other shapes once."""
+    """A latch without LSTMs is one graph; LSTMs run outside of the graphs."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    counter, shapes = CompileCounterWithBackend("aot_eager"), ((4, 9), (6, 21), (5, 19))
+    counter, shapes = CompileCounterWithBackend("aot_eager"), ((4, 9), (6, 21))
     check_gradients(TopDownLatch(Toy(SIZES), kind), counter, graphs, shapes)
 
 
@@ -141,7 +127,6 @@ def check_gradients(latch, counter, graphs, shapes):
             gradients.append([p.grad.clone() for p in latch.parameters()])
         torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
         counts.append(counter.frame_count)
-    assert counts[-1] == counts[1 % len(counts)]
     assert graphs is None or counts[0] == graphs
 
 

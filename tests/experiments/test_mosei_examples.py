@@ -423,14 +423,13 @@ def test_earlier_results_are_not_overwritten(capsys, finished, tmp_path):
         assert "choose another --out" in failure(capsys, [*TINY, "--out", tmp_path, "--resume"])
 
 
-def test_a_file_of_data_as_a_program(tmp_path):
+def test_a_file_of_data(tmp_path, capsys):
     mult_file(tmp_path / "data.pkl")
-    command = [sys.executable, EXAMPLES / "mosei_lstm.py", "--data", tmp_path / "data.pkl"]
     options = ["--feedback", "none", "linear", "--seeds", "1", "--epochs", "1", "--out", tmp_path / "out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
-    assert re.search(r"\| train +\| 12 +\|", run.stdout)
-    assert "SYNTHETIC" not in run.stdout
+    main([str(option) for option in ["--data", tmp_path / "data.pkl", *options]])
+    printed = capsys.readouterr().out
+    assert re.search(r"\| train +\| 12 +\|", printed)
+    assert "SYNTHETIC" not in printed
     assert results(tmp_path / "out")["note"] == "Measured on data.pkl (data.pkl, MulT), with text, audio, visual."
 
 

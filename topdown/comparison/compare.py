@@ -203,7 +203,7 @@ def metric_of(task: Task) -> Metric:
 
 
 def _score(outputs: torch.Tensor, labels: torch.Tensor, *, task: Task) -> float:
-    return task.metrics(outputs, labels)[task.metric]
+    return task.score(outputs, labels)
 
 
 def make_rows(
@@ -293,6 +293,7 @@ def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | N
             return named(value)
         return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
+    own_metric = plan.task is None or named(plan.metric.function) != named(metric_of(plan.task).function)
     return {
         "data": {name: {"samples": len(data), "fingerprint": fingerprint(data)} for name, data in plan.splits.items()},
         "sizes": plan.splits["train"].sizes,
@@ -301,8 +302,8 @@ def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | N
         "loss": plain(plan.loss),
         "widen": plain(plan.widen),
         "metric": plan.metric.name,
-        "own_metric": plan.task is None or named(plan.metric.function) != named(metric_of(plan.task).function),
-        "metric_function": [named(plan.metric.function), plan.metric.lower_is_better],
+        "own_metric": own_metric,
+        **({"metric_function": [named(plan.metric.function), plan.metric.lower_is_better]} if own_metric else {}),
         "training": plain(plan.training),
         "robust": plan.robust,
         "latches": {row.name: plain(row.latch) for row in rows if row.latch is not None},

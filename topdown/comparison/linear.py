@@ -59,7 +59,7 @@ def fit_linear(
     for strength in STRENGTHS:
         predict = _fit(task, x, y, strength * len(x))
         outputs = [torch.from_numpy(predict(values)).float() for values in inputs]
-        score = task.metrics(outputs[0], valid.labels)[task.metric]
+        score = task.score(outputs[0], torch.as_tensor(valid.labels))
         score = score if task.lower_is_better else -score
         if best is None or score < best[0]:
             best = score, outputs

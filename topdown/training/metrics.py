@@ -80,6 +80,17 @@ def classification_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         >>> classification_metrics([[0.1, 2.0], [0.3, 0.2]], [1, 1])["acc"]
         0.5
     """
+    p, y = _classes(predictions, labels)
+    return {"acc": float((p == y).mean()), "f1": weighted_f1(p, y), "n": len(y)}
+
+
+def accuracy(predictions: Any, labels: Any) -> float:
+    """Computes the accuracy alone: see :func:`classification_metrics`."""
+    p, y = _classes(predictions, labels)
+    return float((p == y).mean())
+
+
+def _classes(predictions: Any, labels: Any) -> tuple[Array, Array]:
     p, y = _array(predictions), _array(labels)
     if not np.isfinite(np.asarray(p, np.float64)).all():
         raise ValueError("a prediction is not finite")
@@ -88,7 +99,7 @@ def classification_metrics(predictions: Any, labels: Any) -> dict[str, float]:
     p = p.argmax(-1) if p.ndim == 2 else p
     if p.shape != y.shape or len(y) == 0:
         raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
-    return {"acc": float((p == y).mean()), "f1": weighted_f1(p, y), "n": len(y)}
+    return p, y
 
 
 def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
@@ -99,7 +110,7 @@ def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         labels: Labels of the same shape.
 
     Returns:
-        Metrics by name; `r2` is nan when all labels are the same.
+        Metrics by name; `r2` is nan where all labels of an output are the same.
 
     Raises:
         ValueError: if there is no sample, the shapes differ, or a prediction is not finite.
@@ -108,21 +119,31 @@ def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         >>> {name: round(value, 3) for name, value in regression_metrics([1.0, 2.0, 4.0], [1.0, 3.0, 5.0]).items()}
         {'mae': 0.667, 'rmse': 0.816, 'corr': 0.982, 'r2': 0.75, 'n': 3}
     """
+    p, y = _numbers(predictions, labels)
+    spread = ((y - y.mean(0)) ** 2).mean(0)
+    squares = ((p - y) ** 2).mean(0)
+    return {
+        "mae": float(np.abs(p - y).mean()),
+        "rmse": float(np.sqrt(squares).mean()),
+        "corr": float(np.mean([_correlation(p[:, i], y[:, i]) for i in range(p.shape[1])])),
+        "r2": float((1 - squares / spread).mean()) if spread.all() else float("nan"),
+        "n": len(y),
+    }
+
+
+def mean_absolute_error(predictions: Any, labels: Any) -> float:
+    """Computes the mean absolute error alone: see :func:`regression_metrics`."""
+    p, y = _numbers(predictions, labels)
+    return float(np.abs(p - y).mean())
+
+
+def _numbers(predictions: Any, labels: Any) -> tuple[Array, Array]:
     p, y = (_array(values).astype(np.float64) for values in (predictions, labels))
     if p.shape != y.shape or len(y) == 0 or p.ndim not in (1, 2):
         raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
     if not np.isfinite(p).all():
         raise ValueError("a prediction is not finite")
-    p, y = p.reshape(len(p), -1), y.reshape(len(y), -1)
-    spread = ((y - y.mean(0)) ** 2).mean()
-    squares = ((p - y) ** 2).mean()
-    return {
-        "mae": float(np.abs(p - y).mean()),
-        "rmse": float(np.sqrt(squares)),
-        "corr": float(np.mean([_correlation(p[:, i], y[:, i]) for i in range(p.shape[1])])),
-        "r2": float(1 - squares / spread) if spread else float("nan"),
-        "n": len(y),
-    }
+    return p.reshape(len(p), -1), y.reshape(len(y), -1)
 
 
 def multilabel_metrics(logits: Any, labels: Any) -> dict[str, float]:

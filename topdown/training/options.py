@@ -120,7 +120,7 @@ class FitOptions:
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingOptions(FitOptions):
-    """Options of trainings one after the other.
+    """Further options of the training.
 
     Args:
         workers: processes that make batches beside the training

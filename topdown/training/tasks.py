@@ -10,7 +10,13 @@ from torch import Tensor
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.training.losses import Loss
-from topdown.training.metrics import classification_metrics, multilabel_metrics, regression_metrics
+from topdown.training.metrics import (
+    accuracy,
+    classification_metrics,
+    mean_absolute_error,
+    multilabel_metrics,
+    regression_metrics,
+)
 
 TaskName = Literal["regression", "classification", "multilabel"]
 MANY = 100  # classes beyond which labels had better be told what they are
@@ -50,6 +56,14 @@ class Task(NamedTuple):
         if self.name == "multilabel":
             return multilabel_metrics(outputs.view_as(labels), labels)
         return regression_metrics(outputs.view_as(labels), labels)
+
+    def score(self, outputs: Tensor, labels: Tensor) -> float:
+        """Computes the metric that counts most, and no other: a bootstrap does this ten thousand times."""
+        if self.name == "classification":
+            return accuracy(outputs, labels.flatten())
+        if self.name == "multilabel":
+            return multilabel_metrics(outputs.view_as(labels), labels)["f1"]
+        return mean_absolute_error(outputs.view_as(labels), labels)
 
     def columns(self, names: Sequence[str] = ()) -> list[str]:
         """Names the predictions of a sample, for a table; `names` are those of several labels, or their numbers."""
