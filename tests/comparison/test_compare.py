@@ -57,9 +57,9 @@ TRAINING = {"learning_rate": 0.01, "batch_size": 50}
 
 @pytest.mark.uncovered
 def test_planted_structure_is_found():
-    data = known.splits(0, (500, 150, 300))
+    data = known.splits(0, (400, 120, 300))
     found = compare(
-        known.build, data, widen=known.widen, feedback=["static", "linear"], seeds=3, alone=False, epochs=18, **TRAINING
+        known.build, data, widen=known.widen, feedback=["static", "linear"], seeds=3, alone=False, epochs=14, **TRAINING
     )
     assert found.verdict.startswith("Feedback helps here: 'linear' raises acc by 0.2")
     assert (

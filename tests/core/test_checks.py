@@ -223,8 +223,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("instructions", ["AVX2", "DEFAULT"])
-def test_half_precision_on_a_machine_that_has_none_of_it(instructions):
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions, "OMP_NUM_THREADS": "1"}
+def test_half_precision_on_a_machine_that_has_none_of_it():
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([sys.executable, "-c", HALF], capture_output=True, text=True, env=environment)
     assert ended.stdout == "done\n", ended.stderr[-2000:]

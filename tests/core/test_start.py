@@ -102,7 +102,7 @@ def test_every_parameter_of_the_feedback_learns(kind, rule):
     optimizer = torch.optim.Adam([p for p in latch.parameters() if p.requires_grad], lr=0.05)
     target = torch.tensor([[1.0, -1.0], [0.0, 2.0], [-1.0, 0.5]])
     losses = []
-    for _ in range(40):
+    for _ in range(20):
         optimizer.zero_grad()
         loss = torch.nn.functional.mse_loss(latch(INPUTS), target)
         losses.append(loss.item())

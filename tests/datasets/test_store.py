@@ -8,12 +8,12 @@ import re
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import time
 
 import layouts
 import numpy as np
+import processes
 import pytest
 import torch
 from hypothesis import given
@@ -132,25 +132,28 @@ def test_what_fails_leaves_nothing(tmp_path):
         prepare(tmp_path / "x.pkl", tmp_path / "file" / "x.store")
 
 
+def prepare_and_kill(source, destination, number):
+    def kill(name, done, rows):
+        if name == "valid audio":
+            os.kill(os.getpid(), number)
+
+    sys.stderr = open(os.devnull, "w")
+    prepare(source, destination, progress=kill)
+
+
 def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path):
     mult_file(tmp_path / "x.pkl")
-    code = (
-        "import os, signal, sys; from topdown.datasets.prepare import prepare\n"
-        "def kill(name, done, rows):\n    if name == 'valid audio': os.kill(os.getpid(), int(sys.argv[3]))\n"
-        "prepare(sys.argv[1], sys.argv[2], progress=kill)"
-    )
     for number in (signal.SIGKILL, signal.SIGINT):
-        ended = subprocess.run(
-            [sys.executable, "-c", code, tmp_path / "x.pkl", tmp_path / "x.store", str(int(number))], capture_output=True
-        )
-        assert ended.returncode != 0
+        process = processes.start(prepare_and_kill, tmp_path / "x.pkl", tmp_path / "x.store", number)
+        process.join()
+        assert process.exitcode != 0
         assert not (tmp_path / "x.store").exists()
         for left in tmp_path.glob(".x.store.unfinished-*"):
             assert number == signal.SIGKILL
             assert not (left / "store.json").exists()
             with pytest.raises(DataError):
                 load_splits(left)
-            subprocess.run(["rm", "-r", left], check=True)
+            shutil.rmtree(left)
     prepare(tmp_path / "x.pkl", tmp_path / "x.store")  # and it can be done again
 
 

@@ -446,7 +446,7 @@ def test_mult_on_synthetic_data(tmp_path, monkeypatch, unaligned):
     seen = []
     original = progress.fit
     monkeypatch.setattr(progress, "fit", lambda model, *data, **o: seen.append((model, o)) or original(model, *data, **o))
-    options = ["--samples", "24", "--epochs", "1", "--seeds", "1", "--feedback", "none", "lstm", "--out", str(tmp_path)]
+    options = ["--samples", "12", "--epochs", "1", "--seeds", "1", "--feedback", "none", "lstm", "--out", str(tmp_path)]
     mult_main([*options, *(["--unaligned"] if unaligned else [])])
     content = results(tmp_path)
     assert content["data"]["train"]["aligned"] is not unaligned

@@ -1,11 +1,9 @@
 """Several processes do what one does: the same losses at every step, every sample once, one writer."""
 
 import json
-import os
 import re
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,12 +24,6 @@ pytestmark = pytest.mark.uncovered
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mosei_lstm.py"
 TOLERANCE = 2e-5  # of float32 losses of about 1, after 24 steps whose sums are in another order
-
-
-def torchrun(count, script, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +116,17 @@ def test_a_sharded_latch_trains_and_its_checkpoint_loads_without_shards(tmp_path
         assert values["moved"] > 0.01, name
 
 
+def run_and_tell(told, arguments):
+    """Runs the example, and writes what it says on standard error into a file."""
+    sys.argv = [str(EXAMPLE), *arguments]
+    with told.open("a") as sys.stderr:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
 def test_wrong_input_ends_all_processes(tmp_path):
-    ended = torchrun(2, EXAMPLE, "--data", tmp_path / "nowhere.pkl")
-    assert ended.returncode != 0
-    assert "nowhere.pkl: there is no such file; check the path" in ended.stderr
+    codes = processes.run_group(2, run_and_tell, tmp_path / "told", ["--data", str(tmp_path / "nowhere.pkl")])
+    assert codes == [2, 2]
+    assert "nowhere.pkl: there is no such file; check the path" in (tmp_path / "told").read_text()
 
 
 def test_alone_there_is_no_group():
