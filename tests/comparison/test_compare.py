@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -459,6 +460,9 @@ def test_processes_change_no_number(tmp_path):
     three = compare(lambda sizes: build(sizes), SPLITS, feedback=["linear"], seeds=1, epochs=2, alone=False, jobs=2)
     assert [r["test"] for r in one.runs.records] == [r["test"] for r in three.runs.records]
     assert all(np.array_equal(a, b) for a, b in zip(one.runs.outputs, two.runs.outputs, strict=True))
+    with joblib.parallel_config(backend="threading", n_jobs=2):  # or dask: a process has one run at a time
+        four = compare(build, SPLITS, feedback=["linear"], seeds=1, epochs=2, alone=False)
+    assert [r["test"] for r in one.runs.records] == [r["test"] for r in four.runs.records]
     with pytest.raises(ValueError, match=r"other processes cannot be given what is compared \(.*\): pass jobs=1"):
         compare(unsendable(), SPLITS, feedback=["linear"], seeds=1, epochs=1, jobs=2)
 
