@@ -29,11 +29,11 @@ from topdown.comparison.variants import (
     WIDENED,
     Plan,
     Row,
+    count_parameters,
+    find_width,
     make_model,
     mask_spread,
     run_row,
-    size_of,
-    width_for,
 )
 from topdown.comparison.verdict import verdict
 from topdown.datasets import DataError, SequenceDataset
@@ -174,9 +174,13 @@ def test_the_factor_of_a_wider_model_is_the_smallest(more):
 
     plan = Plan(wide, wide, SPLITS, None, "mae", metric_of(Task("regression", 1)), {}, False)
     sizes = SPLITS["train"].sizes
-    wanted = int(more * size_of(wide(sizes, 1.0)))
-    factor = width_for(plan, wanted)
-    assert size_of(wide(sizes, factor)) >= wanted > size_of(LSTMBackbone(sizes, hidden_size=round(40 * factor) - 1))
+    wanted = int(more * count_parameters(wide(sizes, 1.0)))
+    factor = find_width(plan, wanted)
+    assert (
+        count_parameters(wide(sizes, factor))
+        >= wanted
+        > count_parameters(LSTMBackbone(sizes, hidden_size=round(40 * factor) - 1))
+    )
 
 
 def test_differences_are_paired_and_signed(done):
@@ -264,7 +268,7 @@ def test_robustness(done):
     assert list(curves["missing rates"][NONE]) == ["0", *(f"{0.1 * i:g}" for i in range(1, 10))]
     model = make_model(Plan(tiny, tiny, SPLITS, None, "mae", metric_of(Task("regression", 1)), {}, True), Row(NONE), 0)
     assert set(curves["without a"]) == {"a alone", "b alone", NONE, WIDENED, "static", "linear"} - {"a alone", "b alone"}
-    assert size_of(model) > 0
+    assert count_parameters(model) > 0
 
 
 def test_the_table_of_robustness():
@@ -684,9 +688,9 @@ def test_a_kind_may_not_have_the_name_of_another_row():
 @pytest.mark.parametrize("wanted", [10_000, 100_000])
 def test_a_tiny_model_is_widened_as_far_as_it_takes(wanted):
     plan = Plan(tiny, lambda sizes, f: LSTMBackbone(sizes, hidden_size=round(f)), SPLITS, None, "mae", ODD, {}, False)
-    assert size_of(plan.widen(SPLITS["train"].sizes, width_for(plan, wanted))) >= wanted
+    assert count_parameters(plan.widen(SPLITS["train"].sizes, find_width(plan, wanted))) >= wanted
     before = torch.get_rng_state()
-    width_for(plan, wanted)
+    find_width(plan, wanted)
     assert torch.equal(torch.get_rng_state(), before)
 
 

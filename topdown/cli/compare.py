@@ -55,7 +55,7 @@ class CompareOptions(ModelOptions, FitOptions):
 
 
 def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:
-    """Makes a backbone for some modalities, wider by a factor; the paper's baseline where MulT has but one."""
+    """Builds a backbone for some modalities, wider by a factor. For a single modality it is the paper's baseline."""
     width = description.size or (100 if description.backbone == "lstm" else 40)
     step = 1 if description.backbone == "lstm" else 8  # heads must divide it
     size = description.size if factor == 1.0 else max(step, round(width * factor / step) * step)
@@ -64,7 +64,7 @@ def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Descrip
 
 
 def compare_command(options: CompareOptions) -> None:
-    """Compares kinds of feedback on some data, or makes the report of an earlier comparison again."""
+    """Compares kinds of feedback on some data, or writes the report of an earlier comparison again."""
     require("scipy.stats", "experiments")
     require("matplotlib.figure", "plots")
     if options.earlier is not None:
@@ -117,7 +117,7 @@ def compare_command(options: CompareOptions) -> None:
 
 
 def _cores(device: str) -> int:
-    """Returns how many processes to use: the cores that this one may, or one on a GPU."""
+    """Returns the number of processes: one per available core, or one on a GPU."""
     if not device.startswith("cpu"):
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

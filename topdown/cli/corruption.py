@@ -14,7 +14,7 @@ from topdown.training.protocol import Augment
 
 
 class Corruption(NamedTuple):
-    """A corruption that was asked for; no names are all modalities."""
+    """Holds one corruption; without names it concerns all modalities."""
 
     kind: Kind
     severity: float
@@ -25,7 +25,7 @@ class Corruption(NamedTuple):
 
 
 def parse_corruption(text: str) -> Corruption:
-    """Takes KIND:SEVERITY[:MODALITY,...] from the command line."""
+    """Reads KIND:SEVERITY[:MODALITY,...]."""
     kind, _, rest = text.partition(":")
     severity, _, names = rest.partition(":")
     try:
@@ -40,7 +40,7 @@ Corruptions = list[Annotated[Corruption, Value("KIND:SEVERITY[:MODALITY,...]", p
 
 
 def augmentation(corrupt: Sequence[Corruption] | None, seed: int) -> Augment | None:
-    """Returns what corrupts the training data anew in each epoch; None for nothing."""
+    """Returns a function that corrupts the training data anew in each epoch, or None."""
     if not corrupt:
         return None
 
@@ -51,7 +51,7 @@ def augmentation(corrupt: Sequence[Corruption] | None, seed: int) -> Augment | N
 
 
 def corrupted(data: SequenceDataset, corrupt: Sequence[Corruption], seed: int) -> SequenceDataset:
-    """Returns data with corruptions, one after the other."""
+    """Applies corruptions one after the other."""
     for number, asked in enumerate(corrupt):
         data = data.corrupt(asked.kind, asked.severity, modalities=asked.names or None, seed=seed + number)
     return data

@@ -31,7 +31,7 @@ from topdown.training.protocol import predict
 
 @dataclasses.dataclass(kw_only=True)
 class ApplyOptions(DataOptions):
-    """Options of what applies a trained model.
+    """Options of `topdown evaluate` and `topdown predict`.
 
     Args:
         checkpoint: model.pt of a training
@@ -141,7 +141,7 @@ def predict_command(options: PredictOptions) -> None:
 
 
 def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> list[list[float | str]]:
-    """Returns the mask of every feature of every sample, averaged over its steps; nothing where it lacks the modality."""
+    """Returns the mask of each feature and sample, averaged over steps; empty where the sample lacks the modality."""
     rows: list[list[float | str]] = [[] for _ in range(len(data))]
     for indices, batch, masks in masks_of(latch, data, batch_size=batch_size):
         for name in (name for name in data.sizes if name in masks):
@@ -162,7 +162,7 @@ def _mask_columns(trained: Trained) -> list[str]:
 
 
 def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDataset]:
-    """Returns the splits that were asked for, or `test`, or all there are."""
+    """Returns the wanted splits; by default `test`, or all if there is no such split."""
     asked = {**options.loading(), "modalities": options.modalities or list(trained.description.input_sizes)}
     splits = load_splits(options.data, **asked)
     names = options.split or (["test"] if "test" in splits else list(splits))

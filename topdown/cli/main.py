@@ -25,7 +25,7 @@ PROGRAM = "topdown"
 
 
 class Command(NamedTuple):
-    """A command.
+    """Describes a command.
 
     Args:
         options: Class of its options.
@@ -79,7 +79,7 @@ COMMANDS = {
 
 
 def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
-    """Makes the parser of the program, and those of its commands."""
+    """Builds the parser of the program, and those of its commands."""
     parser = OneLineParser(prog=PROGRAM, description=(__doc__ or "").strip())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
     parsers = {}

@@ -18,7 +18,7 @@ from topdown.training.distributed import process_group, rank
 
 
 def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -> None:
-    """Runs what a command is for; whatever goes wrong is one line on standard error.
+    """Runs the function of a command. An error is one line on standard error.
 
     Args:
         parser: Parser of the command.
@@ -57,7 +57,7 @@ def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -
 
 
 def best_device(device: str) -> str:
-    """Returns the device that was asked for, or the best there is."""
+    """Returns the device; "auto" is an accelerator if there is one."""
     if device != "auto":
         return device
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

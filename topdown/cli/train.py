@@ -26,7 +26,7 @@ from topdown.training.model_file import Description, build_model, save_model
 from topdown.training.options import Number, TrainingOptions, Value
 from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import predict
-from topdown.training.tasks import Task, prepared, task_of
+from topdown.training.tasks import Task, task_of, with_label_type
 from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
@@ -52,7 +52,7 @@ class TrainOptions(ModelOptions, TrainingOptions):
 
 
 def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, dict[str, Moments] | None]:
-    """Loads the splits of a file as a model takes them.
+    """Loads, checks and standardizes the splits of a file.
 
     Args:
         path: Path of the data.
@@ -77,7 +77,7 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
         task = task_of(splits, options.task)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    splits = {name: prepared(data, task) for name, data in splits.items()}
+    splits = {name: with_label_type(data, task) for name, data in splits.items()}
     moments = None if options.raw else splits["train"].moments()
     if moments is not None:
         splits = {name: data.standardized(moments) for name, data in splits.items()}
@@ -85,7 +85,7 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
 
 
 def describe(path: Path, options: ModelOptions, splits: Splits, task: Task, feedback: str) -> Description:
-    """Describes the model that options ask for.
+    """Returns the description of the model that the options specify.
 
     Raises:
         DataError: if the backbone does not take the data.
@@ -100,7 +100,7 @@ def describe(path: Path, options: ModelOptions, splits: Splits, task: Task, feed
 
 
 def train(options: TrainOptions) -> None:
-    """Trains a model, and writes it, what it did, and how well it does on data that it has not seen."""
+    """Trains a model, and writes the model, its history and its metrics."""
     out: Path | None = options.out
     if options.resume and out is None:
         raise DataError("--resume needs --out: the directory of the training to go on with")
@@ -167,10 +167,10 @@ def train(options: TrainOptions) -> None:
 
 
 def check_same(path: Path, options: TrainOptions) -> None:
-    """Checks that a training that goes on has the options with which it began.
+    """Checks that a resumed training has the options with which it began.
 
     Raises:
-        DataError: naming the first that it has not.
+        DataError: naming the first option that differs.
     """
     if not path.exists():
         return
@@ -202,7 +202,7 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def used_options(options: TrainOptions) -> dict[str, Any]:
-    """Returns options as `--config` reads them."""
+    """Returns the options in the form that `--config` reads."""
     used = {name: value for name, value in vars(options).items() if name not in NOT_WRITTEN}
     for name, value in used.items():
         if isinstance(value, Path):

@@ -24,9 +24,9 @@ from topdown.comparison.variants import (
     Plan,
     Row,
     Widen,
+    count_parameters,
+    find_width,
     make_model,
-    size_of,
-    width_for,
 )
 from topdown.comparison.verdict import verdict
 from topdown.datasets.data import SequenceDataset
@@ -43,7 +43,7 @@ KINDS = (STATIC, *(kind for kind in FEEDBACK if kind != STATIC))
 
 
 class Comparison(NamedTuple):
-    """Result of a comparison.
+    """Holds the result of a comparison.
 
     Args:
         runs: Runs, with their outputs for the test samples.
@@ -81,7 +81,7 @@ def compare(
     say: Callable[[str], None] | None = None,
     **training: Any,
 ) -> Comparison:
-    """Compares kinds of feedback around a model of your own with no feedback, with a wider model, and with simpler ones.
+    """Compares kinds of feedback around a model with no feedback, with a wider model, and with simpler models.
 
     Every row has the same seeds, order of batches and initial backbone, and begins each step with the same random numbers; the
     epoch is chosen on `valid`, and `test` is reported. Differences are paired by seed; their intervals count both seeds and
@@ -192,13 +192,13 @@ def with_static(kinds: dict[str, dict[str, Any]], latch: Mapping[str, Any]) -> d
 
 
 def static_kinds(latches: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the kinds of feedback that look at nothing, by the options of their latches."""
+    """Returns the kinds of feedback that do not read encodings, from the options of their latches."""
     kinds = {name: options.get("feedback") for name, options in latches.items()}
     return [name for name, kind in kinds.items() if kind == STATIC or kind is StaticFeedback]
 
 
 def metric_of(task: Task) -> Metric:
-    """Returns the metric that counts most for a task."""
+    """Returns the main metric of a task."""
     return Metric(task.metric, functools.partial(_score, task=task), task.lower_is_better)
 
 
@@ -209,7 +209,7 @@ def _score(outputs: torch.Tensor, labels: torch.Tensor, *, task: Task) -> float:
 def make_rows(
     plan: Plan, kinds: Mapping[str, Mapping[str, Any]], *, alone: bool, gaps: bool
 ) -> tuple[list[Row], dict[str, str]]:
-    """Returns the rows of a comparison, and which could not be and why."""
+    """Returns the rows of a comparison, and the reason for each row that is left out."""
     left_out: dict[str, str] = {}
     rows = [Row(LINEAR)] if plan.task is not None else []
     if plan.task is None:
@@ -233,8 +233,8 @@ def make_rows(
             left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is asked for"
     rows.append(Row(NONE))
     latches = [Row(name, latch=options) for name, options in kinds.items()]
-    sizes = {row.name: size_of(make_model(plan, row, 0)) for row in latches}
-    width = width_for(plan, max(sizes.values(), default=0))
+    sizes = {row.name: count_parameters(make_model(plan, row, 0)) for row in latches}
+    width = find_width(plan, max(sizes.values(), default=0))
     if width is not None and sizes:
         rows.append(Row(WIDENED, width=width))
     elif sizes:
@@ -272,7 +272,7 @@ def _check_splits(splits: Mapping[str, SequenceDataset]) -> None:
 
 
 def _kind_of(data: SequenceDataset) -> str:
-    """Describes what samples of a data set have in common."""
+    """Describes the features and labels of a data set."""
     assert data.labels is not None
     kind = "real" if data.labels.is_floating_point() else "whole"
     shape = ", ".join(["N", *map(str, data.labels.shape[1:])])
@@ -280,7 +280,7 @@ def _kind_of(data: SequenceDataset) -> str:
 
 
 def _size(plan: Plan, row: Row) -> int | None:
-    return None if row.name == LINEAR else size_of(make_model(plan, row, 0))
+    return None if row.name == LINEAR else count_parameters(make_model(plan, row, 0))
 
 
 def _configuration(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ COLLAPSED = 0.01  # spread of masks below which they are called constant
 
 
 class Runs(NamedTuple):
-    """Runs of a comparison.
+    """Holds the runs of a comparison.
 
     Args:
         records: Record of each run.
@@ -32,7 +32,7 @@ class Runs(NamedTuple):
         labels: Labels of the test samples.
         metric: Metric.
         kinds: Names of the kinds of feedback that are compared.
-        static: Those of them that look at nothing, and are controls.
+        static: Those that do not read encodings, and are controls.
     """
 
     records: Sequence[Mapping[str, Any]]
@@ -43,16 +43,16 @@ class Runs(NamedTuple):
     static: Sequence[str] = ()
 
     def of(self, row: str, *, gaps: bool = False) -> dict[int, int]:
-        """Returns the number of the run of each seed of a row."""
+        """Returns the index of the run of each seed of a row."""
         return {run["seed"]: i for i, run in enumerate(self.records) if run["row"] == row and bool(run.get("gaps")) == gaps}
 
     def names(self) -> list[str]:
-        """Returns the rows that there are, in their order."""
+        """Returns the names of the rows, in order."""
         return list(dict.fromkeys(run["row"] for run in self.records if not run.get("gaps")))
 
 
 class Compared(NamedTuple):
-    """A row against no feedback.
+    """Holds the comparison of a row with no feedback.
 
     Args:
         difference: Paired difference, positive where the row is better.
@@ -72,11 +72,11 @@ class Compared(NamedTuple):
 
 
 def compare_rows(runs: Runs, against: str = NONE) -> dict[str, Compared]:
-    """Compares every row that has the seeds of another with that one.
+    """Compares every row with a base row, over the seeds that both have.
 
     Args:
         runs: Runs.
-        against: Name of that one. (Default: "none")
+        against: Name of the base row. (Default: "none")
 
     Returns:
         Comparison of each row.
@@ -113,7 +113,7 @@ def compare_rows(runs: Runs, against: str = NONE) -> dict[str, Compared]:
 
 
 def inflation(runs: Runs, row: str) -> float:
-    """Returns what reporting the best epoch on the test set would add to the score of a row, positive for a better one."""
+    """Returns how much better the score of a row would look with the epoch that is best on the test set."""
     chosen = [runs.records[i] for i in runs.of(row).values() if "best_test_epoch" in runs.records[i]]
     if not chosen:
         return float("nan")
@@ -154,11 +154,11 @@ def collapsed(runs: Runs) -> dict[str, list[str]]:
 
 
 def spreads_of(runs: Runs, row: str) -> list[Mapping[str, Mapping[str, float]]]:
-    """Returns how masks of a row vary, run by run: see :func:`topdown.comparison.variants.mask_spread`."""
+    """Returns the spread of the masks in each run of a row: see :func:`topdown.comparison.variants.mask_spread`."""
     return [runs.records[i]["masks"] for i in runs.of(row).values() if "masks" in runs.records[i]]
 
 
 def pairs_of(runs: Runs, row: str, other: str) -> list[tuple[int, int]]:
-    """Returns the numbers of the runs of two rows that have a seed in common."""
+    """Returns the indices of the runs of two rows, for each seed that both have."""
     own, base = runs.of(row), runs.of(other)
     return [(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())]

@@ -32,7 +32,7 @@ HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds t
 
 
 def table(comparison: Comparison) -> str:
-    """Makes the table of a comparison as markdown, the verdict above, what its columns mean below, and that of robustness."""
+    """Returns the markdown of a comparison: the verdict, the table, the meaning of its columns, and the table of robustness."""
     head = [f"**{comparison.verdict}**", "", markdown([_head(comparison.runs), *_rows(comparison)]), ""]
     curves = robustness(comparison.runs)
     worse = ["", _made_worse(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
@@ -44,7 +44,7 @@ def _made_worse(runs: Runs) -> str:
 
 
 def _warnings(comparison: Comparison) -> list[str]:
-    """Says what is missing from a comparison, and what casts doubt on it."""
+    """Returns lines about rows that are left out, and warnings."""
     runs, lines = comparison.runs, [f"Left out: {row}, since {why}." for row, why in comparison.left_out.items()]
     simple = comparison.compared.get(LINEAR)
     if simple is not None and simple.p < LEVEL and simple.difference.mean > 0:
@@ -59,7 +59,7 @@ def _warnings(comparison: Comparison) -> list[str]:
 
 
 def _explained(comparison: Comparison) -> list[str]:
-    """Says what the columns of the table mean."""
+    """Returns lines that explain the columns of the table."""
     runs = comparison.runs
     kinds = [row for row in runs.kinds if row in comparison.compared]
     counts = ", ".join(f"N {name} = {found['samples']}" for name, found in comparison.configuration["data"].items())
@@ -95,10 +95,10 @@ def write_report(comparison: Comparison, out: str | Path) -> list[str]:
 
 
 def read_comparison(out: str | Path) -> Comparison:
-    """Reads a comparison again from the directory of its runs, without data or training.
+    """Reads a comparison from its directory, without data or training.
 
     Raises:
-        DataError: if there is none, or its metric is one's own, which a file cannot hold.
+        DataError: if there is none, or its metric is a user-defined function, which a file cannot hold.
     """
     out = Path(out)
     try:

@@ -13,7 +13,7 @@ Curves: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def robustness(runs: Runs) -> Curves:
-    """Returns {what is done: {row: {severity: {"mean", "std"} over seeds}}}, severity 0 being the test data as it is."""
+    """Returns {corruption: {row: {severity: {"mean", "std"} over seeds}}}; severity 0 is the test data as it is."""
     gathered: dict[str, dict[str, dict[str, list[float]]]] = {}
     for run in runs.records:
         for kind, by_severity in run.get("robustness", {}).items():
@@ -27,7 +27,7 @@ def robustness(runs: Runs) -> Curves:
 
 
 def robustness_rows(curves: Curves) -> list[list[str]]:
-    """Returns the rows of a table of curves, one for each severity, with a column for each model."""
+    """Returns the rows of a table, one for each corruption and severity, with a column for each model."""
     names = list(dict.fromkeys(name for found in curves.values() for name in found))
     rows = [["made worse", "severity", *names]]
     for kind, found in curves.items():

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 
 class RunStore:
-    """The runs that are done: in memory, and in a directory if there is one."""
+    """Keeps finished runs in memory, and in a directory if there is one."""
 
     # What may differ between runs that belong together: other kinds and rows are further runs; of versions, two count.
     FREE = ("latches", "versions", "robust")
@@ -52,7 +52,7 @@ class RunStore:
             self.done[record["row"], record["gaps"], record["seed"]] = record, outputs
 
     def has(self, row: Row, seed: int, parameters: int | None, *, robust: bool) -> bool:
-        """Tells whether a run is done, of the same latch, width and size, and tested on worse data if that is asked for."""
+        """Returns whether a run with the same latch, width and size is finished, and tested for robustness if wanted."""
         found, _ = self.done.get((row.name, row.gaps, seed), (None, None))
         if found is None or (robust and row.name != LINEAR and "robustness" not in found):
             return False
@@ -64,7 +64,7 @@ class RunStore:
         return json.loads(json.dumps(self.options.get(row.name)))
 
     def keep(self, row: Row, seed: int, record: dict[str, Any], outputs: Array) -> None:
-        """Keeps a run, whole or not at all."""
+        """Saves a run, atomically."""
         record = {**record, "latch": self._latch(row), "width": row.width}
         self.done[row.name, row.gaps, seed] = record, outputs
         if self.folder is not None:
@@ -72,16 +72,16 @@ class RunStore:
             write_file(self.folder / f"{row.slug}-seed{seed}.npz", lambda file: np.savez(file, record=text, outputs=outputs))
 
     def runs(self, wanted: Sequence[tuple[Row, int]], metric: Metric, kinds: Sequence[str], static: Sequence[str]) -> Runs:
-        """Returns the runs that were asked for."""
+        """Returns the wanted runs."""
         found = [self.done[row.name, row.gaps, seed] for row, seed in wanted]
         return Runs([record for record, _ in found], [outputs for _, outputs in found], self.labels, metric, kinds, static)
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], Array]:
-    """Reads a run that was kept.
+    """Reads a saved run.
 
     Raises:
-        DataError: if it is damaged.
+        DataError: if the file is damaged.
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:

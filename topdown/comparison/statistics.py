@@ -31,7 +31,7 @@ CERTAIN = 30.0  # standard errors beyond which a difference is found for certain
 
 
 class Difference(NamedTuple):
-    """How much better a model is than another.
+    """Holds the difference between two models.
 
     Args:
         mean: Mean paired difference, positive where the model is better.
@@ -59,7 +59,7 @@ class Difference(NamedTuple):
 def paired_difference(
     differences: Sequence[float], sample_error: float, samples: int, *, lasting_error: float | None = None
 ) -> Difference:
-    """Tests whether paired differences, one per seed, are 0 on average, for other seeds and other test samples.
+    """Tests whether paired differences, one per seed, have mean 0 over other seeds and other test samples.
 
     Args:
         differences: Difference of each seed, positive where the model is better.
@@ -101,7 +101,7 @@ def _freedom(seed_error: float, seeds: int, sample_error: float, samples: int) -
 def bootstrap_errors(
     scores: Callable[[Array], Sequence[float]], samples: int, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Returns the standard error of the mean of scores over test samples, and the part of it that more scores would leave.
+    """Returns the standard error of a mean score over test samples, and the part that more seeds would not remove.
 
     What belongs to one score and one sample averages out over scores; what all scores have in common in a sample does not.
 
@@ -133,7 +133,7 @@ def bootstrap_errors(
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Corrects probabilities for their number, so that the chance of any false alarm stays what it says (Holm, 1979).
+    """Corrects p-values for multiple testing (Holm, 1979).
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -147,7 +147,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def spread_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Compares the spread of two models over the same seeds (Pitman and Morgan).
+    """Compares the standard deviations of two models over the same seeds (Pitman and Morgan).
 
     Args:
         one: Scores of a model, one per seed.
@@ -168,7 +168,7 @@ def spread_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, f
 
 
 def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8) -> float | None:
-    """Returns the seeds it takes to find a difference as large as it looks, in four of five attempts.
+    """Returns the number of seeds that would find a difference of the observed size in four of five attempts.
 
     Args:
         difference: Difference that was measured.

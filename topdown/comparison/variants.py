@@ -37,7 +37,7 @@ SEED_OF_CORRUPTION = 77_003  # one for all rows and seeds, so that they meet the
 
 
 class Metric(NamedTuple):
-    """What is compared.
+    """Describes the metric that is compared.
 
     Args:
         name: Name of it.
@@ -51,7 +51,7 @@ class Metric(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One kind of model.
+    """Describes one variant of the model.
 
     Args:
         name: Name of it.
@@ -74,7 +74,7 @@ class Row(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All that the rows of a comparison have in common.
+    """Holds the settings that all rows of a comparison share.
 
     Args:
         build: Function that makes the backbone from the features of each modality.
@@ -98,7 +98,7 @@ class Plan(NamedTuple):
 
 
 def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
-    """Makes the model of a row; for a seed, all rows of the same backbone begin with the same values of it."""
+    """Builds the model of a row. For a seed, all rows with the same backbone have the same initial values."""
     sizes = plan.splits["train"].sizes
     if row.modalities is not None:
         sizes = {name: sizes[name] for name in row.modalities}
@@ -112,24 +112,24 @@ def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
         return TopDownLatch(backbone, **options, example_inputs=example.inputs)
 
 
-def size_of(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Returns the number of parameters."""
     return sum(p.numel() for p in model.parameters())
 
 
-def width_for(plan: Plan, size: int) -> float | None:
-    """Returns the smallest factor by which a backbone has as many parameters as asked for, or more; None if none is known."""
+def find_width(plan: Plan, size: int) -> float | None:
+    """Returns the smallest factor that gives a backbone at least a number of parameters; None if there is none."""
     if plan.widen is None:
         return None
     sizes, low, high = plan.splits["train"].sizes, 1.0, 2.0
     with seeded(0):
-        while size_of(plan.widen(sizes, high)) < size:
+        while count_parameters(plan.widen(sizes, high)) < size:
             low, high = high, 2 * high
             if high > WIDEST:
                 return None
         for _ in range(12):
             middle = (low + high) / 2
-            low, high = (middle, high) if size_of(plan.widen(sizes, middle)) < size else (low, middle)
+            low, high = (middle, high) if count_parameters(plan.widen(sizes, middle)) < size else (low, middle)
     return high
 
 
@@ -156,7 +156,7 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         record["seconds"] = time.perf_counter() - start
         return record, test.numpy()
     model, best = make_model(plan, row, seed), list[float]()
-    record["parameters"] = size_of(model)
+    record["parameters"] = count_parameters(model)
 
     def on_epoch(_: Mapping[str, float]) -> None:
         best.append(score(predict(model, splits["test"]), labels))
@@ -205,7 +205,7 @@ def _with_gaps(seed: int) -> Callable[[SequenceDataset, int], SequenceDataset]:
 def _robustness(
     plan: Plan, row: Row, model: nn.Module, test: SequenceDataset
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Returns {what is done: {severity: metric}}, and what a model does not take and why."""
+    """Returns {corruption: {severity: metric}}, and the reason for each corruption that the model does not accept."""
     scale = {name: found.deviation for name, found in test.moments().items()}
     grids: dict[str, Sequence[float]] = {} if row.gaps else dict(SEVERITIES)
     found: dict[str, dict[str, float]] = {}
@@ -226,7 +226,7 @@ def _robustness(
 
 
 def mask_spread(latch: TopDownLatch, data: SequenceDataset, batch_size: int = 32) -> dict[str, dict[str, float]]:
-    """Tells how masks of each target vary: over the steps of a sample, between samples, and between features.
+    """Returns how the masks of each target vary: over the steps of a sample, between samples, and between features.
 
     Returns:
         Per target: `mean`; `within`, the standard deviation over the steps of a sample; `between`, that of the means of

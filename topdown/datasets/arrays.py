@@ -1,4 +1,4 @@
-"""Makes a split from arrays of the user."""
+"""Makes a split from arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 
 def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Sequence[Any] | None) -> RawSplit:
-    """Makes a split of arrays: see :meth:`topdown.datasets.SequenceDataset.from_arrays`.
+    """Makes a split from arrays: see :meth:`topdown.datasets.SequenceDataset.from_arrays`.
 
     Raises:
         DataError: if a shape, a type, a value or a length does not fit.
@@ -41,11 +41,11 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
                 streams[name] = _padded(name, array, valid)
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
-    targets = None if labels is None else own_labels(labels)
+    targets = None if labels is None else check_labels(labels)
     return RawSplit(targets, identifiers(_plain(ids), "ids"), streams, vectors, {}, present)
 
 
-def own_labels(labels: Any) -> Array:
+def check_labels(labels: Any) -> Array:
     """Checks labels: finite numbers of shape (N,), or (N, K)."""
     targets = np.asarray(_plain(labels))
     if targets.dtype.kind not in "fiub":
@@ -60,7 +60,7 @@ def own_labels(labels: Any) -> Array:
 
 
 def _plain(value: Any) -> Any:
-    """Returns an array in place of a tensor, whatever its type, its device and its gradient."""
+    """Returns a tensor of any type and device as an array."""
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value] if any(isinstance(part, Tensor) for part in value) else value
     if not isinstance(value, Tensor):

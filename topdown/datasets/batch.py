@@ -12,7 +12,7 @@ from topdown.sequence import Lengths
 
 
 class Sample(NamedTuple):
-    """One sample: inputs of shape (T_k, D_k), or (D_k,), per modality, its label or None, and its id.
+    """Holds one sample: inputs of shape (T_k, D_k) or (D_k,) per modality, its label or None, and its id.
 
     A sequence that the sample lacks has no steps, (0, D_k); a vector that it lacks is of shape (0,).
     """
@@ -23,7 +23,7 @@ class Sample(NamedTuple):
 
 
 class Batch(dict[str, Any]):
-    """A padded batch: a mapping of `inputs`, `lengths`, `labels` and `ids`, each of which is an attribute, too.
+    """Holds a padded batch: a mapping of `inputs`, `lengths`, `labels` and `ids`, which are also attributes.
 
     Being a dict, it is moved, shared out and put together again by whatever framework does that to batches.
 
@@ -78,14 +78,14 @@ def pad(rows: Sequence[Tensor], steps: int) -> Tensor:
     return padded
 
 
-def longest(lengths: Mapping[str, Tensor], *, aligned: bool) -> dict[str, int]:
-    """Returns the steps to which a batch pads each modality: at least one, and as many for all if they are aligned."""
+def padded_steps(lengths: Mapping[str, Tensor], *, aligned: bool) -> dict[str, int]:
+    """Returns the padded number of steps of each modality: at least 1, and the same for all if they are aligned."""
     steps = {name: max(1, int(valid.max())) for name, valid in lengths.items()}
     return dict.fromkeys(steps, max(steps.values(), default=1)) if aligned else steps
 
 
 def are_aligned(lengths: Sequence[Tensor]) -> bool:
-    """Tells whether all modalities that a sample has are of the same number of steps, in each sample.
+    """Returns whether, in each sample, all modalities that it has are equally long.
 
     Example:
         >>> are_aligned([torch.tensor([3, 2]), torch.tensor([3, 0])]), are_aligned([torch.tensor([3]), torch.tensor([2])])

@@ -43,7 +43,7 @@ def bucketed_batches(lengths: Tensor, batch_size: int, *, seed: int, epoch: int,
 
 
 class BucketedSampler(Sampler[list[int]]):
-    """The batches of :func:`bucketed_batches`, as a `batch_sampler`; under distributed training, this process's share of each.
+    """Yields the batches of :func:`bucketed_batches`, as a `batch_sampler`; in distributed training, a share of each.
 
     Every process takes every `world_size`-th sample of every batch, beginning with its rank, so that all together see each
     sample once an epoch, in the same steps as one process would. A batch too small to give every process a sample joins the
@@ -92,7 +92,7 @@ class BucketedSampler(Sampler[list[int]]):
             self.place()
 
     def place(self) -> tuple[int, int]:
-        """Returns the number of this process, and how many there are.
+        """Returns the rank of this process, and the number of processes.
 
         Raises:
             ValueError: if they do not fit one another, the batches or the samples.
@@ -124,7 +124,7 @@ class BucketedSampler(Sampler[list[int]]):
         return batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch is the next."""
+        """Sets the next epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -139,7 +139,7 @@ class BucketedSampler(Sampler[list[int]]):
 
 
 class _WholeBatches(BucketedSampler):
-    """The batches of a loader: shares of them for the loader itself, whole ones for whoever else shares them out.
+    """Yields shares of batches to the loader itself, and whole batches to a framework that distributes them.
 
     That one, accelerate for one, gives each process every n-th batch, so that there must be as many for each.
     """
@@ -159,7 +159,7 @@ class _WholeBatches(BucketedSampler):
             yield batch.tolist()
 
     def even_batches(self) -> list[Tensor]:
-        """Returns as many batches for each process as for any other; to that end, the largest are cut in two."""
+        """Returns equally many batches for each process. If need be, the largest batches are cut in two."""
         _, world_size = self.place()
         batches = self.batches()
         while len(batches) % world_size:
@@ -173,14 +173,14 @@ class _WholeBatches(BucketedSampler):
 
 
 class BatchLoader(DataLoader[Batch]):
-    """A loader that gives each process of `torch.distributed` its share of every batch: see :func:`data_loader`."""
+    """Loads this process's share of every batch: see :func:`data_loader`."""
 
     def __len__(self) -> int:
         """Returns the number of steps of an epoch, the same in all processes."""
         return len(cast(BucketedSampler, self.batch_sampler).batches())
 
     def __iter__(self) -> Any:
-        """Begins an epoch."""
+        """Starts an epoch."""
         cast(_WholeBatches, self.batch_sampler).shares = True
         return super().__iter__()
 
@@ -195,7 +195,7 @@ def data_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> BatchLoader:
-    """Makes a loader of batches of similar length, each padded to its own longest; in another order each time.
+    """Makes a loader of batches of similar length, each padded to its longest sample, in a new order in each epoch.
 
     Every sample comes once an epoch, in as many processes as there are when the epoch begins: under `torch.distributed` each
     takes its share of every batch, and after `accelerator.prepare(loader)` every n-th batch is its. With Lightning, pass

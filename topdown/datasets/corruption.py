@@ -1,4 +1,4 @@
-r"""Data made worse on purpose, the same way each time: noise, features, steps or modalities that are gone.
+r"""Corrupts data reproducibly: noise, or missing features, steps or modalities.
 
 Each modality of each sample has random numbers of its own, which depend on its seed and its name, not on its batch: so what a
 sample becomes is the same in training, in evaluation, in a subset, and in a store that is larger than memory.
@@ -19,7 +19,7 @@ Kind = Literal["noise", "features", "steps", "missing"]
 
 
 class Corruption(NamedTuple):
-    """What is done to the values of some samples.
+    """Holds the corruption of some samples.
 
     Args:
         kind: Kind of it, but for "missing", which is done to lengths.
@@ -36,11 +36,11 @@ class Corruption(NamedTuple):
     scale: Mapping[str, Tensor]
 
     def subset(self, indices: Tensor) -> Corruption:
-        """Returns what is done to some of the samples."""
+        """Returns the corruption of some of the samples."""
         return self._replace(severity=self.severity[indices], seeds=self.seeds[indices])
 
     def apply(self, inputs: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-        """Returns the inputs (T_k, D_k) of sample number `index`, corrupted; nothing of what is given changes."""
+        """Returns corrupted inputs (T_k, D_k) of a sample. The given inputs do not change."""
         severity = float(self.severity[index])
         if severity == 0.0:
             return dict(inputs)
@@ -81,7 +81,7 @@ def check_severity(kind: Kind, severity: float | Tensor, count: int) -> Tensor:
 
 
 def draw_missing(lengths: Mapping[str, Tensor], names: tuple[str, ...], severity: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-    """Draws which samples lack which modalities; a sample keeps one of those it has, whichever is drawn, if all would go.
+    """Draws which samples lack which modalities. A sample always keeps one of the modalities that it has.
 
     Args:
         lengths: Lengths of every modality, of shape (N,) each.
@@ -105,7 +105,7 @@ def draw_missing(lengths: Mapping[str, Tensor], names: tuple[str, ...], severity
 
 
 class Moments(NamedTuple):
-    """Mean and standard deviation of each feature, of shape (D,) each."""
+    """Holds mean and standard deviation of each feature, of shape (D,) each."""
 
     mean: Tensor
     deviation: Tensor

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from topdown.datasets.arrays import from_arrays
-from topdown.datasets.batch import Batch, Sample, are_aligned, longest, pad
+from topdown.datasets.batch import Batch, Sample, are_aligned, pad, padded_steps
 from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
-from topdown.datasets.raw_samples import RawSplit, Sink, clean_vectors, in_memory, keep, summary
+from topdown.datasets.raw_samples import RawSplit, Sink, clean_sequences, clean_vectors, in_memory, summary
 from topdown.datasets.unpadded import Ragged
 from topdown.sequence import Lengths
 
@@ -77,7 +77,7 @@ class SequenceDataset(Dataset[Sample]):
         lengths: Any = None,
         ids: Sequence[Any] | None = None,
     ) -> SequenceDataset:
-        """Makes a data set from arrays of your own.
+        """Makes a data set from arrays.
 
         Args:
             inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
@@ -111,7 +111,7 @@ class SequenceDataset(Dataset[Sample]):
 
     @classmethod
     def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory) -> SequenceDataset:
-        """Makes a data set of the samples that a reader found, clean and counted: see :mod:`topdown.datasets.raw_samples`.
+        """Makes a data set of the samples that a reader found: see :mod:`topdown.datasets.raw_samples`.
 
         Args:
             raw: Samples; its streams are used up.
@@ -140,7 +140,7 @@ class SequenceDataset(Dataset[Sample]):
                 raise DataError(f"{prefix}{what}; remove them{which}")
         sequences, vectors, modalities = {}, {}, {}
         for name in list(raw.streams):
-            sequences[name], modalities[name] = keep(name, raw.streams.pop(name), sink, f"{where}: {name!r}")
+            sequences[name], modalities[name] = clean_sequences(name, raw.streams.pop(name), sink, f"{where}: {name!r}")
         for name, array in raw.vectors.items():
             vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name))
         labels = None
@@ -153,13 +153,13 @@ class SequenceDataset(Dataset[Sample]):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The features D_k of each modality."""
+        """Number of features D_k of each modality."""
         sizes = {name: ragged.size for name, ragged in self.sequences.items()}
         return sizes | {name: vector.shape[1] for name, vector in self.vectors.items()}
 
     @property
     def lengths(self) -> dict[str, Tensor]:
-        """The steps of each sample, of shape (N,), for each modality that has time, or that some samples lack."""
+        """Number of steps of each sample, of shape (N,), for each modality that has time, or that some samples lack."""
         lengths = {name: ragged.lengths for name, ragged in self.sequences.items()}
         return lengths | {name: there.long() for name, there in self.present.items()}
 
@@ -214,7 +214,7 @@ class SequenceDataset(Dataset[Sample]):
         if self.corruptions:
             return self.collate([self[i] for i in indices.tolist()])
         lengths = {name: steps[indices] for name, steps in self.lengths.items()}
-        steps = longest({name: lengths[name] for name in self.sequences}, aligned=self.aligned)
+        steps = padded_steps({name: lengths[name] for name in self.sequences}, aligned=self.aligned)
         inputs = {name: ragged.pad(indices, steps[name]) for name, ragged in self.sequences.items()}
         for name, vector in self.vectors.items():
             there = self.present[name][indices].unsqueeze(1) if name in self.present else None
@@ -244,7 +244,7 @@ class SequenceDataset(Dataset[Sample]):
             raise DataError(f"sample {stray.id!r} has {list(stray.inputs)}, but {samples[0].id!r} has {names}")
         parts = {name: [sample.inputs[name] for sample in samples] for name in names}
         lengths = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if xs[0].dim() == 2}
-        steps = longest(lengths, aligned=self.aligned and are_aligned(list(lengths.values())))
+        steps = padded_steps(lengths, aligned=self.aligned and are_aligned(list(lengths.values())))
         inputs = {k: pad(xs, steps[k]) for k, xs in parts.items() if k in lengths}
         for name in parts.keys() - lengths.keys():  # vectors
             lacking = torch.zeros(self.sizes.get(name, 0), device="cpu")
@@ -261,7 +261,7 @@ class SequenceDataset(Dataset[Sample]):
         return Batch(inputs=inputs, lengths=self._lengths_of_batch(lengths), labels=labels, ids=ids)
 
     def _lengths_of_batch(self, lengths: dict[str, Tensor]) -> Lengths:
-        """Returns one tensor where it serves all, and the same form for every batch."""
+        """Returns one tensor of lengths if all modalities share it, else a mapping; the form is the same for every batch."""
         if not (self.aligned and self.complete):
             return lengths
         first = next(iter(lengths.values()), None)
@@ -269,7 +269,7 @@ class SequenceDataset(Dataset[Sample]):
         return first if same else lengths
 
     def subset(self, indices: Sequence[int] | Tensor) -> SequenceDataset:
-        """Returns some of the samples, in this order, for a quick run or for folds of one's own; no sequence is copied.
+        """Returns some of the samples, in this order. No sequence is copied.
 
         Args:
             indices: Numbers of the samples.
@@ -309,7 +309,7 @@ class SequenceDataset(Dataset[Sample]):
         seed: int = 0,
         scale: Mapping[str, Tensor] | None = None,
     ) -> SequenceDataset:
-        """Returns the samples made worse: to see what a model is worth then, or to train on; values change as they are read.
+        """Returns corrupted samples, for robustness tests or for augmentation. Values change when they are read.
 
         ============  ==========================================================================================
         "noise"       Gaussian noise is added, of `severity` standard deviations of each feature
@@ -443,7 +443,7 @@ class SequenceDataset(Dataset[Sample]):
         return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
 
     def _reported(self, report: Mapping[str, Any]) -> SequenceDataset:
-        """Takes over what is known of the source; what is said of labels is new, and other modalities are left out."""
+        """Copies the report of the source for the modalities that are left, with a new description of the labels."""
         modalities = {name: report["modalities"].get(name, own) for name, own in self.report["modalities"].items()}
         changed = {name: self.report[name] for name in ("aligned", "labels")}
         self.report = {**report, **changed, "modalities": modalities}
@@ -466,7 +466,7 @@ class SequenceDataset(Dataset[Sample]):
         return indices % len(self)
 
     def _describe(self) -> dict[str, Any]:
-        """Describes labels, ids and lengths, without looking at any input."""
+        """Describes labels, ids and lengths, without reading inputs."""
         numbers, seen = [str(i) for i in range(len(self))], set[str]()
         twice = [i for i in self.ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
         modalities: dict[str, Any] = {k: {"size": r.size, "lengths": summary(r.lengths)} for k, r in self.sequences.items()}
@@ -490,7 +490,7 @@ def _described(labels: Tensor) -> dict[str, Any]:
 
 
 def _check_counts(counts: Mapping[str, int], labels: Any) -> int:
-    """Checks that there are as many of everything, and returns how many."""
+    """Checks that all parts have the same number of samples, and returns it."""
     first = next(iter(counts), None)
     expected = 0 if first is None else counts[first]
     expected = expected if labels is None else len(labels)

@@ -4,7 +4,7 @@ LONGEST = 900  # letters of a message; whatever a file holds, it stays readable
 
 
 class DataError(ValueError):
-    """Data that cannot be used: the message names the file or the array, what is wrong, and the remedy, in one line."""
+    """Is raised for data that cannot be used. The message names the file or array, the fault and the remedy, in one line."""
 
     def __init__(self, message: str) -> None:
         line = " ".join(message.splitlines())

@@ -14,7 +14,7 @@ from topdown.files import write_text
 
 
 def check_writable(path: Path) -> None:
-    """Checks, without making anything, that a directory is there or can be made, and can be written to.
+    """Checks that a directory exists, or can be created, and is writable. It creates nothing.
 
     Raises:
         DataError: if not.
@@ -26,7 +26,7 @@ def check_writable(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory that can be written to, unless it is there.
+    """Creates a directory, unless it exists, and checks that it is writable.
 
     Raises:
         DataError: if that is impossible.
@@ -40,7 +40,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes strict JSON, whole or not at all; nan and infinities, which JSON lacks, become null."""
+    """Writes strict JSON, atomically. nan and infinities, which JSON lacks, become null."""
     write_text(path, json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
 
 

@@ -86,7 +86,7 @@ def load_splits(
 
 
 def make_splits(path: Path, found: Found, sink_of: Callable[[str], Sink]) -> dict[str, SequenceDataset]:
-    """Makes data sets of the content of a file, and reports findings.
+    """Makes data sets of the content of a file, with reports.
 
     Args:
         path: Path of the file.

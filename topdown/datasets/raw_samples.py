@@ -1,6 +1,6 @@
-"""Samples as a reader finds them in a file: split by split, one modality after the other.
+"""Samples as a reader finds them in a file, and their cleaning.
 
-:func:`keep` makes them clean, and puts them into memory or into a store; both without holding more than one sample twice.
+:func:`clean_sequences` cleans them, and writes them to memory or to a store. It never holds more than one sample twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS = ("nan", "+inf", "-inf", "beyond float32")
 
 
 class Stream(NamedTuple):
-    """One modality of a split.
+    """Holds one modality of a split.
 
     Args:
         size: Features D.
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
 
 
 class RawSplit(NamedTuple):
-    """One split as it is in the file.
+    """Holds one split as it is in the file.
 
     Args:
         labels: Labels of shape (N,), or (N, K) for K labels per sample; None where there are none.
@@ -67,8 +67,8 @@ def in_memory(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> Ten
     return torch.from_numpy(values)
 
 
-def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dict[str, Any]]:
-    """Makes the samples of a modality clean, and keeps them.
+def clean_sequences(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dict[str, Any]]:
+    """Cleans the samples of a modality, and stores them.
 
     Values that are not finite in float32 become 0. They are counted, and so are samples that have no steps.
 
@@ -102,7 +102,7 @@ def keep(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dic
 
 
 def clean_vectors(vectors: Array, present: Array | None = None) -> tuple[Tensor, dict[str, Any]]:
-    """Does for vectors (N, D) what :func:`keep` does for sequences; those that are not present become 0."""
+    """Does for vectors (N, D) what :func:`clean_sequences` does for sequences; those that are not present become 0."""
     counts = dict.fromkeys(KINDS, 0)
     there = np.ones(len(vectors), bool) if present is None else present.astype(bool)
     vectors = np.where(there[:, None], vectors, 0)
@@ -119,7 +119,7 @@ def clean_vectors(vectors: Array, present: Array | None = None) -> tuple[Tensor,
 
 
 def summary(lengths: Array | Tensor) -> dict[str, float]:
-    """Returns the shortest, the median and the longest of some lengths."""
+    """Returns minimum, median and maximum of lengths."""
     lengths = np.asarray(lengths)
     return {"minimum": int(lengths.min()), "median": float(np.median(lengths)), "maximum": int(lengths.max())}
 
@@ -133,7 +133,7 @@ def _clean(stream: Stream, counts: dict[str, int], usable: Array) -> Iterator[Ar
 
 
 def _replaced(counts: dict[str, int]) -> dict[str, Any]:
-    """Says how many values of each kind were replaced, and in which sample first."""
+    """Describes how many values of each kind were replaced, and in which sample first."""
     first = {"first_replaced": counts["first"]} if "first" in counts else {}
     return {"replaced": {kind: counts[kind] for kind in KINDS}, **first}
 

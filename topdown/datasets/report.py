@@ -10,7 +10,7 @@ from topdown.files import require
 
 
 def data_table(splits: Mapping[str, SequenceDataset]) -> str:
-    """Lays out the reports of the splits: the source, N, sizes, lengths, labels, and everything that is odd."""
+    """Returns the reports of the splits as text: source, N, sizes, lengths, labels, and everything unusual."""
     rows = [("split", "N", "modality", "size", "dtype", "steps min/median/max", "padding", "replaced by 0")]
     notes = []
     for split, data in splits.items():
@@ -94,7 +94,7 @@ def _about(report: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Lays out rows as a markdown table, the first of them its head.
+    """Returns rows as a markdown table; the first row is the head.
 
     Raises:
         ImportError: without the extra `datasets`.

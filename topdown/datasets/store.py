@@ -32,7 +32,7 @@ LAYOUT = "topdown store, version 1"
 
 
 class StoreWriter:
-    """Writes a store beside its destination, and puts it there when it is complete.
+    """Writes a store beside its destination, and moves it there when it is complete.
 
     Args:
         destination: Path of the store to be; nothing may be there.
@@ -55,7 +55,7 @@ class StoreWriter:
             raise DataError(f"{destination}: cannot be written ({error.strerror}); choose another place") from None
 
     def sink(self, split: str) -> Sink:
-        """Returns what keeps the values of a split: a :data:`topdown.datasets.raw_samples.Sink`."""
+        """Returns a :data:`topdown.datasets.raw_samples.Sink` that writes the values of a split."""
 
         def write(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> MappedArray:
             file_name, done = _file_name(split, name, "values.npy"), 0
@@ -71,7 +71,7 @@ class StoreWriter:
         return write
 
     def finish(self, splits: dict[str, SequenceDataset]) -> None:
-        """Writes labels, lengths and ids, and puts the store in its place."""
+        """Writes labels, lengths and ids, and moves the store to its destination."""
         described = {}
         for split, data in splits.items():
             if data.labels is not None:
@@ -134,7 +134,7 @@ class _HashedFile(io.RawIOBase):
 
 
 def is_store(path: Path) -> bool:
-    """Tells whether a folder is a finished store."""
+    """Returns whether a folder is a finished store."""
     return (path / MANIFEST).is_file()
 
 

@@ -36,11 +36,11 @@ class MappedArray(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, shape: tuple[int, int], start: int) -> MappedArray:
-        """Takes a file as it is now."""
+        """Opens a file in its present state."""
         return cls(path, shape, start, _changed(path))
 
     def take(self, rows: Tensor) -> Tensor:
-        """Copies rows, given by their numbers, into memory.
+        """Copies rows, given by their indices, into memory.
 
         Raises:
             DataError: if the file is not there any more, or is another.
@@ -62,7 +62,7 @@ def _changed(path: Path) -> tuple[int, int]:
 
 
 class Ragged(NamedTuple):
-    """The sequences of one modality, as runs of rows.
+    """Holds the sequences of one modality, end to end.
 
     Args:
         values: All rows, of shape (R, D).
@@ -76,12 +76,12 @@ class Ragged(NamedTuple):
 
     @classmethod
     def packed(cls, values: Tensor | MappedArray, lengths: Tensor) -> Ragged:
-        """Takes sequences that stand end to end."""
+        """Makes it of sequences that stand end to end."""
         return cls(values, lengths.cumsum(0) - lengths, lengths)
 
     @property
     def size(self) -> int:
-        """The features D."""
+        """Number of features D."""
         return self.values.shape[1]
 
     def rows(self, index: int) -> Tensor:
@@ -100,7 +100,7 @@ class Ragged(NamedTuple):
         return self._take(self.starts.repeat_interleave(self.lengths) + within)
 
     def scaled(self, shift: Tensor, scale: Tensor) -> Ragged:
-        """Returns sequences less a shift, over a scale, of shape (D,) each; in memory a copy, in a file as they are read."""
+        """Returns sequences minus a shift (D,), divided by a scale (D,): a copy in memory; for a file, when they are read."""
         if isinstance(self.values, Tensor):
             return self._replace(values=(self.values - shift) / scale)
         values = self.values
@@ -109,7 +109,7 @@ class Ragged(NamedTuple):
         return self._replace(values=values._replace(shift=shift, scale=scale))
 
     def subset(self, indices: Tensor) -> Ragged:
-        """Returns some of the sequences, of the same rows: nothing is copied."""
+        """Returns some of the sequences. Nothing is copied."""
         return Ragged(self.values, self.starts[indices], self.lengths[indices])
 
     def pad(self, indices: Tensor, steps: int) -> Tensor:

@@ -35,7 +35,7 @@ def sentiment_profile(
 
 
 class Monotonicity(NamedTuple):
-    """How the mean mask of each feature changes with the class.
+    """Holds how the mean mask of each feature changes with the class.
 
     Args:
         correlation: Spearman's correlation with the class, of shape (D,); 0 for a feature that does not change.
@@ -47,7 +47,7 @@ class Monotonicity(NamedTuple):
 
 
 def monotonicity(profile: MaskProfile) -> Monotonicity:
-    """Tells whether masks rise or fall with the class, over the classes that there are samples of.
+    """Measures whether mean masks rise or fall with the class, over the classes that have samples.
 
     Args:
         profile: Mean masks per class; classes in their order.
@@ -74,7 +74,7 @@ def monotonicity(profile: MaskProfile) -> Monotonicity:
 
 
 def mask_change_table(profiles: Profiles) -> str:
-    """Makes a table of how masks change with sentiment: the paper says that they "change almost monotonically".
+    """Returns a table of how masks change with sentiment; the paper says that they "change almost monotonically".
 
     Args:
         profiles: Mean masks of the runs.
@@ -102,7 +102,7 @@ def relevance_auc(
     batch_size: int = 32,
     device: str | torch.device | None = None,
 ) -> dict[str, float]:
-    """Compares masks with a planted relevance of features.
+    """Compares masks with the planted relevance of features.
 
     Args:
         latch: Latch whose masks to compare.

@@ -17,15 +17,15 @@ RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_ep
 
 
 def checkpoint_path(out: Path, kind: str, seed: int, *, unfinished: bool = False) -> Path:
-    """Returns where the weights of a run are, or the state of one that is not over."""
+    """Returns the path of the checkpoint of a run, finished or unfinished."""
     return out / "checkpoints" / f"{kind}-seed{seed}{'.unfinished' if unfinished else ''}.pt"
 
 
 def check_no_runs(out: Path, *, resume: bool) -> None:
-    """Checks that a directory holds no runs, unless they are wanted.
+    """Checks that a directory holds no runs, unless the experiment is resumed.
 
     Raises:
-        DataError: if there are runs and they are not wanted.
+        DataError: if there are runs, and the experiment is not resumed.
     """
     path = out / "results.json"
     if path.exists() and not resume:
@@ -33,7 +33,7 @@ def check_no_runs(out: Path, *, resume: bool) -> None:
 
 
 def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Reads the runs that a directory holds, and removes unfinished checkpoints of runs that are over.
+    """Reads the finished runs of a directory, and removes their unfinished checkpoints.
 
     Args:
         out: Path of the directory; it need not be there.

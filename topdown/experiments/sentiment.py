@@ -48,7 +48,7 @@ Run = dict[str, Any]
 
 
 class Experiment(NamedTuple):
-    """Differences of one sentiment experiment from another.
+    """Describes a sentiment experiment.
 
     Args:
         name: Name for results.json.
@@ -142,7 +142,7 @@ def _names(baseline: str) -> dict[str, str]:
 
 
 def _configuration(options: SentimentOptions, experiment: Experiment, inputs: Inputs) -> dict[str, Any]:
-    """Returns the options that must be the same when a run goes on."""
+    """Returns the options that must be the same when an experiment is resumed."""
     chosen = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k not in FREE_OPTIONS}
     if options.wants_aligned is not None:
         chosen["aligned"] = options.wants_aligned

@@ -20,7 +20,7 @@ LEAST_OF_MOSEI = 20_000  # samples; its files have about 22,800, those of CMU-MO
 
 
 class Inputs(NamedTuple):
-    """Splits of an experiment, and their source.
+    """Holds the splits of an experiment, and their source.
 
     Args:
         splits: Samples for train, valid and test.
@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
 
     @property
     def is_mosei(self) -> bool:
-        """Whether this is all of CMU-MOSEI, with whose published figures others may be compared."""
+        """Whether this is all of CMU-MOSEI, so that published figures may stand beside the results."""
         sizes = self.splits["train"].sizes
         counts = (data.report.get("subset_of", {}).get("samples", len(data)) for data in self.splits.values())
         return not self.relevance and (sizes.get("audio"), sizes.get("visual")) == (74, 35) and sum(counts) > LEAST_OF_MOSEI
@@ -66,10 +66,10 @@ def load_inputs(options: SentimentOptions) -> Inputs:
 
 
 def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
-    """Asks a backbone for a prediction of every split, before anything is written.
+    """Checks that a backbone accepts a sample of every split.
 
     Raises:
-        DataError: if it does not take the data.
+        DataError: if it does not.
     """
     for split, data in inputs.splits.items():
         # A sample whose modalities differ in length, if there is one: not every model takes it.

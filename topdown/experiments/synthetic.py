@@ -34,14 +34,14 @@ NOTE = "SYNTHETIC DATA: a stand-in for CMU-MOSEI with planted structure; no figu
 
 
 class Synthetic(NamedTuple):
-    """The splits, and the planted truth: {split: {modality: (N, D_k)}}, 1 where a feature is relevant, else 0."""
+    """Holds the splits and the planted relevance: {split: {modality: (N, D_k)}}, 1 where a feature is relevant, else 0."""
 
     splits: dict[str, SequenceDataset]
     relevance: dict[str, dict[str, Tensor]]
 
 
 def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: int = 0, unaligned: bool = False) -> Synthetic:
-    """Makes the three splits.
+    """Generates the three splits.
 
     Args:
         samples: Number of samples for train, valid and test.
@@ -69,7 +69,7 @@ def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: 
 
 
 def feature_groups(name: str) -> Tensor:
-    """Tells what each feature of a modality is for.
+    """Returns the role of each feature of a modality.
 
     Returns:
         Numbers of shape (D_k, 2): the modality whose code decides on the feature, and the value of the code for which it is

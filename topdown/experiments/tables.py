@@ -64,7 +64,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def results_table(runs: Sequence[Run], summary: Mapping[str, Any], names: Mapping[str, str], published: Published) -> str:
-    """Makes the table: a row with mean ± sample standard deviation and one with the best run for each kind, then the published.
+    """Returns the table: for each kind a row with mean ± standard deviation and one with the best run, then published rows.
 
     Args:
         runs: Runs as for :func:`summarize`.
@@ -91,7 +91,7 @@ def results_table(runs: Sequence[Run], summary: Mapping[str, Any], names: Mappin
 
 
 def all_metrics_table(summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Makes a table of every metric, with a column per kind: mean ± sample standard deviation."""
+    """Returns a table of every metric, with a column per kind: mean ± sample standard deviation."""
     metrics = next(iter(summary.values()))["mean"]
     rows = [("metric", *(names[kind] for kind in summary))]
     for name in metrics:
@@ -102,7 +102,7 @@ def all_metrics_table(summary: Mapping[str, Any], names: Mapping[str, str]) -> s
 def full_report(
     runs: Sequence[Run], names: Mapping[str, str], *, source: str, published: Published, verdict: Sequence[str] = ()
 ) -> str:
-    """Makes the whole text of table.md: where the figures come from, both tables, and what feedback made of planted structure.
+    """Returns the text of table.md: the source, the verdict, both tables, and the share of planted structure that was found.
 
     Args:
         runs: Runs as for :func:`summarize`; those on synthetic data may have `relevance_auc`.
@@ -137,7 +137,7 @@ def full_report(
 
 
 def gap_closed(runs: Sequence[Run]) -> dict[str, tuple[float, float, int]]:
-    """Tells which share of the gap in MAE between no feedback and the oracle each kind closes.
+    """Returns the share of the gap in MAE between no feedback and the oracle that each kind closes.
 
     Args:
         runs: Runs as for :func:`summarize`.

@@ -19,35 +19,35 @@ from topdown.training.random_state import random_state, set_random_state
 
 
 class Progress(NamedTuple):
-    """State of a training between two epochs, but for what model, optimizer and scheduler hold."""
+    """Holds the progress of a training between two epochs. Model, optimizer and scheduler have states of their own."""
 
     best_epoch: int
     best_loss: float
     best_weights: dict[str, Tensor]
     history: list[dict[str, float]]
 
-    def after(self, record: dict[str, float], model: nn.Module) -> Progress:
+    def updated(self, record: dict[str, float], model: nn.Module) -> Progress:
         """Returns the state after one more epoch."""
         history = [*self.history, record]
         if record["valid_loss"] < self.best_loss:
-            return Progress(int(record["epoch"]), record["valid_loss"], copy_of(model), history)
+            return Progress(int(record["epoch"]), record["valid_loss"], state_of(model), history)
         return self._replace(history=history)
 
 
-def keep(path: Path, parts: Mapping[str, Any], settings: object, progress: Progress, device: torch.device) -> None:
-    """Writes everything that a training needs to go on."""
-    state = {name: copy_of(part) if isinstance(part, nn.Module) else part.state_dict() for name, part in parts.items()}
+def save_training(path: Path, parts: Mapping[str, Any], settings: object, progress: Progress, device: torch.device) -> None:
+    """Writes a checkpoint from which the training can be resumed."""
+    state = {name: state_of(part) if isinstance(part, nn.Module) else part.state_dict() for name, part in parts.items()}
     state |= {"settings": settings, **progress._asdict(), "random": random_state(device)}
     if rank() == 0:
         save_checkpoint(state, path)
     wait()
 
 
-def resume(path: Path, parts: Mapping[str, Any], settings: Mapping[str, object], device: torch.device) -> Progress:
-    """Takes up a training where it was left.
+def resume_training(path: Path, parts: Mapping[str, Any], settings: Mapping[str, object], device: torch.device) -> Progress:
+    """Loads a checkpoint into a model, an optimizer and a scheduler, and returns the progress.
 
     Raises:
-        DataError: if it was another training.
+        DataError: if the checkpoint is of another training, or of another model.
     """
     state = load_checkpoint(path, device)
     if (before := state.get("settings")) != settings:
@@ -57,7 +57,7 @@ def resume(path: Path, parts: Mapping[str, Any], settings: Mapping[str, object],
         wanted = {name: settings.get(name) for name in differ}
         raise DataError(f"{path}: of a training with {found}, not {wanted}; delete it to train anew")
     try:
-        load_into(parts["model"], state["model"])
+        load_state(parts["model"], state["model"])
     except (KeyError, RuntimeError):
         raise DataError(f"{path}: of another model; delete it to train anew") from None
     parts["optimizer"].load_state_dict(state["optimizer"])
@@ -67,7 +67,7 @@ def resume(path: Path, parts: Mapping[str, Any], settings: Mapping[str, object],
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint that `torch.load(path, weights_only=True)` reads; the file is there whole or not at all."""
+    """Writes a checkpoint, atomically, that `torch.load(path, weights_only=True)` can read."""
     write_file(path, lambda file: torch.save(state, file))
 
 
@@ -87,7 +87,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
 
 def latch_options(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Returns the options of every latch in a model, by its path; functions and modules by their names."""
+    """Returns the options of every latch in a model by its path. Functions and modules are represented by their names."""
     found = {}
     for path, module in model.named_modules():
         if isinstance(module, TopDownLatch):
@@ -99,16 +99,16 @@ def latch_options(model: nn.Module) -> dict[str, dict[str, Any]]:
     return found
 
 
-def copy_of(model: nn.Module) -> dict[str, Tensor]:
-    """Returns copies of all values, by names that do not tell what is compiled."""
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Returns a copy of the state dict, with the names of a model that is not compiled."""
     return {_plain(name): value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def load_into(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Loads such values, whatever is compiled now.
+def load_state(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Loads the result of :func:`state_of` into a model, which may be compiled.
 
     Raises:
-        KeyError, RuntimeError: if they are of another model.
+        KeyError, RuntimeError: if the names or shapes are those of another model.
     """
     names = {_plain(name): name for name in model.state_dict()}
     model.load_state_dict({names[name]: value for name, value in values.items()})

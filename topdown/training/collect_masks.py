@@ -16,7 +16,7 @@ from topdown.training.protocol import device_of
 def masks_of(
     latch: TopDownLatch, data: SequenceDataset, *, batch_size: int = 32, device: str | torch.device | None = None
 ) -> Iterator[tuple[Tensor, Batch, dict[str, Tensor]]]:
-    """Yields the numbers of some samples, their batch, and their masks, in evaluation mode, until all have had their turn.
+    """Yields the indices, the batch and the masks of batches of samples, in evaluation mode, once for each sample.
 
     Args:
         latch: Latch whose masks to make.

@@ -17,23 +17,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
-    """Returns the number of this process, 0 if it is alone."""
+    """Returns the rank of this process; 0 without a process group."""
     return dist.get_rank() if is_running() else 0
 
 
 def world_size() -> int:
-    """Returns how many processes there are."""
+    """Returns the number of processes."""
     return dist.get_world_size() if is_running() else 1
 
 
 def is_running() -> bool:
-    """Tells whether this process is one of a group."""
+    """Returns whether this process is in a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """Joins the group that `torchrun` has started, if it has: nccl on CUDA, gloo elsewhere.
+    """Context manager that joins the process group of `torchrun`, if there is one: nccl on CUDA, gloo elsewhere.
 
     Args:
         device: Device to compute on, such as "cpu" or "cuda".
@@ -57,20 +57,20 @@ def process_group(device: str) -> Iterator[str]:
 
 
 def parallel(model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
-    """Returns what to call in training: the model, or one that averages gradients over all processes."""
+    """Returns the module to call in training: the model, or a DistributedDataParallel around it."""
     if not is_running():
         return model
     return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=find_unused_parameters)
 
 
 def total(value: Tensor) -> Tensor:
-    """Returns the sum of a tensor over all processes, the same bits in each."""
+    """Returns the sum of a tensor over all processes, with the same bits in each."""
     if is_running():
         dist.all_reduce(value)
     return value
 
 
 def wait() -> None:
-    """Waits until every process is here."""
+    """Waits until every process has reached this call."""
     if is_running():
         dist.barrier()

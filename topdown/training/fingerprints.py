@@ -17,7 +17,7 @@ LOOKED_AT = 64  # samples of a data set, evenly spaced, whose values count
 
 
 def fingerprint(data: SequenceDataset) -> str:
-    """Tells data sets apart by their labels, ids, sizes and lengths, and by the values of some samples."""
+    """Returns a hash of a data set: its labels, ids, sizes and lengths, and the values of some samples."""
     digest = hashlib.sha256(b"" if data.labels is None else data.labels.numpy().tobytes())
     digest.update(json.dumps([data.ids, data.sizes]).encode())
     for lengths in data.lengths.values():
@@ -32,7 +32,7 @@ def fingerprint(data: SequenceDataset) -> str:
 
 
 def named(function: object, depth: int = 3) -> Any:
-    """Returns a name for a function that another of that name does not have, by its code and by what it holds.
+    """Returns the name of a function with a hash of its code and of the values that it holds.
 
     What is held is looked at down to a depth, and so are the classes and plain values that it finds by name in its own file; of
     modules, it is the type and the shapes of what they hold, of classes from elsewhere the name alone.
@@ -67,7 +67,7 @@ def named(function: object, depth: int = 3) -> Any:
 
 
 def _own_names(function: FunctionType) -> list[str]:
-    """Returns the names by which a function finds plain values, and functions and classes of its own file."""
+    """Returns the global names of a function that refer to plain values, or to functions and classes of its file."""
     found, plain = function.__globals__, (str, int, float, bool, tuple, list)
     return [
         name
@@ -87,7 +87,7 @@ def _code(code: CodeType, depth: int) -> list[Any]:
 
 
 def _plain(value: Any, depth: int = 3) -> str:
-    """Describes a value that a function holds: plain ones as they are, all else by name, since it may be anything."""
+    """Describes a value that a function holds: plain values as they are, all others by the name of their type."""
     if isinstance(value, dict):
         return str({str(key): _plain(held, depth - 1) for key, held in value.items()})
     if isinstance(value, (list, tuple)):

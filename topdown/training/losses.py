@@ -13,7 +13,7 @@ Loss = Literal["mae", "cross_entropy", "bce"] | Callable[[Any, Tensor], Tensor]
 
 
 def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
-    """Compares predictions (B, 1) with labels (B,), or (B, K) with (B, K).
+    """Computes the mean absolute error of predictions (B, 1) for labels (B,), or (B, K) for (B, K).
 
     Raises:
         DataError: if there are not as many of one as of the other.
@@ -22,7 +22,7 @@ def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Compares logits (B, K) with K labels of 0 or 1 each, of shape (B, K); or (B, 1) with (B,).
+    """Computes the binary cross-entropy of logits (B, K) for labels of 0 or 1 of shape (B, K), or (B, 1) for (B,).
 
     Raises:
         DataError: if there are not as many of one as of the other.
@@ -40,7 +40,7 @@ def _like_labels(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Compares logits (B, C) with classes (B,), or (B, 1).
+    """Computes the cross-entropy of logits (B, C) for classes (B,) or (B, 1).
 
     Raises:
         DataError: if logits are not of this shape, or a class has none.
@@ -66,7 +66,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def prediction_of(output: Any) -> Tensor:
-    """Returns the prediction of a model that returns more: `logits` or the only tensor of a mapping, the first item of a tuple.
+    """Returns the prediction in the output of a model: `logits` or the only tensor of a mapping, or the first item of a tuple.
 
     Raises:
         DataError: if it is something else.

@@ -15,13 +15,13 @@ from topdown.datasets.errors import DataError
 from topdown.latch import TopDownLatch
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.random_state import seeded
-from topdown.training.tasks import Task, prepared
+from topdown.training.tasks import Task, with_label_type
 
 FORMAT = "topdown model, version 1"
 
 
 class Description(NamedTuple):
-    """All that makes a model, in plain values.
+    """Describes a model in plain values, from which it can be built.
 
     Args:
         backbone: "lstm", the paper's baseline, or "mult".
@@ -43,7 +43,7 @@ class Description(NamedTuple):
 
 
 def build_backbone(description: Description) -> nn.Module:
-    """Makes the backbone.
+    """Builds the backbone of a description.
 
     Raises:
         DataError: if its options do not fit one another, or the data.
@@ -72,7 +72,7 @@ def build_backbone(description: Description) -> nn.Module:
 
 
 def build_model(description: Description, seed: int) -> nn.Module:
-    """Makes a model; the backbone has the same initial values for a seed, whatever the latch around it."""
+    """Builds a model. For a seed, the backbone has the same initial values whatever the latch around it."""
     with seeded(seed):
         backbone = build_backbone(description)
         if description.latch is None:
@@ -84,7 +84,7 @@ def build_model(description: Description, seed: int) -> nn.Module:
 
 
 class Trained(NamedTuple):
-    """A model as it is in a file.
+    """Holds a trained model with its description.
 
     Args:
         model: Model with its weights, in evaluation mode.
@@ -99,7 +99,7 @@ class Trained(NamedTuple):
     about: dict[str, Any]
 
     def prepare(self, data: SequenceDataset, where: str) -> SequenceDataset:
-        """Returns data as the model takes it.
+        """Returns data in the form that the model was trained on.
 
         Raises:
             DataError: if the data has other modalities, features or labels than those that the model learned from.
@@ -119,14 +119,14 @@ class Trained(NamedTuple):
         learned, given = self.about.get("label_names"), data.report.get("label_names")
         if learned and given and data.labels is not None and learned != given:
             raise DataError(f"{where} has the labels {given}, but the model learned {learned}: put them in that order")
-        data = prepared(data, self.description.task)
+        data = with_label_type(data, self.description.task)
         return data if self.moments is None else data.standardized(self.moments)
 
 
 def save_model(
     path: Path, model: nn.Module, description: Description, moments: Mapping[str, Moments] | None, about: Mapping[str, Any]
 ) -> None:
-    """Writes a model with all that it takes to make it again; `torch.load(path, weights_only=True)` reads it."""
+    """Writes a model with its description, so that `torch.load(path, weights_only=True)` can read it."""
     state: dict[str, Any] = {"format": FORMAT, "model": {k: v.cpu() for k, v in model.state_dict().items()}}
     state["description"] = {**description._asdict(), "task": description.task._asdict()}
     state["moments"] = None if moments is None else {name: tuple(found) for name, found in moments.items()}
@@ -134,7 +134,7 @@ def save_model(
 
 
 def load_model(path: str | Path) -> Trained:
-    """Makes a model from the file that the command line wrote; no code in it is run.
+    """Loads a model from the file that `topdown train` wrote, without running code.
 
     Args:
         path: Path of the file, such as results/model.pt.

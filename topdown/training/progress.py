@@ -21,8 +21,8 @@ from topdown.training.protocol import Fit, fit
 Record = Mapping[str, float]
 
 
-class Progress(NamedTuple):
-    """What to hand to :func:`topdown.training.fit`.
+class Callbacks(NamedTuple):
+    """Holds callbacks for :func:`topdown.training.fit`.
 
     Args:
         on_epoch: Function to call with the record of each epoch.
@@ -34,8 +34,8 @@ class Progress(NamedTuple):
 
 
 @contextlib.contextmanager
-def show_training(label: str, epochs: int) -> Iterator[Progress]:
-    """Shows steps and the time that is left as a bar when the output is a terminal, and epochs as plain lines elsewhere.
+def show_training(label: str, epochs: int) -> Iterator[Callbacks]:
+    """Context manager that shows a progress bar of steps on a terminal, and a line for each epoch elsewhere.
 
     The time that is left is that of all `epochs`; training may stop earlier.
 
@@ -46,7 +46,7 @@ def show_training(label: str, epochs: int) -> Iterator[Progress]:
         ImportError: on a terminal, if tqdm is missing.
     """
     if not sys.stdout.isatty():
-        yield Progress(
+        yield Callbacks(
             lambda record: print(
                 f"{label}  epoch {record['epoch']:.0f}/{epochs}  train {record['train_loss']:.4f}  validation "
                 f"{record['valid_loss']:.4f}  learning rate {record['learning_rate']:.2e}  {record['seconds']:.1f} s",
@@ -67,7 +67,7 @@ def show_training(label: str, epochs: int) -> Iterator[Progress]:
         def on_epoch(record: Record) -> None:
             bar.set_postfix(train=f"{record['train_loss']:.4f}", validation=f"{record['valid_loss']:.4f}")
 
-        yield Progress(on_epoch, on_step)
+        yield Callbacks(on_epoch, on_step)
 
 
 def show_line(line: str) -> None:
@@ -79,7 +79,7 @@ def show_line(line: str) -> None:
 
 
 def write_history(path: Path, histories: Sequence[tuple[Mapping[str, Any], Sequence[Record]]]) -> None:
-    """Writes history.csv: a row for each epoch of each training, with what tells one training from another first.
+    """Writes history.csv, with a row for each epoch of each training.
 
     Args:
         path: Path of the table.
@@ -96,7 +96,7 @@ def write_history(path: Path, histories: Sequence[tuple[Mapping[str, Any], Seque
 
 @contextlib.contextmanager
 def tensorboard(folder: str | Path | None, about: str = "") -> Iterator[Callable[[Record], None]]:
-    """Writes losses and learning rates for TensorBoard with torch's own writer, in process 0; nothing without a folder.
+    """Context manager that writes losses and learning rates for TensorBoard, in process 0. Without a folder it does nothing.
 
     Yields:
         A function to call with the record of each epoch.
@@ -123,7 +123,7 @@ def tensorboard(folder: str | Path | None, about: str = "") -> Iterator[Callable
 def fit_and_show(
     model: nn.Module, splits: Mapping[str, SequenceDataset], options: TrainingOptions, seed: int, label: str, **more: Any
 ) -> Fit:
-    """Trains as the options of a command say, and shows how it goes.
+    """Trains a model with the options of a command, and shows the progress.
 
     Args:
         model: Model to train.

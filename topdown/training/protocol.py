@@ -16,11 +16,11 @@ from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.training.checkpoints import (
     Progress,
-    copy_of,
-    keep,
     latch_options,
-    load_into,
-    resume,
+    load_state,
+    resume_training,
+    save_training,
+    state_of,
 )
 from topdown.training.distributed import parallel, rank, total, world_size
 from topdown.training.fingerprints import fingerprint, named
@@ -33,7 +33,7 @@ MakeScheduler = Callable[[torch.optim.Optimizer], Any]
 
 
 class Fit(NamedTuple):
-    """Course of a training.
+    """Holds the result of a training.
 
     Args:
         best_epoch: Epoch with the lowest validation loss, from 1; the model has its weights.
@@ -144,9 +144,9 @@ def fit(
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
         parts = {"model": model, "optimizer": steps, "scheduler": rate}
-        progress = Progress(0, float("inf"), copy_of(model), [])
+        progress = Progress(0, float("inf"), state_of(model), [])
         if path is not None and path.exists():
-            progress = resume(path, parts, settings, place)
+            progress = resume_training(path, parts, settings, place)
         replica = parallel(model, find_unused_parameters)
         loader = None
         while len(progress.history) < epochs and len(progress.history) - progress.best_epoch < patience:
@@ -163,12 +163,12 @@ def fit(
             _check_finite(record)
             record |= {"learning_rate": steps.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             rate.step(*([record["valid_loss"]] if isinstance(rate, plateau) else []))
-            progress = progress.after(record, model)
+            progress = progress.updated(record, model)
             if path is not None:
-                keep(path, parts, settings, progress, place)
+                save_training(path, parts, settings, progress, place)
             if on_epoch is not None:
                 on_epoch(record)
-        load_into(model, progress.best_weights)
+        load_state(model, progress.best_weights)
         return Fit(progress.best_epoch, progress.best_loss, progress.history)
 
 
@@ -189,7 +189,7 @@ def _check_finite(record: Mapping[str, float]) -> None:
 
 
 def device_of(model: nn.Module, device: str | torch.device | None = None) -> torch.device:
-    """Returns a device that was asked for, or that of the first parameter of a model.
+    """Returns a device, by default that of the first parameter of a model.
 
     Example:
         >>> device_of(nn.Linear(1, 1)), device_of(nn.Linear(1, 1), "meta")
@@ -298,7 +298,7 @@ def _validate(model: nn.Module, data: SequenceDataset, loss: Loss, batch_size: i
 
 
 def _check(model: nn.Module, train: SequenceDataset, valid: SequenceDataset, loss: Loss) -> None:
-    """Checks what can be checked before the first step."""
+    """Checks the arguments before the first step."""
     if not callable(loss) and loss not in LOSSES:
         raise DataError(f"loss={loss!r} is not known: use one of {list(LOSSES)}, or a function (output, labels) -> scalar")
     if train.sizes != valid.sizes:

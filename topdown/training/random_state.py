@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draws on the CPU from a seed within a `with` block: the initial values of a model.
+    """Context manager that seeds the random numbers of the CPU, as for initial values, and restores them afterwards.
 
     Example:
         >>> with seeded(0):
@@ -26,19 +26,19 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
-    """Leaves the random numbers of the caller as they were, on the CPU and on a device."""
+    """Context manager that restores the random state of the caller, on the CPU and on a device."""
     there = [device] if _has_random_numbers(device) else []
     return torch.random.fork_rng(devices=there, device_type=device.type if there else "cuda")
 
 
 def random_state(device: torch.device) -> list[Tensor]:
-    """Returns the state of the random numbers on the CPU, and on a device if that has its own."""
+    """Returns the random state of the CPU, and of a device if that has its own."""
     own = [torch.get_device_module(device).get_rng_state(device)] if _has_random_numbers(device) else []
     return [torch.get_rng_state(), *own]
 
 
 def set_random_state(states: list[Tensor], device: torch.device) -> None:
-    """Takes up random numbers where :func:`random_state` found them."""
+    """Restores a random state of :func:`random_state`."""
     torch.set_rng_state(states[0].cpu())
     if _has_random_numbers(device) and len(states) > 1:  # none, if the training began on the CPU
         torch.get_device_module(device).set_rng_state(states[-1].cpu(), device)

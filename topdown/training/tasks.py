@@ -24,7 +24,7 @@ LOSS_OF: dict[TaskName, Loss] = {"regression": "mae", "classification": "cross_e
 
 
 class Task(NamedTuple):
-    """What a model is to predict.
+    """Describes the prediction task.
 
     Args:
         name: "regression", "classification" or "multilabel".
@@ -41,12 +41,12 @@ class Task(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """Metric that counts most."""
+        """Main metric."""
         return {"regression": "mae", "classification": "acc", "multilabel": "f1"}[self.name]
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether less of that metric is better."""
+        """Whether lower values of the main metric are better."""
         return self.name == "regression"
 
     def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
@@ -58,7 +58,7 @@ class Task(NamedTuple):
         return regression_metrics(outputs.view_as(labels), labels)
 
     def score(self, outputs: Tensor, labels: Tensor) -> float:
-        """Computes the metric that counts most, and no other: a bootstrap does this ten thousand times."""
+        """Computes the main metric alone, which a bootstrap does ten thousand times."""
         if self.name == "classification":
             return accuracy(outputs, labels.flatten())
         if self.name == "multilabel":
@@ -101,10 +101,10 @@ class Task(NamedTuple):
 
 
 def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None) -> Task:
-    """Tells the task by labels: whole numbers are classes, columns of 0 and 1 several labels, and all else is numbers.
+    """Derives the task from labels: integers are classes, columns of 0 and 1 are several labels, all others are numbers.
 
     Args:
-        splits: Splits whose labels to look at; those without are left alone.
+        splits: Splits, of which those with labels are used.
         asked: Name of the task, where labels would tell another. (Default: none)
 
     Raises:
@@ -142,8 +142,8 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
     return Task(name, columns)
 
 
-def prepared(data: SequenceDataset, task: Task) -> SequenceDataset:
-    """Returns data whose labels are of the type that the loss of the task takes."""
+def with_label_type(data: SequenceDataset, task: Task) -> SequenceDataset:
+    """Returns data with labels of the type that the loss of the task takes."""
     if task.name != "regression" or data.labels is None or data.labels.is_floating_point():
         return data
     return data.relabeled(data.labels.float())

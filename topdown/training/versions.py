@@ -12,7 +12,7 @@ import topdown
 
 
 def versions() -> dict[str, Any]:
-    """Returns the versions of what results depend on, and the threads of torch."""
+    """Returns the versions of the libraries that results depend on, and the number of threads of torch."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

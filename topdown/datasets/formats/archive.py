@@ -15,7 +15,7 @@ import numpy as np
 
 from topdown.datasets.arrays import from_arrays
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import identifiers, some
+from topdown.datasets.formats.helpers.fields import identifiers, join_names
 from topdown.datasets.formats.helpers.limits import ARRAYS_OF_ARCHIVE
 from topdown.datasets.formats.helpers.stand_ins import MOST_OF_NOTHING, checked_text
 from topdown.datasets.formats.source import Found, Source
@@ -57,7 +57,7 @@ def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where:
     lengths = {name.removesuffix(".lengths"): members.pop(name) for name in list(members) if name.endswith(".lengths")}
     missing = [name for name in (*(modalities or ()), *lengths) if name not in members]
     if missing:
-        raise DataError(f"{where}: has no {missing[0]!r}; it has {some(members)}")
+        raise DataError(f"{where}: has no {missing[0]!r}; it has {join_names(members)}")
     inputs: dict[str, Any] = {}
     for name in modalities or tuple(members):
         array = inputs[name] = members[name]

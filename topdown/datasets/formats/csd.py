@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import SPLITS, check_range, some, text
+from topdown.datasets.formats.helpers.fields import SPLITS, as_text, check_range, join_names
 from topdown.datasets.formats.helpers.folds import read_folds
 from topdown.datasets.formats.helpers.hdf5 import check_streams, child, choose, dataset, groups, has, open_hdf5, read_array
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_HDF5
@@ -57,7 +57,7 @@ def read(source: Source) -> Found:
     chosen = {modality: choose(modality, rest, streams, str(folder)) for modality in modalities}
     words = choose("words", rest, streams, str(folder)) or chosen.get("text") or choose("text", rest, streams, str(folder))
     if labels is None or words is None:
-        raise DataError(f"{folder}: has no file of {'labels' if labels is None else 'words'} among {some(names)}")
+        raise DataError(f"{folder}: has no file of {'labels' if labels is None else 'words'} among {join_names(names)}")
     split_of = read_folds(folds, str(folder))
     segments = _segments(folder / labels, folder / words)
     members = {split: [s for s in segments if split_of.get(s.video) == split] for split in SPLITS}
@@ -82,7 +82,9 @@ def read(source: Source) -> Found:
             elif modality == "text":
                 left_out[modality] = LEFT_OUT
             else:
-                raise DataError(f"{folder}: {split}: no file is {modality!r} among {some(rest)}; leave it out of modalities=")
+                raise DataError(
+                    f"{folder}: {split}: no file is {modality!r} among {join_names(rest)}; leave it out of modalities="
+                )
         splits[split] = RawSplit(
             targets,
             ids,
@@ -151,7 +153,7 @@ def _words(video: Any, where: str) -> tuple[Array, list[str]]:
     intervals = _intervals(video, len(features), where)
     order = np.argsort(intervals[:, 0], kind="stable")
     order = order[intervals[order, 1] - intervals[order, 0] > SHORTEST]
-    tokens = [text(token, where) for token in features[()].reshape(-1).tolist()] if features.dtype.kind == "S" else []
+    tokens = [as_text(token, where) for token in features[()].reshape(-1).tolist()] if features.dtype.kind == "S" else []
     if tokens and len(tokens) != len(intervals):
         raise DataError(f"{where}: has {len(tokens)} words but {len(intervals)} intervals")
     return intervals[order], [tokens[i] for i in order] if tokens else []

@@ -7,7 +7,7 @@ from typing import Any
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats import archive, csd, mag_bert, mmlatch_cache, mmsa, mult, multibench, tables
-from topdown.datasets.formats.helpers.fields import SPLITS, some
+from topdown.datasets.formats.helpers.fields import SPLITS, join_names
 from topdown.datasets.formats.source import Found, Source
 
 # Corruption in turn; each has recognizes(source) and read(source). A new layout is a module, and its place here.
@@ -51,5 +51,5 @@ def _explain(source: Source) -> str:
     if not isinstance(content, dict):
         return f"holds a {type(content).__name__}, not data of a known layout; give {KINDS}"
     missing = ", ".join(split for split in SPLITS if not isinstance(content.get(split), dict))
-    there = some(key for key in content if isinstance(key, str))
+    there = join_names(key for key in content if isinstance(key, str))
     return f"has no {missing}; a pickle of MulT or MMSA is a dict of train, valid and test, and this one has {there}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import as_list, text
+from topdown.datasets.formats.helpers.fields import as_list, as_text
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
-from topdown.datasets.formats.helpers.listed import Samples, entries, label_of, raw_split
+from topdown.datasets.formats.helpers.sample_lists import Samples, entries, label_of, raw_split
 from topdown.datasets.formats.source import Found, Source, check_modalities
 
 
@@ -38,6 +38,6 @@ def read(source: Source) -> Found:
                 raise DataError(f"{there} is not ((words, visual, acoustic), label, segment)")
             words, visual, acoustic = inputs
             named = {"text": words, "audio": acoustic, "visual": visual}
-            samples.append((named, label_of(parts[1], there), text(parts[2], there)))
-        splits[split] = raw_split(samples, source.wanted, f"{where}: {key}", source, text)
+            samples.append((named, label_of(parts[1], there), as_text(parts[2], there)))
+        splits[split] = raw_split(samples, source.wanted, f"{where}: {key}", source, as_text)
     return source.pickle_found("MAG-BERT", splits, SAMPLES_OF_PICKLE)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import SPLITS, text
+from topdown.datasets.formats.helpers.fields import SPLITS, as_text
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
-from topdown.datasets.formats.helpers.listed import Samples, entries, label_of, raw_split
+from topdown.datasets.formats.helpers.sample_lists import Samples, entries, label_of, raw_split
 from topdown.datasets.formats.source import Found, Source
 
 NO_MODALITIES = {"video_id", "segment_id", "label"}
@@ -41,7 +41,7 @@ def read(source: Source) -> Found:
             if not isinstance(entry, dict) or not NO_MODALITIES <= set(entry):
                 raise DataError(f"{there} is not a dict with {sorted(NO_MODALITIES)}")
             inputs = {str(key): value for key, value in entry.items() if key not in NO_MODALITIES}
-            name = f"{text(entry['video_id'], there)}[{text(entry['segment_id'], there)}]"
+            name = f"{as_text(entry['video_id'], there)}[{as_text(entry['segment_id'], there)}]"
             samples.append((inputs, label_of(entry["label"], there), name))
         wanted = tuple(samples[0][0]) if modalities is None else modalities
         splits[split] = raw_split(samples, wanted, f"{where}: {split}", source, word_of)
@@ -52,5 +52,5 @@ def _vocabulary(word2idx: Any, where: str) -> Callable[[Any, str], str]:
     """Returns what makes a word of its number, or of itself."""
     if not isinstance(word2idx, dict) or not all(isinstance(i, (int, np.integer)) for i in word2idx.values()):
         raise DataError(f"{where} is not a dict from words to numbers")
-    words: dict[Any, str] = {int(i): text(word, where) for word, i in word2idx.items()}
-    return lambda token, there: words.get(token, "") if isinstance(token, (int, float, np.number)) else text(token, there)
+    words: dict[Any, str] = {int(i): as_text(word, where) for word, i in word2idx.items()}
+    return lambda token, there: words.get(token, "") if isinstance(token, (int, float, np.number)) else as_text(token, there)

@@ -15,8 +15,8 @@ import numpy as np
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import KEYS, SPLITS, identifiers, numbers, sentiment
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
-from topdown.datasets.formats.helpers.padded import Cut, Rows, check_array, cut, find_rows, find_side, stream
-from topdown.datasets.formats.mult import find_all_rows, left_out, take_arrays
+from topdown.datasets.formats.helpers.padding import Cut, Rows, check_array, cut_padding, find_rows, find_side, stream
+from topdown.datasets.formats.mult import find_all_rows, take_arrays, unread_parts
 from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
 from topdown.datasets.raw_samples import Array, RawSplit
 
@@ -73,10 +73,10 @@ def read(source: Source) -> Found:
             if mask is not None and mask.steps == found.steps:
                 kept[name] = _masked(found, mask)
             else:
-                kept[name] = cut(found, sides[name], hints[split].get(name))
+                kept[name] = cut_padding(found, sides[name], hints[split].get(name))
         ids = identifiers(content[split].get("id"), f"{there}: 'id'")
         streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
-        found_keys = {"left_out": left_out(content, split, READ)}
+        found_keys = {"left_out": unread_parts(content, split, READ)}
         splits[split] = RawSplit(labels[split], ids, streams, {}, found_keys)
     return source.pickle_found("MMSA-FET" if "config" in content else "MMSA", splits, SAMPLES_OF_PICKLE)
 

@@ -15,7 +15,7 @@ import numpy as np
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import KEYS, SPLITS, identifiers, numbers, sentiment
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
-from topdown.datasets.formats.helpers.padded import Rows, check_array, cut, find_rows, find_side, stream
+from topdown.datasets.formats.helpers.padding import Rows, check_array, cut_padding, find_rows, find_side, stream
 from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
 from topdown.datasets.raw_samples import Array, RawSplit
 
@@ -55,8 +55,8 @@ def read(source: Source) -> Found:
     splits = {}
     for split in SPLITS:
         ids = identifiers(content[split].get("id"), f"{where}: {split}: 'id'")
-        kept = {name: cut(rows[split][name], sides[name]) for name in modalities}
-        found = {"left_out": left_out(content, split, {*KEYS.values(), "labels", "id"})}
+        kept = {name: cut_padding(rows[split][name], sides[name]) for name in modalities}
+        found = {"left_out": unread_parts(content, split, {*KEYS.values(), "labels", "id"})}
         streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
         splits[split] = RawSplit(labels[split], ids, streams, {}, found)
     return source.pickle_found("MulT", splits, SAMPLES_OF_PICKLE)
@@ -68,7 +68,7 @@ def take_arrays(part: dict[str, Any], modalities: tuple[str, ...]) -> dict[str, 
     return {name: array for name, array in there.items() if name in modalities or isinstance(array, np.ndarray)}
 
 
-def left_out(content: Mapping[str, Any], split: str, read: set[str]) -> dict[str, str]:
+def unread_parts(content: Mapping[str, Any], split: str, read: set[str]) -> dict[str, str]:
     """Lists parts of a file that are not read: labels beyond the first, keys of a split, and other keys beside the splits."""
     labels = content[split].get("labels")
     columns = labels.shape[-1] - 1 if isinstance(labels, np.ndarray) and labels.ndim > 1 and labels.shape[1:] != (4, 2) else 0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import SPLITS, check_range, some, text
+from topdown.datasets.formats.helpers.fields import SPLITS, as_text, check_range, join_names
 from topdown.datasets.formats.helpers.folds import read_folds
 from topdown.datasets.formats.helpers.hdf5 import (
     MAGIC,
@@ -52,7 +52,7 @@ def read(source: Source) -> Found:
         everything = {name: name for name in sequences}
         label_group = choose("labels", everything, streams, str(path))
         if label_group is None:
-            raise DataError(f"{path}: has no group of labels among {some(sorted(sequences))}")
+            raise DataError(f"{path}: has no group of labels among {join_names(sorted(sequences))}")
         split_of = read_folds(folds, str(path))
         segments: dict[str, list[str]] = {split: [] for split in SPLITS}
         outside: list[str] = []
@@ -83,7 +83,8 @@ def read(source: Source) -> Found:
                         kept[modality] = _words(path, sequences[words], words, members, embeddings)
                 elif group is None:
                     raise DataError(
-                        f"{path}: {split}: no group is {modality!r} among {some(sorted(names))}; leave it out of modalities="
+                        f"{path}: {split}: no group is {modality!r} among {join_names(sorted(names))}; "
+                        "leave it out of modalities="
                     )
                 else:
                     kept[modality] = _features(path, sequences[group], group, members)
@@ -137,7 +138,7 @@ def _words(path: Path, group: Any, name: str, members: list[str], embeddings: Em
         tokens: Array = np.zeros(0)
         if has(group, member):
             tokens = read_array(child(group, member, where), "features", there, "S").reshape(-1)
-        sentences.append([text(token, there) for token in tokens.tolist()])
+        sentences.append([as_text(token, there) for token in tokens.tolist()])
     vectors = word_vectors(embeddings, {word for sentence in sentences for word in sentence})
     unknown = sum(vectors.unknown(sentence) for sentence in sentences)
     found = {"dtype": "words", "padding": "none", "lengths_from": "the words", "from": name, "unknown_words": unknown}

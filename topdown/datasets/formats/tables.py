@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import some
+from topdown.datasets.formats.helpers.fields import join_names
 from topdown.datasets.formats.source import Found, Source
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
@@ -39,7 +39,7 @@ def read(source: Source) -> Found:
     source.options.only(folder, "a folder of tables")
     paths = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.name != LABELS}
     if missing := [name for name in source.options.modalities or () if name not in paths]:
-        raise DataError(f"{folder}: has no {missing[0]}.csv; it has {some(paths)}")
+        raise DataError(f"{folder}: has no {missing[0]}.csv; it has {join_names(paths)}")
     paths = {name: paths[name] for name in source.options.modalities or paths}
     if not paths:
         raise DataError(f"{folder}: has no table of a modality beside {LABELS}")
@@ -137,7 +137,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             head = [name.strip() for name in next(reader, [])]
             if "id" not in head or len(set(head)) < len(head):
                 raise DataError(
-                    f"{path}: its first line must name its columns, once each, one of them 'id'; it is {some(head)}"
+                    f"{path}: its first line must name its columns, once each, one of them 'id'; it is {join_names(head)}"
                 )
             yield 1, head
             for row in reader:

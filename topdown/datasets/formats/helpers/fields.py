@@ -86,10 +86,10 @@ def identifiers(ids: Any, where: str) -> list[str] | None:
     rows = as_list(ids)
     if rows is None:
         raise DataError(f"{where} is a {type(ids).__name__}; expected a list or an array of names")
-    return ["|".join(text(part, where) for part in as_list(row) or [row]) for row in rows]
+    return ["|".join(as_text(part, where) for part in as_list(row) or [row]) for row in rows]
 
 
-def text(part: Any, where: str) -> str:
+def as_text(part: Any, where: str) -> str:
     """Returns a name or a word that is stored as bytes, text or a number.
 
     Raises:
@@ -102,7 +102,7 @@ def text(part: Any, where: str) -> str:
     return str(part)
 
 
-def some(names: Any) -> str:
+def join_names(names: Any) -> str:
     """Lays out names for a message, however many there are."""
     shown = [repr(name)[:60] for name in names]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import some
+from topdown.datasets.formats.helpers.fields import join_names
 from topdown.datasets.formats.helpers.limits import ARRAY_OF_HDF5
 from topdown.datasets.formats.source import Source
 from topdown.datasets.raw_samples import Array
@@ -128,7 +128,7 @@ def check_streams(source: Source) -> Mapping[str, str]:
     streams = source.options.streams or {}
     if unknown := set(streams) - {*source.wanted, "words", "labels"}:
         known = f"the modalities are {list(source.wanted)}, and words and labels"
-        raise DataError(f"streams name {some(sorted(unknown))}, but {known}")
+        raise DataError(f"streams name {join_names(sorted(unknown))}, but {known}")
     return streams
 
 
@@ -150,7 +150,7 @@ def choose(modality: str, names: Mapping[str, str], wanted: Mapping[str, str], w
     if modality in wanted:
         name = Path(wanted[modality]).name if wanted[modality] not in names else wanted[modality]
         if name not in names:
-            raise DataError(f"{where}: has no {wanted[modality]!r} for {modality!r}; it has {some(sorted(names))}")
+            raise DataError(f"{where}: has no {wanted[modality]!r} for {modality!r}; it has {join_names(sorted(names))}")
         return name
     for pattern in NAMES.get(modality, (re.escape(modality.lower()),)):
         fitting = [key for key, name in names.items() if re.search(pattern, name.lower())]

@@ -73,7 +73,7 @@ class Cut(NamedTuple):
     found: dict[str, Any]
 
 
-def cut(rows: Rows, side: Side | None, hints: Array | None = None) -> Cut:
+def cut_padding(rows: Rows, side: Side | None, hints: Array | None = None) -> Cut:
     """Cuts the padding off.
 
     Args:

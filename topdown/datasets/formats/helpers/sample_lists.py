@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import as_list, check_range, numbers, some
+from topdown.datasets.formats.helpers.fields import as_list, check_range, join_names, numbers
 from topdown.datasets.formats.helpers.words import LEFT_OUT, Embeddings, word_vectors
 from topdown.datasets.formats.source import Source
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
@@ -39,7 +39,7 @@ def raw_split(
         arrays = []
         for i, (inputs, _, _) in enumerate(samples):
             if name not in inputs:
-                raise DataError(f"{where}[{i}] has no {name!r}; it has {some(inputs)}")
+                raise DataError(f"{where}[{i}] has no {name!r}; it has {join_names(inputs)}")
             arrays.append(inputs[name])
         if not _are_words(next((array for array in arrays if not _is_empty(array)), arrays[0])):
             streams[name] = _features(arrays, name, where)
