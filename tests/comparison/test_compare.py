@@ -276,7 +276,7 @@ def test_the_table_of_robustness():
     for record, (noisy, without) in zip(runs.records, ((3.0, None), (5.0, None), (2.0, 4.0), (2.0, 4.0)), strict=True):
         record["robustness"] = {"noise": {"0.5": noisy}} | ({} if without is None else {"without a": {"1": without}})
     assert robustness_rows(robustness(runs)) == [
-        ["made worse", "severity", NONE, "linear"],
+        ["corruption", "severity", NONE, "linear"],
         ["noise", "0", "1.500 ± 0.707", "1.500 ± 0.000"],
         ["noise", "0.5", "4.000 ± 1.414", "2.000 ± 0.000"],
         ["without a", "0", "", "1.500 ± 0.000"],
@@ -646,7 +646,7 @@ class WholeBatches(torch.nn.Module):
 
 def test_what_a_model_does_not_take_is_said():
     found = compare(WholeBatches, SPLITS, feedback={}, seeds=1, epochs=1, robust=True, alone=False)
-    assert "Not tested: without a, since the model does not take it (AttributeError: " in table(found)
+    assert "Not tested: without a, since the model does not accept it (AttributeError: " in table(found)
     assert set(robustness(found.runs)) == {"noise", "features", "steps"}
 
 
@@ -750,7 +750,7 @@ def test_a_model_that_does_not_do_with_one_modality_is_left_out():
     found = compare(lambda sizes: tiny({"a": sizes["a"], "b": sizes["b"]}), SPLITS, feedback=[], seeds=1, epochs=1)
     assert found.left_out == {"a alone": "build raises KeyError: 'b'", "b alone": "build raises KeyError: 'a'"}
     found = compare(lambda sizes: tiny({"a": 2, "b": 2}), SPLITS, feedback=[], seeds=1, epochs=1)
-    assert found.left_out["a alone"] == "build returns a model of 'a', 'b' where 'a' alone is asked for"
+    assert found.left_out["a alone"] == "build returns a model of 'a', 'b' where 'a' alone is wanted"
 
 
 def test_splits_must_be_alike():

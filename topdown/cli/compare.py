@@ -36,11 +36,11 @@ class CompareOptions(ModelOptions, FitOptions):
         feedback: kinds of static, linear, lstm, shared; the control static is always there
         seeds: runs of each row, with seeds 0 to N-1
         jobs: processes of one thread each; one per core by default
-        robust: test on noise, and without features, steps and modalities, too
-        gaps: train on random rates of missing steps, too, and test at 0 to 0.9
-        no_alone: leave out the rows of each modality alone
-        resume: go on with what --out holds; kinds and seeds may be added
-        earlier: make the report of an earlier comparison again
+        robust: test on corrupted data, too: noise, missing features, steps and modalities
+        gaps: train with steps missing at random rates, too, and test at rates 0 to 0.9
+        no_alone: leave out the rows with one modality alone
+        resume: reuse the runs in --out; kinds and seeds may be added
+        earlier: write the report of an earlier comparison again
     """
 
     data: Annotated[Path | None, Value("DATA", Path, positional=True)] = None

@@ -54,8 +54,8 @@ class EvaluateOptions(ApplyOptions):
 
     Args:
         out: write metrics as JSON, too
-        seed: random seed of what is made worse
-        corrupt: evaluate on data made worse: noise, features, steps or missing
+        seed: random seed of the corruption
+        corrupt: evaluate on corrupted data: noise, features, steps or missing
     """
 
     out: File | None = None

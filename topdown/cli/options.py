@@ -24,14 +24,14 @@ class LatchOptions:
     """Options of the latch.
 
     Args:
-        combine: how masks of several sources become one
-        passes: passes before the one that predicts
-        scale: factor of the masks
-        start: identity: begin as the model without feedback
-        encoder_grad: let gradients through the first pass
-        mask_dropout: dropout of the masks
-        sources: who masks whom; all others by default
-        align: where times differ; interpolate by default then
+        combine: rule that combines the masks of several sources
+        passes: number of first passes
+        scale: factor of the masks, with --start random
+        start: identity: begin as the model without feedback; random: masks begin near 1/2, as in the paper
+        encoder_grad: let gradients flow through the first pass
+        mask_dropout: dropout on the masks
+        sources: sources of each target; by default all other modalities
+        align: treatment of sources whose steps differ from the target's; by default interpolate if there are any
     """
 
     combine: Literal["mean", "max", "min", "product"] = "mean"
@@ -56,12 +56,12 @@ class ModelOptions(LatchOptions, DataOptions):
     """Options of the model.
 
     Args:
-        raw: leave features as they are; else they are standardized by the training split
-        task: what to predict; labels tell by default
-        backbone: the paper's baseline, or MulT; mult by default if times differ
-        size: size of the encodings; 100 for lstm, 40 for mult by default
-        layers: layers of MulT's transformers
-        dropout: dropout of the backbone; that of its paper by default
+        raw: do not standardize the features by the training split
+        task: what to predict; by default derived from the labels
+        backbone: the paper's LSTM baseline, or MulT; by default mult if modalities are not aligned
+        size: size of the encodings; by default 100 for lstm, 40 for mult
+        layers: layers of the transformers of MulT
+        dropout: dropout of the backbone; by default that of its paper
     """
 
     raw: bool = False

@@ -83,7 +83,7 @@ def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
     """Reads values of options from a JSON file: {"feedback": "shared", "batch_size": 16, ...}.
 
     Raises:
-        DataError: if it cannot be read, or names an option that there is not.
+        DataError: if it cannot be read, or names an unknown option.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -31,7 +31,7 @@ from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("resume",)
-MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a training that goes on
+MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a resumed training
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -42,7 +42,7 @@ class TrainOptions(ModelOptions, TrainingOptions):
         data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
         feedback: kind of feedback, or none
         seed: random seed
-        corrupt: train on data made worse, anew in each epoch: noise, features, steps or missing
+        corrupt: corrupt the training data anew in each epoch: noise, features, steps or missing
     """
 
     data: Annotated[Path, Value("DATA", Path, positional=True)]

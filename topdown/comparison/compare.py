@@ -83,14 +83,14 @@ def compare(
 ) -> Comparison:
     """Compares kinds of feedback around a model with no feedback, with a wider model, and with simpler models.
 
-    Every row has the same seeds, order of batches and initial backbone, and begins each step with the same random numbers; the
-    epoch is chosen on `valid`, and `test` is reported. Differences are paired by seed; their intervals count both seeds and
-    test samples, and their probabilities are corrected for the number of kinds. Runs are in one thread each, so that their
-    number does not change them.
+    All rows have the same seeds, batches and initial backbones, and begin each step with the same random state. The best epoch
+    is chosen on `valid`, and the score on `test` is reported. Differences are paired by seed. Their intervals count both seeds
+    and test samples, and p-values are corrected for the number of kinds. Each run has one thread, so that results do not
+    depend on the number of jobs.
 
     Args:
-        build: Function {modality: features} -> backbone, called once a run; where it raises an error for one modality alone, or
-            returns a model of others, that row is left out, and the report says why.
+        build: Function {modality: features} -> backbone, called once per run. If it raises an error for a single modality,
+            or returns a model of others, that row is left out, and the report says why.
         splits: Samples for "train", "valid" and "test", with labels.
         feedback: Kinds of feedback, or {name: kind, or options of a latch}; the control "static" is always there. (Default:
             "static" and all kinds)
@@ -99,17 +99,17 @@ def compare(
             (Default: none)
         loss: Loss, as for :func:`topdown.training.fit`. (Default: that of the task)
         metric: Metric. (Default: mean absolute error, accuracy, or F1 of several labels)
-        task: Task. (Default: what labels tell, several yes or no for the loss "bce"; none with a loss and a metric of your own)
+        task: Task. (Default: derived from the labels, multilabel for the loss "bce"; none if loss and metric are user-defined)
         seeds: Number of seeds, 0 to seeds - 1. (Default: 10)
         jobs: Processes, as `n_jobs` of :class:`joblib.Parallel`. (Default: 1, unless `joblib.parallel_config` says otherwise:
             within `joblib.parallel_config(backend="dask")` the runs go to a cluster)
-        alone: Whether to have a row for each modality alone. (Default: True)
-        robust: Whether to test on data made worse, too: noise, features, steps and modalities. (Default: False)
-        gaps: Whether to train every kind once more with missing steps at random rates, and test at rates 0 to 0.9. (Default:
-            False)
-        out: Directory where runs are kept. (Default: none)
-        resume: Whether to go on with runs that are there. (Default: False)
-        about: What else runs must have in common to belong together, such as the settings of the model. (Default: nothing)
+        alone: Whether to add a row for each modality alone. (Default: True)
+        robust: Whether to test on corrupted data, too: noise, or missing features, steps and modalities. (Default: False)
+        gaps: Whether to train every kind a second time, with steps missing at random rates, and test at rates 0 to 0.9.
+            (Default: False)
+        out: Directory for the runs. (Default: none)
+        resume: Whether to reuse the runs in that directory. (Default: False)
+        about: Further settings that runs must share to be resumed, such as those of the model. (Default: none)
         say: Function that is called with a line after each run. (Default: none)
         training: Further options of :func:`topdown.training.fit`, but for `seed`, `checkpoint`, `on_epoch` and `on_step`.
 
@@ -117,8 +117,8 @@ def compare(
         Comparison; :func:`topdown.comparison.write_report` makes pages and tables of it.
 
     Raises:
-        DataError: if a split or a label is missing, or runs are of other settings.
-        ValueError: if an option does not fit.
+        DataError: if a split or a label is missing, or the runs in the directory have other settings.
+        ValueError: if an option is out of range.
 
     Example:
         >>> from topdown.adapters import LSTMBackbone
@@ -213,7 +213,7 @@ def make_rows(
     left_out: dict[str, str] = {}
     rows = [Row(LINEAR)] if plan.task is not None else []
     if plan.task is None:
-        left_out[LINEAR] = "it takes a task, which is not known for a loss and a metric of one's own: pass task="
+        left_out[LINEAR] = "its task is unknown, since loss and metric are user-defined: pass task="
     names = tuple(plan.splits["train"].sizes)
     for name in names if alone and len(names) > 1 else ():
         row = Row(f"{name} alone", modalities=(name,))
@@ -223,14 +223,14 @@ def make_rows(
             continue
         try:
             takes = getattr(make_model(plan, row, 0), "input_sizes", {name: None})
-        except Exception as error:  # whatever a model that needs the others raises
+        except Exception as error:  # a model that needs the others may raise any error
             kind = "" if isinstance(error, ValueError) else f"build raises {type(error).__name__}: "
             left_out[row.name] = f"{kind}{error}"
             continue
         if set(takes) == {name}:
             rows.append(row)
         else:
-            left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is asked for"
+            left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is wanted"
     rows.append(Row(NONE))
     latches = [Row(name, latch=options) for name, options in kinds.items()]
     sizes = {row.name: count_parameters(make_model(plan, row, 0)) for row in latches}

@@ -132,7 +132,7 @@ def difference_of(runs: Runs, pairs: Sequence[tuple[int, int]]) -> Difference:
         labels = runs.labels[chosen]
         try:
             found = {i: float(runs.metric.function(outputs[chosen], labels)) for i, outputs in tensors.items()}
-        except Exception:  # of a metric, maybe one's own, that is not defined where, say, a class is missing
+        except Exception:  # a metric may be undefined where, say, a class is missing
             return [float("nan")] * len(pairs)
         return [sign * (found[a] - found[b]) for a, b in pairs]
 

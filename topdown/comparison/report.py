@@ -40,7 +40,7 @@ def table(comparison: Comparison) -> str:
 
 
 def _made_worse(runs: Runs) -> str:
-    return f"{runs.metric.name} on test data made worse: mean ± standard deviation over seeds; severity 0 is the data as it is."
+    return f"{runs.metric.name} on corrupted test data: mean ± standard deviation over seeds; severity 0 is the data as it is."
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -55,7 +55,7 @@ def _warnings(comparison: Comparison) -> list[str]:
         what = f"masks of {row!r} have become constants for {', '.join(targets)}"
         lines.append(f"WARNING: {what}: they vary neither within nor between samples.")
     untested = {what: why for run in runs.records for what, why in run.get("not_tested", {}).items()}
-    return lines + [f"Not tested: {what}, since the model does not take it ({why})." for what, why in untested.items()]
+    return lines + [f"Not tested: {what}, since the model does not accept it ({why})." for what, why in untested.items()]
 
 
 def _explained(comparison: Comparison) -> list[str]:

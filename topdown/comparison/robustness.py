@@ -29,7 +29,7 @@ def robustness(runs: Runs) -> Curves:
 def robustness_rows(curves: Curves) -> list[list[str]]:
     """Returns the rows of a table, one for each corruption and severity, with a column for each model."""
     names = list(dict.fromkeys(name for found in curves.values() for name in found))
-    rows = [["made worse", "severity", *names]]
+    rows = [["corruption", "severity", *names]]
     for kind, found in curves.items():
         for severity in dict.fromkeys(severity for by_severity in found.values() for severity in by_severity):
             rows.append([kind, severity, *(_cell(found.get(name, {}).get(severity)) for name in names)])

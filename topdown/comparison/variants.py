@@ -84,7 +84,7 @@ class Plan(NamedTuple):
         loss: Loss to train with.
         metric: Metric to compare.
         training: Further options of :func:`topdown.training.fit`.
-        robust: Whether to test on data made worse.
+        robust: Whether to test on corrupted data, too.
     """
 
     build: Build
@@ -220,7 +220,7 @@ def _robustness(
         try:
             worse = test.corrupt("missing", 1.0, modalities=[name], seed=SEED_OF_CORRUPTION)
             found[f"without {name}"] = {"1": plan.metric.function(predict(model, worse), test.labels)}
-        except Exception as error:  # a model of one's own may not take samples that lack something
+        except Exception as error:  # a user-defined model may not accept samples that lack a modality
             left_out[f"without {name}"] = f"{type(error).__name__}: {error}"
     return found, left_out
 

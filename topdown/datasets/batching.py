@@ -55,7 +55,7 @@ class BucketedSampler(Sampler[list[int]]):
         shuffle: Whether batches are those of :func:`bucketed_batches`, in another order each epoch, or in the order of the
             data. (Default: True)
         seed: Random seed of the order. (Default: 0)
-        epoch: First epoch; each one that is asked for is another, in another order. (Default: 0)
+        epoch: First epoch. Each iteration is the next epoch, in another order. (Default: 0)
         pool: Batches of a pool. (Default: 20)
         rank: Number of this process. (Default: that of `torch.distributed` when an epoch begins, or 0)
         world_size: Number of processes. (Default: that of `torch.distributed` when an epoch begins, or 1)

@@ -208,7 +208,7 @@ class SequenceDataset(Dataset[Sample]):
             Batch, with sequences padded on the right.
 
         Raises:
-            IndexError: if there is no such sample, or none is asked for.
+            IndexError: if there is no such sample, or no index is given.
         """
         indices = self._indices(indices)
         if self.corruptions:
@@ -275,7 +275,7 @@ class SequenceDataset(Dataset[Sample]):
             indices: Numbers of the samples.
 
         Raises:
-            IndexError: if there is no such sample, or none is asked for.
+            IndexError: if there is no such sample, or no index is given.
 
         Example:
             >>> data = SequenceDataset.from_arrays({"audio": np.ones((9, 5, 2))}, np.arange(9.0))

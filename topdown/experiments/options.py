@@ -17,10 +17,10 @@ class SentimentOptions(DataOptions, TrainingOptions):
 
     Args:
         data: a pickle such as mosei_senti_data.pkl, a folder of .csd files, a store ...
-        subset: use only N samples of each split, evenly spaced, for a quick run
+        subset: use N samples of each split, evenly spaced
         feedback: kinds of feedback: none, linear, lstm, shared, static
         seeds: runs of each kind, with seeds 0 to N-1
-        samples: training samples of the synthetic data; 1000 by default
+        samples: training samples of the synthetic data; by default 1000
     """
 
     data: Annotated[Path | None, Value("PATH", Path)] = None

@@ -80,10 +80,10 @@ class DataOptions:
     """Options of the data.
 
     Args:
-        modalities: which to use; text, audio and visual of MOSEI, or all that a file names, by default
-        folds: videos of each split, for .csd and HDF5: JSON, or the SDK's standard folds
-        embeddings: vectors of words, such as GloVe's, for files that hold words alone
-        stream: which .csd file or group is a modality
+        modalities: modalities to use; by default text, audio and visual of MOSEI, or all that a file names
+        folds: videos of each split, for .csd and HDF5 files: JSON, or the standard folds of the SDK
+        embeddings: word vectors, such as GloVe, for files that hold words
+        stream: the .csd file or HDF5 group of a modality
     """
 
     modalities: Names | None = None
@@ -102,11 +102,11 @@ class FitOptions:
     """Options of the training.
 
     Args:
-        epochs: at most; training stops early
-        batch_size: samples of a batch
-        learning_rate: of Adam, at the start
-        patience: epochs without a fall before training stops
-        out: where to write results; nothing is kept without it
+        epochs: maximum number of epochs
+        batch_size: batch size
+        learning_rate: initial learning rate of Adam
+        patience: epochs without a lower validation loss after which training stops
+        out: directory for the results; without it nothing is kept
         device: such as cpu or cuda; auto: a GPU if there is one
     """
 
@@ -123,9 +123,9 @@ class TrainingOptions(FitOptions):
     """Further options of the training.
 
     Args:
-        workers: processes that make batches beside the training
-        resume: go on with what --out holds; --epochs may have grown
-        tensorboard: write losses for TensorBoard, too (extra tensorboard)
+        workers: processes that load batches
+        resume: resume what --out holds; --epochs may be larger than before
+        tensorboard: write losses for TensorBoard to this directory, too (extra tensorboard)
     """
 
     workers: Number = 0

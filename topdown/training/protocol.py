@@ -72,48 +72,48 @@ def fit(
 ) -> Fit:
     """Trains a model and leaves it with the weights of its best epoch.
 
-    Adam; the learning rate is halved (`decay`) when the validation loss has not fallen for `decay_after` epochs (looked at
-    once an epoch, and at nothing else); training stops when it has not fallen for `patience` epochs. Section 3 of the paper,
-    but for batch size and epochs, which are those of its public code.
+    The optimizer is Adam. The learning rate is multiplied by `decay` when the validation loss has not fallen for `decay_after`
+    epochs, and training stops when it has not fallen for `patience` epochs. This is Section 3 of the paper; batch size and
+    epochs are those of its public code.
 
-    The order of the batches depends on `seed`, the epoch and lengths alone, so that different models see the same batches.
-    Random numbers of the caller are left as they were.
+    The order of the batches depends only on `seed`, the epoch and the lengths, so that different models see the same batches.
+    The random state of the caller does not change.
 
-    In a process of a group of `torch.distributed`, each process takes its share of every batch, gradients are averaged over all
-    samples of the batch, and the losses are those of all processes: without dropout the same, step by step, as in one process.
-    Every process returns the same; process 0 alone writes the checkpoint, with which any number of processes goes on.
+    In a process group of `torch.distributed`, each process trains on a share of every batch. Gradients and losses are means
+    over all samples of the batch; without dropout each step is the same as in one process. Every process returns the same
+    result. Process 0 writes the checkpoint, from which any number of processes can resume.
 
     Args:
         model: Module called as model(inputs, lengths); returns (B, 1) for "mae", logits (B, C) for "cross_entropy", or
-            whatever a loss of your own takes. It may be compiled; checkpoints are the same.
-        train: Samples to learn from.
-        valid: Samples to choose by.
+            any output that a user-defined loss accepts. It may be compiled; checkpoints are the same.
+        train: Training samples.
+        valid: Validation samples, which decide on the best epoch.
         seed: Random seed of batches and dropout. (Default: 0)
         loss: Name of the loss: "mae", "cross_entropy" for classes, "bce" for labels of 0 or 1, one or several per sample; or a
-            function (output, labels) -> scalar, the mean over a batch. (Default: "mae", Section 3)
+            function (output, labels) -> scalar, the mean over the batch. (Default: "mae", Section 3)
         learning_rate: Learning rate of Adam. (Default: 5e-4, Section 3)
-        optimizer: Function of the parameters that makes an optimizer. (Default: Adam, Section 3)
-        scheduler: Function of the optimizer that makes a scheduler, which is stepped once an epoch, with the validation loss
+        optimizer: Function from parameters to an optimizer. (Default: Adam, Section 3)
+        scheduler: Function from an optimizer to a scheduler, which takes a step after each epoch, with the validation loss
             if it is a `ReduceLROnPlateau`. (Default: the one described above)
-        batch_size: Samples of a batch, of all processes together. (Default: 32, the public code)
-        epochs: Largest number of epochs. (Default: 100, the public code)
+        batch_size: Batch size, of all processes together. (Default: 32, the public code)
+        epochs: Maximum number of epochs. (Default: 100, the public code)
         decay_after: Epochs without a fall before the learning rate decays. (Default: 2, Section 3)
         decay: Factor of the learning rate then. (Default: 0.5, Section 3)
-        gradient_clip: Largest norm of all gradients together; None for any. (Default: None, the public code)
+        gradient_clip: Maximum norm of all gradients together; None for no limit. (Default: None, the public code)
         patience: Epochs without a fall before training stops. (Default: 10, Section 3)
         device: Device to train on, to which the model is moved. (Default: the model's own)
-        workers: Processes that make batches: see :func:`topdown.datasets.data_loader`; they change no number. (Default: 0)
-        find_unused_parameters: Whether some parameters take no part in some steps, of which many processes must know. (Default:
+        workers: Processes that load batches: see :func:`topdown.datasets.data_loader`. (Default: 0)
+        find_unused_parameters: As in DistributedDataParallel: set it where some steps do not use all parameters. (Default:
             False)
-        augment: Function (training data, epoch) -> training data with as many samples of the same lengths or less, called
-            once an epoch: `lambda data, epoch: data.corrupt("noise", 0.3, seed=epoch)`. (Default: none)
-        checkpoint: File that is written after every epoch; if it is there already, training goes on from it, and ends with
-            the same weights as if it had never stopped. It must have been written with the same settings. (Default: none)
+        augment: Function (training data, epoch) -> training data with as many samples, none of them longer. It is called
+            before each epoch: `lambda data, epoch: data.corrupt("noise", 0.3, seed=epoch)`. (Default: none)
+        checkpoint: File that is written after every epoch. If it exists, training resumes from it, and ends with the same
+            weights as an uninterrupted training. It must have been written with the same settings. (Default: none)
         on_epoch: Function that is called with the record of each epoch.
-        on_step: Function that is called after each step with the epoch, the number of the step, and the steps of an epoch.
+        on_step: Function that is called after each step with the epoch, the step, and the number of steps in an epoch.
 
     Returns:
-        Best epoch, and history.
+        Best epoch, its validation loss, and history.
 
     Raises:
         DataError: if labels do not fit the loss, splits or the model differ in modalities, a loss or a gradient is not finite

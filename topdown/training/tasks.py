@@ -108,7 +108,7 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
         asked: Name of the task, where labels would tell another. (Default: none)
 
     Raises:
-        DataError: if there are no labels, or they are not for the task that was asked for.
+        DataError: if there are no labels, or they do not fit the wanted task.
 
     Example:
         >>> task_of({"train": SequenceDataset.from_arrays({"a": [[[0.0]], [[1.0]]]}, [0, 2])})
