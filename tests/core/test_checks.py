@@ -37,6 +37,11 @@ WRONG_OPTIONS = [
     ("combine", "avg", ValueError, "combine='avg' must be one of .'mean', 'max', 'min', 'product'"),
     ("combine", ["mean"], ValueError, r"combine=.'mean'. must be one of"),
     ("combine", 3, ValueError, "combine=3 must be one of"),
+    ("mask_dropout", 1.0, ValueError, r"mask_dropout=1.0 must be a number in \[0, 1\)"),
+    ("passes", 0, ValueError, "passes=0 must be a whole number, at least 1"),
+    ("passes", True, TypeError, "passes=True must be a whole number"),
+    ("scale", 0.0, ValueError, "scale=0.0 must be a positive number"),
+    ("scale", float("nan"), ValueError, "scale=nan must be"),
 ]
 
 
@@ -195,6 +200,111 @@ def test_disabled_without_with_is_a_warning():
     with pytest.warns(RuntimeWarning, match=r"disabled\(\) alone does nothing: write `with latch.disabled\(\):`"):
         latch.disabled()
     assert torch.equal(latch(INPUTS), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backbone": nn.Linear(1, 1)}, TypeError, r"Linear has no encode and no fuse\(\): a backbone needs encode"),
+        ({"feedback": "gru"}, ValueError, "feedback='gru' is not known: use one of .'linear', 'lstm', 'shared'"),
+        ({"feedback": 3}, TypeError, "feedback=3 is not known: use one of"),
+        ({"sources": {}}, ValueError, r"sources={} must name at least one target"),
+        ({"sources": ["text"]}, ValueError, r"sources=\['text'\] must name at least one target"),
+        ({"sources": {"text": []}}, ValueError, r"sources\['text'\] = \[\] must list sources, each once"),
+        ({"sources": {"text": "audio"}}, ValueError, r"sources\['text'\] = 'audio' must list"),
+        ({"sources": {"text": ["audio", "audio"]}}, ValueError, "must list sources, each once"),
+        ({"sources": {"text": ["lidar"]}}, ValueError, r"'lidar' is not among the encodings \['audio', 'text'\]"),
+        ({"sources": {"lidar": ["text"]}}, ValueError, r"'lidar' is not among the inputs and sites \['audio', 'text'\]"),
+        ({"feedback": lambda a, b: None}, TypeError, "'audio' must be a torch.nn.Module, got NoneType"),
+    ],
+)
+def test_wrong_options_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        TopDownLatch(**{"backbone": Toy(SIZES), **options})
+
+
+def test_a_backbone_must_be_a_module():
+    class Plain:
+        def encode(self, inputs): ...
+        def fuse(self, encodings): ...
+
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got Plain"):
+        TopDownLatch(Plain())
+
+
+@pytest.mark.parametrize(
+    ("change", "lengths", "error", "message"),
+    [
+        (lambda x: [1], None, TypeError, "inputs must be one mapping, or each input by its name, got list"),
+        (lambda x: {"text": None}, None, ValueError, r"all of \['text'\] are None"),
+        (lambda x: {}, None, ValueError, "there is no input: it is empty"),
+        (lambda x: x, "six", TypeError, "must be a tensor of integers, got str"),
+        (lambda x: {**x, "audio": [1.0]}, None, TypeError, "'audio' has type list: a mask multiplies floating-point"),
+        (
+            lambda x: {**x, "audio": x["audio"][:2]},
+            None,
+            ValueError,
+            r"'audio' has shape \(2, 6, 4\) but 'text' has shape \(3,",
+        ),
+    ],
+)
+def test_wrong_inputs_are_named(change, lengths, error, message):
+    class Lenient(Toy):
+        def encode(self, inputs, lengths=None):
+            return super().encode({k: x.float() for k, x in inputs.items() if x is not None}, lengths)
+
+    with pytest.raises(error, match=message):
+        TopDownLatch(Lenient(SIZES))(change(INPUTS), lengths)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "lengths", "error", "message"),
+    [
+        ([1], None, TypeError, r"encode\(\) must return a mapping from modality to encoding, got list"),
+        ({"text": 1}, None, TypeError, r"encode\(\) returned 'text' with type int"),
+        ({"text": torch.zeros(3, 2, 2, 2)}, None, ValueError, r"'text' of shape \(3, 2, 2, 2\) for a batch of 3"),
+        ({"text": torch.zeros(2, 6, 5)}, None, ValueError, r"'text' of shape \(2, 6, 5\) for a batch of 3"),
+        (
+            {"text": torch.zeros(3, 4, 5)},
+            LENGTHS,
+            ValueError,
+            "returned 'text' 4 steps for an input of shape \\(3, 6, 7\\) and .*, whose lengths no longer fit: return .*Padded",
+        ),
+        ({"text": torch.zeros(3, 6, 9)}, None, ValueError, "returned 'text' of size 9, but the feedback was built for 5"),
+    ],
+)
+def test_wrong_encodings_are_named(encodings, lengths, error, message):
+    latch = TopDownLatch(Toy(SIZES))
+    latch.backbone.encode = lambda inputs, lengths=None: encodings
+    with pytest.raises(error, match=message):
+        latch(INPUTS, lengths)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        ([1], TypeError, r"Ready must return logits as {target: {source: tensor}}"),
+        ({"text": torch.zeros(3, 6, 7)}, TypeError, "Ready must return logits as"),
+        ({"text": {"audio": None}}, TypeError, "from 'audio' to 'text' must be a tensor of logits, got NoneType"),
+        ({"text": {"audio": torch.zeros(2, 6, 7)}}, ValueError, "the batch and the last size must be the same"),
+    ],
+)
+def test_what_a_ready_feedback_returns_is_checked(returned, error, message):
+    class Ready(nn.Module):
+        def forward(self, encodings):  # without lengths, as a backbone may be
+            return returned
+
+    with pytest.raises(error, match=message):
+        TopDownLatch(Toy(SIZES), Ready())(INPUTS, LENGTHS)
+
+
+def test_logits_that_do_not_fit_are_named():
+    latch = TopDownLatch(Toy(SIZES), lambda source_size, target_size: nn.Linear(source_size, 9), start="random")
+    with pytest.raises(
+        ValueError,
+        match=r"from 'audio' returned logits of shape \(3, 6, 9\) for 'text' of shape \(3, 6, 7\): the batch",
+    ):
+        latch(INPUTS)
 
 
 # Without AVX-512 torch has no LSTM of half precision: see pytorch#88136.
