@@ -427,3 +427,106 @@ def test_a_model_of_ones_own_is_kept_with_its_options(trained):
     before = predict(model.model, prepared)
     fit(model.model, prepared, prepared, epochs=1)
     assert not torch.equal(before, predict(model.model, prepared))
+
+
+def test_classes_have_names_from_the_table_to_the_page(tmp_path, capsys):
+    tables(tmp_path / "data", label=lambda y: "up" if y > 0 else "down")
+    run("train", tmp_path / "data", "--out", tmp_path / "out", *SMALL)
+    assert "2 classes in 'label': down " in capsys.readouterr().out
+    arguments = tmp_path / "out/model.pt", tmp_path / "data"
+    run("predict", *arguments, "--out", tmp_path / "p.csv", "--page", tmp_path / "p.html", "--split", "test")
+    rows = read_table(tmp_path / "p.csv")
+    assert {row["prediction"] for row in rows} <= {"up", "down"}
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    first = rows[0]
+    assert f"{first['id']}: predicted {first['prediction']} (p = {float(first['probability']):.2f}), label " in page
+    run("evaluate", *arguments, "--split", "test", "--out", tmp_path / "m.json")
+    expected = json.loads((tmp_path / "m.json").read_text())["test"]["acc"]
+    lines = (tmp_path / "data/labels.csv").read_text().splitlines()  # of one class alone, which has another number then
+    label = {line.split(",")[0]: line.split(",")[2] for line in lines}
+    assert expected == pytest.approx(np.mean([row["prediction"] == label[row["id"]] for row in rows]))
+    kept = [line for line in lines if not line.endswith(",down") or ",test," not in line]
+    gone = {line.split(",")[0] for line in lines} - {line.split(",")[0] for line in kept}
+    only = [line for line in kept if ",test," in line]
+    (tmp_path / "data/labels.csv").write_text("\n".join([lines[0], *only]) + "\n", encoding="utf-8")
+    for name in ("heart", "motion"):
+        table = tmp_path / f"data/{name}.csv"
+        head, *cells = table.read_text().splitlines()
+        ids = {line.split(",")[0] for line in only}
+        table.write_text("\n".join([head, *(line for line in cells if line.split(",")[0] in ids)]) + "\n", encoding="utf-8")
+    assert gone
+    run("evaluate", *arguments, "--out", tmp_path / "m.json")
+    of_up = [row["prediction"] == "up" for row in rows if label[row["id"]] == "up"]
+    assert json.loads((tmp_path / "m.json").read_text())["test"]["acc"] == pytest.approx(np.mean(of_up))
+    (tmp_path / "data/labels.csv").write_text("\n".join([lines[0], *only]).replace(",up", ",left") + "\n", encoding="utf-8")
+    assert "has the class 'left', but the model learned ['down', 'up']" in failure(capsys, "evaluate", *arguments)
+    (tmp_path / "data/labels.csv").write_text("\n".join([lines[0], *only]).replace(",up", ",1") + "\n", encoding="utf-8")
+    assert "has numbers as labels, but the model learned classes ['down', 'up']" in failure(capsys, "evaluate", *arguments)
+
+
+def test_a_split_may_be_drawn_and_a_label_be_named(tmp_path, capsys):
+    tables(tmp_path / "data")
+    path = tmp_path / "data/labels.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{i},{label},{n}\n" for n, (i, _, label) in enumerate(lines)).replace("label,0", "label,other", 1))
+    assert "or pass --split 0.7 0.15 0.15" in failure(capsys, "train", tmp_path / "data")
+    options = ["--label", "label", "--split", "0.6", "0.2", "0.2", "--split-seed", "1"]
+    run("train", tmp_path / "data", *options, "--out", tmp_path / "out", *SMALL)
+    assert "split at random with seed 1" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/config.json").read_text())["split"] == [0.6, 0.2, 0.2]
+    run("train", tmp_path / "data", "--config", tmp_path / "out/config.json", "--out", tmp_path / "again")
+    one, two = ((tmp_path / out / "history.csv").read_text() for out in ("out", "again"))
+    assert [row.split(",")[:3] for row in one.splitlines()] == [row.split(",")[:3] for row in two.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"out": True}, "'out' is true: give a value"),
+        ({"modalities": [["heart"]]}, "'modalities' is [[\"heart\"]]: give words or numbers"),
+        ({"modalities": []}, "'modalities' is []: give words or numbers"),
+        ({"epochs": "9" * 5000}, "is not a whole number of at least 1"),
+        ({"raw": None, "resume": "yes"}, "'resume' is 'yes': give true or false"),
+        ({"batch_size": 2, "batch-size": 3}, "the option 'batch-size' is there twice"),
+        ({"batch_sise": 2}, "there is no option 'batch_sise' among ['batch_size'"),
+        ({"sources": {"heart": "motion"}, "combine": "avg"}, "'combine': invalid choice: 'avg'"),
+    ],
+)
+def test_values_of_a_file_that_do_not_fit_are_named(tmp_path, capsys, content, message):
+    (tmp_path / "c.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    said = failure(capsys, "train", tables(tmp_path / "data"), "--config", tmp_path / "c.json")
+    assert message in said
+
+
+def test_null_in_a_file_is_the_default(tmp_path):
+    content = dict.fromkeys(["epochs", "feedback", "batch_size", "seed", "scale", "raw", "sources"]) | {"size": 3}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    run("train", tables(tmp_path / "data"), "--config", tmp_path / "c.json", "--epochs", "1", "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["batch_size"] == 32
+
+
+def test_the_file_of_a_training_has_all_its_digits(tmp_path):
+    options = ["--corrupt", "noise:0.1234567", "--out", tmp_path / "out", "--epochs", "1", "--size", "3"]
+    run("train", tables(tmp_path / "data"), *options)
+    assert json.loads((tmp_path / "out/config.json").read_text())["corrupt"] == ["noise:0.1234567"]
+    run("train", tmp_path / "data", "--config", tmp_path / "out/config.json", "--out", tmp_path / "out", "--resume")
+
+
+def test_names_that_are_given_twice_are_named(tmp_path, capsys):
+    data = tables(tmp_path / "data")
+    twice = ["--sources", "heart=motion", "--sources", "heart=heart"]
+    assert "--sources names 'heart' twice; give each name once" in failure(capsys, "train", data, *twice)
+    said = failure(capsys, "train", data, "--stream", "heart=x", "--stream", "heart=y")
+    assert "--stream names 'heart' twice" in said
+
+
+def test_files_that_cannot_be_written_are_named_before_the_work(trained, tmp_path, capsys):
+    arguments = trained / "out/model.pt", trained / "data"
+    assert f"{tmp_path}: is a directory; name a file" in failure(capsys, "predict", *arguments, "--out", tmp_path)
+    assert ".: is a directory; name a file" in failure(capsys, "evaluate", *arguments, "--out", "")
+    same = ["--out", tmp_path / "p.csv", "--page", tmp_path / "p.csv"]
+    assert "is named for predictions and for the page" in failure(capsys, "predict", *arguments, *same)
+    run("evaluate", *arguments, "--out", tmp_path / "new" / "m.json")
+    assert (tmp_path / "new" / "m.json").exists()
+    said = failure(capsys, "compare", trained / "data", "--from", tmp_path)
+    assert "leave out DATA, or --from" in said

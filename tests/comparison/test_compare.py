@@ -4,6 +4,8 @@ import csv
 import functools
 import importlib.util
 import json
+import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -20,6 +22,7 @@ from topdown.comparison import Metric, compare, read_comparison, write_report
 from topdown.comparison.compare import Comparison, metric_of
 from topdown.comparison.differences import Runs, collapsed, compare_rows
 from topdown.comparison.linear import fit_linear, pooled_features
+from topdown.comparison.parallel import run_all
 from topdown.comparison.report import table
 from topdown.comparison.robustness import robustness, robustness_rows
 from topdown.comparison.variants import (
@@ -471,6 +474,39 @@ def test_processes_change_no_number(tmp_path):
         compare(unsendable(), SPLITS, feedback=["linear"], seeds=1, epochs=1, jobs=2)
 
 
+class Unsendable(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def failing(sizes):
+    raise Unsendable("a", "b")
+
+
+def test_an_error_that_cannot_be_sent_is_no_killed_process():
+    with pytest.raises(DataError, match=r"a run .*another process, with an error that cannot be sent here: use jobs=1"):
+        [*run_all(plan_of(failing), [(Row(NONE), 0), (Row(NONE), 1)], 2)]
+    with pytest.raises(DataError, match="a process was killed, for lack of memory perhaps: use fewer jobs"):
+        [*run_all(plan_of(killed), [(Row(NONE), 0), (Row(NONE), 1)], 2)]
+
+
+def killed(sizes):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def plan_of(build):
+    task = Task("regression", 1)
+    return Plan(build, None, SPLITS, task, "mae", metric_of(task), {"epochs": 1}, False)
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_damaged_settings_are_named(tmp_path, content):
+    run(out=tmp_path, seeds=1, alone=False)
+    (tmp_path / "runs/configuration.json").write_text(content)
+    with pytest.raises(DataError, match=r"configuration.json: is damaged \(.*\); choose another directory"):
+        run(out=tmp_path, seeds=1, alone=False, resume=True)
+
+
 def unsendable():
     lock = threading.Lock()
     return lambda sizes: tiny(sizes) if lock else None
@@ -480,7 +516,8 @@ def unsendable():
     ("options", "error", "message"),
     [
         ({"feedback": {"static": "linear"}}, ValueError, "feedback has a kind called 'static', which is the name of a control"),
-        ({"seeds": 0}, ValueError, "seeds=0 and jobs=None must be at least 1"),
+        ({"epoch": 1}, TypeError, r"'epoch' is an option neither of compare nor of fit, which has \['epochs', "),
+        ({"seeds": 0}, ValueError, "seeds=0 must be at least 1, and jobs=None not 0"),
         ({"feedback": "linear"}, ValueError, "feedback='linear': give a list of kinds, or a mapping"),
         ({"feedback": {"none": "linear"}}, ValueError, "feedback has a kind called 'none'"),
         ({"splits": {"train": SPLITS["train"], "valid": SPLITS["valid"]}}, DataError, "'test' has no place among the splits"),
@@ -489,7 +526,7 @@ def unsendable():
         (
             {"metric": Metric("odd", lambda y, labels: float("nan"), True)},
             DataError,
-            "odd of 'a alone', seed 0, is nan: a metric must be a number",
+            "odd of 'linear model on pooled features', seed 0, is nan: a metric must be a number",
         ),
     ],
 )
@@ -555,7 +592,7 @@ def test_names_that_look_alike_in_files_are_told_apart(tmp_path):
 def test_training_data_may_change_in_each_epoch():
     epochs = []
     run(seeds=1, alone=False, widen=None, feedback=["linear"], augment=lambda d, e: epochs.append(e) or d, gaps=True)
-    assert epochs == [1, 2] * 3  # not where gaps are what changes
+    assert epochs == [1, 2] * 6  # also where steps are missing then
 
 
 def test_a_modality_that_some_samples_lack_is_not_alone():

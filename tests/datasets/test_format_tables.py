@@ -5,6 +5,7 @@ import pytest
 
 from topdown.datasets import DataError, load_splits
 from topdown.datasets.prepare import prepare
+from topdown.datasets.report import data_table
 
 TABLES = {
     "heart.csv": "id,rate,variability\na,1,2\nb,5,6\na,3,4\n",  # rows of a stand apart
@@ -24,7 +25,8 @@ def folder(tmp_path):
 def test_one_table_by_itself_is_refused_with_the_folder_to_name(folder):
     with pytest.raises(DataError) as caught:
         load_splits(folder / "heart.csv")
-    assert str(caught.value) == f"{folder / 'heart.csv'}: is one table; give the folder that holds all of them, {folder}"
+    remedy = f"give the folder that holds all of them, {folder}, or say which columns are a modality"
+    assert str(caught.value).startswith(f"{folder / 'heart.csv'}: is one table; {remedy}")
 
 
 def test_tables_are_read(folder):
@@ -68,12 +70,6 @@ def test_whole_numbers_are_classes(folder, column, kind):
     assert load_splits(folder)["all"].labels.tolist() == [[1, 0], [0, 0], [1, 1]]
 
 
-def test_a_table_without_rows_is_a_modality_that_all_lack(folder):
-    (folder / "heart.csv").write_text("id,rate\n", encoding="utf-8")
-    train = load_splits(folder)["train"]
-    assert (train.sizes["heart"], train.lengths["heart"].tolist()) == (1, [0, 0])
-
-
 def test_some_modalities(folder):
     assert load_splits(folder, modalities=["motion", "age"])["train"].sizes == {"motion": 1, "age": 1}
 
@@ -84,15 +80,30 @@ def test_some_modalities(folder):
         ("heart.csv", "id,rate\na,x\n", r"heart.csv, line 2: 'x' in column 'rate' is no number; give each feature as a number"),
         ("heart.csv", "name,rate\na,1\n", r"heart.csv: its first line must name its columns, once each, one of them 'id'"),
         ("heart.csv", "id,r,r\na,1,1\n", r"heart.csv: its first line must name its columns, once each"),
-        ("heart.csv", "", r"heart.csv: its first line must name its columns"),
+        ("heart.csv", "", r"heart.csv: is empty; its first line must name its columns"),
+        ("heart.csv", "id,rate\n", r"heart.csv: has no rows; leave the table out"),
+        ("heart.csv", ",id,rate\n0,a,1\n", r"heart.csv: column 1 has no name: it may be the index of pandas"),
+        ("heart.csv", "id,rate\na,1\n,2\n", r"heart.csv, line 3: has no id \(1 such rows\); give each row the id"),
+        ("heart.csv", "id,rate,x\na,1,2\nb,1\n", r"heart.csv, line 3: has 2 cells, but there are 3 columns"),
+        ("heart.csv", 'id,rate\na,"1,000"\n', r"heart.csv, line 2: '1,000' in column 'rate' is no number"),
+        ("heart.csv", "id,rate\n\na,1\n\nb,2024-01-01\n", r"heart.csv, line 5: '2024-01-01' in column 'rate' is no number"),
+        ("labels.csv", "id,split,y\na,train,1\nb,,2\nc,test,3\n", r"labels.csv, line 3: has no split \(1 such rows\)"),
         ("heart.csv", "id\na\n", r"heart.csv: has no column beside 'id'"),
         ("heart.csv", "id,rate\na,1,2\n", r"heart.csv, line 2: has 3 cells, but there are 2 columns"),
         ("heart.csv", "id,rate\nz,1\n", r"heart.csv: 1 ids are not in labels.csv, such as 'z'"),
         ("labels.csv", "id,y\na,1\na,2\n", r"labels.csv: the id 'a' is there twice"),
-        ("labels.csv", "id,y\na,happy\n", r"labels.csv, line 2: 'happy' in column 'y' is no number; give classes as 0, 1, 2"),
+        (
+            "labels.csv",
+            "id,y\na,1\nb,happy\nc,2\n",
+            r"labels.csv, line 3: 'happy' in column 'y' is no number; give classes",
+        ),
+        ("labels.csv", "id,y,why\na,1,x\nb,2,y\nc,2,z\n", r"'x' in column 'why' is no number; .* or name the column"),
         ("labels.csv", "id,y\na,1\nb,\nc,1\n", r"labels.csv, line 3: a label is missing; leave out such samples \(1 here\)"),
-        ("labels.csv", "id,split,y\na,train,1\nb,train,2\nc,train,3\nd,train,4\n", r"train: sample 3 has no"),
-        ("heart.csv", b"id,\xff\na,1\n", r"heart.csv: cannot be read \(.*\); save it as comma-separated text in UTF-8"),
+        (
+            "labels.csv",
+            "id,split,y\na,train,1\nb,train,2\nc,train,3\nd,train,4\n",
+            r"labels.csv: 'd' has no rows in any table \(1 such ids\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(folder, name, text, message):
@@ -118,3 +129,149 @@ def test_tables_that_numpy_wrote(tmp_path):
     np.savetxt(tmp_path / "x.csv", rows, delimiter=",", header=head, comments="", fmt=["%d", *["%.9g"] * 4])
     data = load_splits(tmp_path)["all"]
     assert np.array_equal(data.batch(range(10)).inputs["x"].reshape(30, 4).numpy(), values)
+
+
+HEART = [[1, 2], [3, 4]]  # of a
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "note"),
+    [
+        ("heart.csv", "id;rate;x\na;1;2\nb;5;6\na;3;4\n", "heart.csv: separator ;"),
+        ("heart.csv", "id;rate;x\na;1,0;2,0\nb;5,5;6\na;3;4\n", "heart.csv: decimal comma"),
+        ("heart.tsv", "id\trate\tx\na\t1\t2\nb\t5\t6\na\t3\t4\n", "heart.tsv: separator tab"),
+        ("heart.csv", "\ufeffID, rate ,x\r\na,1,2\r\nb,5,6\r\n a ,3,4\r\n", None),
+        ("heart.csv", "id,rate,x\na,1,2\nb,NA,6\na,3,4\n", "heart.csv: 1 empty cells in 'rate'"),
+        ("heart.csv", "id,rate,x\na,1,2\nb,null,nan\na,3,4\n", "heart.csv: 1 empty cells in 'x'"),
+        (
+            "heart.csv",
+            "id,Fr\u00e9q,x\na,1,2\nb,5,6\na,3,4\n".encode("cp1252"),
+            "heart.csv: read as Windows-1252, since it is not UTF-8",
+        ),
+        ("heart.csv", "id,rate,x\na,1,2\nb,5,6\na,3,4\n".encode("utf-16"), None),
+    ],
+)
+def test_text_as_people_save_it(folder, name, text, note):
+    (folder / "heart.csv").unlink()
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (folder / "._heart.csv").write_bytes(b"\0\1")  # which macOS leaves behind
+    data = load_splits(folder)["train"]
+    assert data[0].inputs["heart"].tolist() == HEART
+    assert note is None or note in data.report["notes"]
+    assert "heart" in str(data_table({"train": data}))
+    assert note is None or note in data_table({"train": data})
+
+
+def test_rows_that_stand_apart_are_said(folder):
+    notes = load_splits(folder)["train"].report["notes"]
+    assert "heart.csv: rows of one id stand apart (3 runs of 2 ids), and are taken in the order of the file" in notes
+    assert "motion.csv: 1 empty cells in 'x'" in notes
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".xlsx"])
+def test_tables_that_pandas_can_read(folder, suffix):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip({".parquet": "pyarrow", ".xlsx": "openpyxl"}[suffix], reason="needs a reader of such files")
+    frame = pandas.read_csv(folder / "heart.csv")
+    (folder / "heart.csv").unlink()
+    write = frame.to_parquet if suffix == ".parquet" else frame.to_excel
+    write(folder / f"heart{suffix}", index=False)
+    assert load_splits(folder)["train"][0].inputs["heart"].tolist() == HEART
+
+
+def test_a_table_whose_reader_is_missing_is_named(folder, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+
+    def absent(path):
+        raise ImportError("Missing optional dependency 'pyarrow'")
+
+    monkeypatch.setattr(pandas, "read_parquet", absent)
+    (folder / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"x.parquet: needs a library that is not installed \(.*pyarrow.*\); install it"):
+        load_splits(folder)
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "labels"),
+    [
+        (["running", "walking", "running"], ["running", "walking"], [0, 1, 0]),
+        (["True", "False", "True"], ["False", "True"], [1, 0, 1]),
+        (["yes", "no", "no"], ["no", "yes"], [1, 0, 0]),
+    ],
+)
+def test_words_are_classes(folder, cells, names, labels):
+    rows = zip("abc", ["Training", "val", "TEST"], cells, strict=True)
+    (folder / "labels.csv").unlink()
+    (folder / "Labels.csv").write_text("Id,Split,State\n" + "".join(f"{','.join(row)}\n" for row in rows), encoding="utf-8")
+    splits = load_splits(folder, modalities=["heart", "age"])
+    assert list(splits) == ["train", "valid", "test"]
+    assert [int(data.labels) for data in splits.values()] == labels
+    assert splits["train"].report["class_names"] == names
+    counts = ", ".join(f"{name} {cells.count(name)}" for name in names)
+    assert f"Labels.csv: {len(names)} classes in 'State': {counts}".removeprefix("Labels.csv: ") in data_table(splits)
+
+
+def test_the_column_of_the_label_may_be_named(folder):
+    (folder / "labels.csv").write_text("id,split,name,score\na,train,x,1\nb,train,y,2\nc,test,z,4\n", encoding="utf-8")
+    assert load_splits(folder, label="Score")["train"].labels.tolist() == [1, 2]
+    with pytest.raises(DataError, match=r"labels.csv: has no column 'scor'; it has \['score', 'name'\]"):
+        load_splits(folder, label="scor")
+
+
+def test_numbers_with_a_point_are_said_to_be_numbers(folder):
+    (folder / "labels.csv").write_text("id,y\na,0.0\nb,1.0\nc,2.0\n", encoding="utf-8")
+    data = load_splits(folder)["all"]
+    assert data.labels.is_floating_point()
+    assert any(
+        "have a decimal point, so they are numbers; write classes as 0, 1, 2 or as words" in n for n in data.report["notes"]
+    )
+
+
+def many(folder, labels):
+    ids = [f"s{i}" for i in range(len(labels))]
+    (folder / "x.csv").write_text("id,v\n" + "".join(f"{i},{n}\n" for n, i in enumerate(ids)), encoding="utf-8")
+    (folder / "labels.csv").write_text(
+        "id,y\n" + "".join(f"{i},{y}\n" for i, y in zip(ids, labels, strict=True)), encoding="utf-8"
+    )
+
+
+def test_a_random_split_has_the_same_shares_of_each_class(tmp_path):
+    many(tmp_path, ["a"] * 40 + ["b"] * 20)
+    splits = load_splits(tmp_path, split=(0.5, 0.25, 0.25), seed=3)
+    counts = {name: data.labels.bincount().tolist() for name, data in splits.items()}
+    assert counts == {"train": [20, 10], "valid": [10, 5], "test": [10, 5]}
+    again, other = (load_splits(tmp_path, split=(0.5, 0.25, 0.25), seed=seed)["train"].ids for seed in (3, 4))
+    assert splits["train"].ids == again != other
+    assert "split at random with seed 3, each class alike" in splits["train"].report["notes"]
+    many(tmp_path, [0.5 * i for i in range(20)])
+    assert [len(data) for data in load_splits(tmp_path, split=[0.6, 0.2, 0.2]).values()] == [12, 4, 4]
+    for shares, message in (
+        ((0.5, 0.5), "give the shares of train, valid and test, which add up to 1"),
+        ((0.98, 0.01, 0.01), "20 samples are too few, valid would have none"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_splits(tmp_path, split=shares)
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(DataError, match="a split is drawn of samples with labels; add a table 'labels'"):
+        load_splits(tmp_path, split=(0.6, 0.2, 0.2))
+
+
+def test_a_split_is_not_drawn_over_one_that_is_there(folder):
+    with pytest.raises(DataError, match=r"labels.csv: has a column 'split' already; leave out split="):
+        load_splits(folder, split=(0.5, 0.25, 0.25))
+    np.savez(folder / "x.npz", **{"train.a": np.ones((2, 3)), "train.labels": [0.0, 1.0]})
+    with pytest.raises(DataError, match="is an archive, for which split= means nothing; leave it out"):
+        load_splits(folder / "x.npz", split=(0.5, 0.25, 0.25))
+
+
+def test_one_table_with_everything(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text("id,split,state,a_x,a_y,b_z\n1,train,up,1,2,3\n1,train,up,4,5,6\n2,test,down,7,8,9\n", encoding="utf-8")
+    splits = load_splits(path, columns={"a": "a_*", "b": "b_*"})
+    assert splits["train"].sizes == {"a": 2, "b": 1}
+    assert splits["train"][0].inputs["a"].tolist() == [[1, 2], [4, 5]]
+    assert splits["test"][0].inputs["b"].tolist() == [[9]]
+    assert [int(data.labels) for data in splits.values()] == [1, 0]
+    assert splits["train"].report["class_names"] == ["down", "up"]
+    with pytest.raises(DataError, match=r"all.csv: no column is like 'c_\*' among 'id', 'split'"):
+        load_splits(path, columns={"c": "c_*"})

@@ -138,6 +138,7 @@ def prepare_and_kill(source, destination, number):
             os.kill(os.getpid(), number)
 
     sys.stderr = open(os.devnull, "w")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
     prepare(source, destination, progress=kill)
 
 

@@ -33,14 +33,14 @@ class CompareOptions(ModelOptions, FitOptions):
 
     Args:
         data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
-        feedback: kinds of static, linear, lstm, shared; the control static is always there
-        seeds: runs of each row, with seeds 0 to N-1
-        jobs: processes of one thread each; one per core by default
+        feedback: kinds of feedback: static, linear, lstm, shared; the control static is always included
+        seeds: runs of each variant, with seeds 0 to N-1
+        jobs: processes, each with one thread; by default one per core, or one on a GPU
         robust: test on corrupted data, too: noise, missing features, steps and modalities
-        gaps: train with steps missing at random rates, too, and test at rates 0 to 0.9
-        no_alone: leave out the rows with one modality alone
+        gaps: train each kind with randomly missing steps, too, and test it with up to 90 % of them missing
+        no_alone: do not train models of single modalities
         resume: reuse the runs in --out; kinds and seeds may be added
-        earlier: write the report of an earlier comparison again
+        earlier: write the report of the comparison in DIR again, without DATA and without training
     """
 
     data: Annotated[Path | None, Value("DATA", Path, positional=True)] = None
@@ -67,6 +67,8 @@ def compare_command(options: CompareOptions) -> None:
     """Compares kinds of feedback on some data, or writes the report of an earlier comparison again."""
     require("scipy.stats", "experiments")
     require("matplotlib.figure", "plots")
+    if options.earlier is not None and options.data is not None:
+        raise DataError("--from writes the report of an earlier comparison again, without data: leave out DATA, or --from")
     if options.earlier is not None:
         if options.out is not None:
             make_directory(options.out)

@@ -21,7 +21,7 @@ class Corruption(NamedTuple):
     names: tuple[str, ...]
 
     def __str__(self) -> str:
-        return ":".join([self.kind, f"{self.severity:g}", *([",".join(self.names)] if self.names else [])])
+        return ":".join([self.kind, repr(self.severity), *([",".join(self.names)] if self.names else [])])
 
 
 def parse_corruption(text: str) -> Corruption:

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -31,12 +31,12 @@ from topdown.training.protocol import predict
 
 @dataclasses.dataclass(kw_only=True)
 class ApplyOptions(DataOptions):
-    """Options of `topdown evaluate` and `topdown predict`.
+    """Model and data.
 
     Args:
-        checkpoint: model.pt of a training
+        checkpoint: model.pt, which topdown train wrote
         data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
-        split: splits to use; test by default, or all if there is none
+        split: splits to use; by default test, or all if there is no split of that name
         batch_size: samples of a batch
         device: such as cpu or cuda; auto: a GPU if there is one
     """
@@ -68,7 +68,7 @@ class PredictOptions(ApplyOptions):
     """Options of `topdown predict`.
 
     Args:
-        out: table of ids and predictions to write, .csv
+        out: .csv file to write (required)
         masks: add the mask of every feature, averaged over the steps
         page: draw the masks of some samples as one HTML page
         samples: samples of that page
@@ -82,6 +82,8 @@ class PredictOptions(ApplyOptions):
 
 def evaluate(options: EvaluateOptions) -> None:
     """Prints the metrics of a model on labelled data."""
+    if options.out is not None:
+        _check_file(options.out)
     trained = load_model(options.checkpoint)
     splits = _splits(trained, options)
     if options.corrupt:
@@ -98,6 +100,7 @@ def evaluate(options: EvaluateOptions) -> None:
     metrics = evaluate_splits(trained.model, splits, task, batch_size=options.batch_size, device=options.device)
     print_metrics(metrics)
     if options.out is not None and rank() == 0:
+        make_directory(options.out.parent)
         write_json(options.out, metrics)
 
 
@@ -105,7 +108,9 @@ def predict_command(options: PredictOptions) -> None:
     """Writes the predictions of a model for every sample of some data, with their ids."""
     out = options.out
     for place in (out, *([options.page] if options.page is not None else [])):
-        check_writable(place.parent)
+        _check_file(place)
+    if options.page == out:
+        raise DataError(f"{out}: is named for predictions and for the page; give each a file of its own")
     trained = load_model(options.checkpoint)
     latch = trained.model if isinstance(trained.model, TopDownLatch) else None
     if latch is None and (options.masks or options.page):
@@ -126,7 +131,7 @@ def predict_command(options: PredictOptions) -> None:
         outputs = predict(trained.model, data, batch_size=options.batch_size, device=options.device)
         first = first if len(first) else outputs
         masks = mean_masks(latch, data, options.batch_size) if latch is not None and options.masks else [[]] * len(data)
-        for name, row, of_sample in zip(data.ids, task.rows(outputs), masks, strict=True):
+        for name, row, of_sample in zip(data.ids, _named(trained, outputs), masks, strict=True):
             table.writerow([*([split] if several else []), name, *row, *of_sample])
     if rank() == 0:
         make_directory(out.parent)
@@ -138,6 +143,12 @@ def predict_command(options: PredictOptions) -> None:
             count = _write_page(options.page, latch, data, trained, first, options.samples)
             what = f"{count} samples of {split}, from the lowest prediction to the highest"
             print(f"masks of {what}, drawn in {options.page}")
+
+
+def _check_file(path: Path) -> None:
+    if not path.name or path.is_dir():
+        raise DataError(f"{path}: is a directory; name a file")
+    check_writable(path.parent)
 
 
 def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> list[list[float | str]]:
@@ -177,12 +188,22 @@ def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained:
     batch = data.batch(chosen).to(next(latch.parameters()).device)
     with torch.inference_mode():
         trace = latch.trace(batch.inputs, batch.lengths)
-    said = trained.description.task.rows(outputs[chosen])
-    titles = [f"{name}: {', '.join(f'{value:g}' for value in row)}" for name, row in zip(batch.ids, said, strict=True)]
+    classes = trained.about.get("class_names")
+    titles = []
+    for name, row in zip(batch.ids, _named(trained, outputs[chosen]), strict=True):
+        probability = f" (p = {row.pop():.2f})" if trained.description.task.name == "classification" else ""
+        titles.append(f"{name}: predicted {', '.join(str(value) for value in row)}{probability}")
     if batch.labels is not None:
-        titles = [f"{title} (label {label})" for title, label in zip(titles, batch.labels.tolist(), strict=True)]
+        labels = [classes[label] if classes else label for label in batch.labels.tolist()]
+        titles = [f"{title}, label {label}" for title, label in zip(titles, labels, strict=True)]
     write_page(path, trace, titles=titles, lengths=batch.lengths, feature_names=trained.about.get("feature_names"))
     return len(chosen)
+
+
+def _named(trained: Trained, outputs: Tensor) -> list[list[Any]]:
+    """Returns the predictions of each sample, with the names of classes where they have names."""
+    classes, rows = trained.about.get("class_names"), trained.description.task.rows(outputs)
+    return [[classes[int(row[0])], *row[1:]] for row in rows] if classes else [list(row) for row in rows]
 
 
 def _spread(outputs: Tensor, count: int) -> list[int]:

@@ -53,7 +53,7 @@ COMMANDS = {
     "evaluate": Command(
         EvaluateOptions,
         evaluate,
-        "compare the predictions of a trained model with labels",
+        "compute the metrics of a trained model on labelled data",
         "evaluate results/model.pt data/ --corrupt noise:0.5:audio",
     ),
     "predict": Command(
@@ -65,14 +65,14 @@ COMMANDS = {
     "compare": Command(
         CompareOptions,
         compare_command,
-        "tell whether feedback helps on some data: every kind against none, against a wider model, and against simpler ones",
+        "compare each kind of feedback with no feedback, with a wider model and with simpler models",
         "compare data/ --seeds 10 --out comparison",
         config=True,
     ),
     "prepare": Command(
         PrepareOptions,
         prepare_command,
-        "make a store of a file or a folder of samples, once, which opens in milliseconds and may be larger than memory",
+        "convert a file or a folder to a store, which opens in milliseconds and may be larger than memory",
         "prepare mosei_senti_data_noalign.pkl mosei.store",
     ),
 }
@@ -87,7 +87,12 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
         what = f"{command.what[0].upper()}{command.what[1:]}."
         made = commands.add_parser(name, help=command.what, description=what, epilog=f"example: {PROGRAM} {command.example}")
         if command.config:
-            made.add_argument("--config", type=Path, metavar="FILE", help="JSON of options, by their names here; the line wins")
+            made.add_argument(
+                "--config",
+                type=Path,
+                metavar="FILE",
+                help="JSON file with options, named as their flags; the command line wins",
+            )
         add_options(made, command.options)
         parsers[name] = made
     return parser, parsers

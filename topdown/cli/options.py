@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from topdown.training.options import DataOptions, Positive, Share, Value
+from topdown.training.options import Positive, Share, SplitOptions, Value, by_name
 
 BackboneName = Literal["lstm", "mult"]
 
@@ -21,17 +21,17 @@ def read_sources(text: str) -> tuple[str, list[str]]:
 
 @dataclasses.dataclass(kw_only=True)
 class LatchOptions:
-    """Options of the latch.
+    """Options of the feedback (the latch).
 
     Args:
         combine: rule that combines the masks of several sources
-        passes: number of first passes
-        scale: factor of the masks, with --start random
-        start: identity: begin as the model without feedback; random: masks begin near 1/2, as in the paper
+        passes: number of passes that compute masks, before the last one
+        scale: factor of the masks, only with --start random
+        start: identity: the initial model equals the one without feedback; random: initial masks are near 1/2 (the paper)
         encoder_grad: let gradients flow through the first pass
         mask_dropout: dropout on the masks
         sources: sources of each target; by default all other modalities
-        align: treatment of sources whose steps differ from the target's; by default interpolate if there are any
+        align: treatment of sources that have other steps than the target; by default interpolate if modalities are not aligned
     """
 
     combine: Literal["mean", "max", "min", "product"] = "mean"
@@ -47,19 +47,19 @@ class LatchOptions:
         """Returns the options as :class:`topdown.TopDownLatch` takes them, but for the kind of feedback."""
         names = ("combine", "passes", "scale", "start", "encoder_grad", "mask_dropout")
         chosen = {name: getattr(self, name) for name in names}
-        sources = dict(self.sources) if self.sources else None
+        sources = by_name(self.sources, "sources")
         return {**chosen, "sources": sources, "align": self.align or ("error" if aligned else "interpolate")}
 
 
 @dataclasses.dataclass(kw_only=True)
-class ModelOptions(LatchOptions, DataOptions):
-    """Options of the model.
+class ModelOptions(LatchOptions, SplitOptions):
+    """Model options.
 
     Args:
-        raw: do not standardize the features by the training split
+        raw: do not standardize the features, which is done with mean and standard deviation of the training split
         task: what to predict; by default derived from the labels
         backbone: the paper's LSTM baseline, or MulT; by default mult if modalities are not aligned
-        size: size of the encodings; by default 100 for lstm, 40 for mult
+        size: hidden size of the backbone; by default 100 for lstm, 40 for mult
         layers: layers of the transformers of MulT
         dropout: dropout of the backbone; by default that of its paper
     """

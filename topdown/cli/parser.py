@@ -86,35 +86,46 @@ def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
         DataError: if it cannot be read, or names an unknown option.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); give a JSON object of options") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}; give a JSON object of options")
-    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    actions = {_name(flag): action for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
     found = {}
     for name, value in content.items():
-        action = actions.get(name.replace("-", "_"))
+        if value is None:  # the default
+            continue
+        action = actions.get(_name(name))
         if action is None or action.dest in ("help", "config"):
             there = [dest for dest in actions if dest not in ("help", "config")]
             raise DataError(f"{path}: there is no option {name!r} among {nearest(name, there)}")
+        if action.dest in found:
+            raise DataError(f"{path}: the option {name!r} is there twice")
         found[action.dest] = _checked(parser, action, value, path)
     return found
 
 
+def _name(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
 def _checked(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, path: Path) -> Any:
     """Returns a value of JSON as the command line would have it."""
-    if value is None or action.nargs == 0:
-        if value is not None and not isinstance(value, bool):
+    if action.nargs == 0:
+        if not isinstance(value, bool):
             raise DataError(f"{path}: {action.dest!r} is {value!r}: give true or false")
         return value
     several = action.nargs == "+"
     if isinstance(value, (dict, list)) and not several:
         raise DataError(f"{path}: {action.dest!r} is a {type(value).__name__}: give one value")
     if isinstance(value, dict):
-        value = [f"{name}={','.join(to) if isinstance(to, list) else to}" for name, to in value.items()]
+        value = [f"{name}={','.join(map(str, to)) if isinstance(to, list) else to}" for name, to in value.items()]
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(part, (str, int, float)) and not isinstance(part, bool) for part in values):
+        raise DataError(f"{path}: {action.dest!r} is {json.dumps(value)}: give {'words or numbers' if several else 'a value'}")
     try:
-        parts = [parser._get_value(action, str(part)) for part in (value if isinstance(value, list) else [value])]
+        parts = [parser._get_value(action, str(part)) for part in values]
         for part in parts:
             parser._check_value(action, part)
     except argparse.ArgumentError as error:

@@ -14,17 +14,17 @@ from topdown.datasets.prepare import Progress, prepare
 from topdown.datasets.report import data_table
 from topdown.datasets.store import check_store
 from topdown.files import require
-from topdown.training.options import DataOptions, Value
+from topdown.training.options import SplitOptions, Value
 
 
 @dataclasses.dataclass(kw_only=True)
-class PrepareOptions(DataOptions):
+class PrepareOptions(SplitOptions):
     """Options of `topdown prepare`.
 
     Args:
         source: a file or a folder of samples
-        destination: the store to be; nothing may be there
-        check: check the checksums of the store SOURCE, and make nothing
+        destination: path of the new store, which must not exist
+        check: only verify the checksums of the store SOURCE
     """
 
     source: Annotated[Path, Value("SOURCE", Path, positional=True)]

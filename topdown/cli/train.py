@@ -17,7 +17,7 @@ from topdown.cli.options import ModelOptions
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory, write_json
+from topdown.datasets.files import check_writable, make_directory, read_json, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import data_table
 from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
@@ -42,7 +42,8 @@ class TrainOptions(ModelOptions, TrainingOptions):
         data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
         feedback: kind of feedback, or none
         seed: random seed
-        corrupt: corrupt the training data anew in each epoch: noise, features, steps or missing
+        corrupt: corrupt the training data anew in each epoch; KIND is noise (SEVERITY in standard deviations), features,
+            steps or missing (SEVERITY is a share)
     """
 
     data: Annotated[Path, Value("DATA", Path, positional=True)]
@@ -70,6 +71,7 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
         if needed not in splits:
             other = next((name for name in ("val", "dev", "validation") if name in splits), None)
             remedy = f"call {other!r} 'valid'" if other else "give each sample one of train, valid and test as its split"
+            remedy += ", or pass --split 0.7 0.15 0.15" if [*splits] == ["all"] and path.is_dir() else ""
             raise DataError(f"{path}: has no split {needed!r} but {list(splits)}; {remedy}")
         if splits[needed].labels is None:
             raise DataError(f"{path}: {needed} has no labels to learn from")
@@ -145,6 +147,7 @@ def train(options: TrainOptions) -> None:
         "data": options.data.name,
         "feature_names": splits["train"].report.get("feature_names"),
         "label_names": splits["train"].report.get("label_names"),
+        "class_names": splits["train"].report.get("class_names"),
     }
     save_model(out / "model.pt", model, description, moments, about)
     write_history(out / "history.csv", [({}, fitted.history)])
@@ -174,7 +177,7 @@ def check_same(path: Path, options: TrainOptions) -> None:
     """
     if not path.exists():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     now = json.loads(json.dumps(used_options(options)))
     for name in dict.fromkeys([*before, *now]):
         if name not in MAY_CHANGE and before.get(name) != now.get(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,10 +36,13 @@ from topdown.feedback import FEEDBACK, StaticFeedback
 from topdown.training.distributed import world_size
 from topdown.training.fingerprints import fingerprint, named
 from topdown.training.losses import Loss
+from topdown.training.protocol import fit
 from topdown.training.tasks import Task, task_of
 from topdown.training.versions import versions
+from topdown.wiring import nearest
 
 Feedback = Sequence[str] | Mapping[str, Any]
+OF_FIT = [*inspect.signature(fit).parameters][3:]
 KINDS = (STATIC, *(kind for kind in FEEDBACK if kind != STATIC))
 
 
@@ -137,10 +141,12 @@ def compare(
     _check_splits(splits)
     if world_size() > 1:
         raise ValueError("compare starts processes of its own: call it in one process, and pass jobs=")
-    if seeds < 1 or (jobs is not None and jobs < 1):
-        raise ValueError(f"seeds={seeds} and jobs={jobs} must be at least 1")
+    if seeds < 1 or jobs == 0:
+        raise ValueError(f"seeds={seeds} must be at least 1, and jobs={jobs} not 0")
     if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint") if name in training]:
         raise ValueError(f"{taken[0]} is what each run has of its own: leave it out")
+    if unknown := [name for name in training if name not in OF_FIT]:
+        raise TypeError(f"{unknown[0]!r} is an option neither of compare nor of fit, which has {nearest(unknown[0], OF_FIT)}")
     if task is None and (loss is None or metric is None):
         task = task_of(splits, "multilabel" if loss == "bce" else None)
     if metric is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -43,11 +44,20 @@ def run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int | None) ->
     # Packed once, as an array, which joblib writes to a file that all processes share, and dask sends to each worker once.
     packed = np.frombuffer(_pack(plan), np.uint8)
     parallel = joblib.Parallel(jobs, batch_size=1, return_as="generator_unordered")
+    runs = parallel(joblib.delayed(_run_packed)(packed, row, seed) for row, seed in missing)
     try:
-        yield from parallel(joblib.delayed(_run_packed)(packed, row, seed) for row, seed in missing)
-    except BrokenProcessPool:
+        yield from runs
+    except BrokenProcessPool as error:
+        if type(error).__name__ != "TerminatedWorkerError":
+            raise DataError(
+                f"a run failed in another process, with an error that cannot be sent here: use jobs=1 ({error})"
+            ) from error
         remedy = "use fewer jobs, and go on with resume; what is done is kept if there is a directory"
         raise DataError(f"a process was killed, for lack of memory perhaps: {remedy}") from None
+    finally:
+        with warnings.catch_warnings():  # about runs that are cancelled
+            warnings.simplefilter("ignore")
+            runs.close()
 
 
 def _pack(plan: Plan) -> bytes:

@@ -13,7 +13,7 @@ import torch
 from topdown.comparison.differences import Runs
 from topdown.comparison.variants import LINEAR, Metric, Row
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory, write_json
+from topdown.datasets.files import check_writable, make_directory, read_json, write_json
 from topdown.files import write_file
 
 Array = np.ndarray[Any, Any]
@@ -40,7 +40,7 @@ class RunStore:
         if path.exists():
             if not resume:
                 raise DataError(f"{out}: holds runs of an earlier comparison; go on with resume, or choose another directory")
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path)
             if differ := [name for name in fixed if before.get(name) != fixed[name]]:
                 name = differ[0]
                 raise DataError(f"{out}: was made with {name} {before.get(name)}, not {fixed[name]}; choose another directory")

@@ -22,7 +22,7 @@ from topdown.profile import as_sequence
 from topdown.sequence import lengths_of, valid_steps
 from topdown.training.collect_masks import masks_of
 from topdown.training.losses import Loss
-from topdown.training.protocol import fit, predict
+from topdown.training.protocol import Augment, fit, predict
 from topdown.training.random_state import seeded
 from topdown.training.tasks import Task
 
@@ -154,6 +154,7 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         (valid, test), record["parameters"] = fit_linear(plan.task, splits["train"], splits["valid"], splits["test"])
         record |= {"validation": score(valid, splits["valid"].labels), "test": score(test, labels)}
         record["seconds"] = time.perf_counter() - start
+        _check_score(plan, record)
         return record, test.numpy()
     model, best = make_model(plan, row, seed), list[float]()
     record["parameters"] = count_parameters(model)
@@ -172,7 +173,7 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         loss=plan.loss,
         on_epoch=on_epoch,
         on_step=on_step,
-        **{**plan.training, **({"augment": _with_gaps(seed)} if row.gaps else {})},
+        **{**plan.training, **({"augment": _with_gaps(seed, plan.training.get("augment"))} if row.gaps else {})},
     )
     outputs = predict(model, splits["test"])
     record |= {
@@ -187,14 +188,20 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         record["masks"] = mask_spread(model, splits["test"])
     if plan.robust or row.gaps:
         record["robustness"], record["not_tested"] = _robustness(plan, row, model, splits["test"])
-    if not math.isfinite(record["test"]):
-        raise DataError(f"{plan.metric.name} of {row.name!r}, seed {seed}, is {record['test']}: a metric must be a number")
+    _check_score(plan, record)
     record["seconds"] = time.perf_counter() - start
     return record, outputs.numpy()
 
 
-def _with_gaps(seed: int) -> Callable[[SequenceDataset, int], SequenceDataset]:
+def _check_score(plan: Plan, record: Mapping[str, Any]) -> None:
+    if not math.isfinite(record["test"]):
+        where = f"{plan.metric.name} of {record['row']!r}, seed {record['seed']},"
+        raise DataError(f"{where} is {record['test']}: a metric must be a number")
+
+
+def _with_gaps(seed: int, other: Augment | None) -> Augment:
     def augment(data: SequenceDataset, epoch: int) -> SequenceDataset:
+        data = data if other is None else other(data, epoch)
         generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + epoch)
         drawn = torch.rand(len(data), 2, generator=generator, dtype=torch.float64, device="cpu")
         return data.corrupt("steps", drawn[:, 0] * (drawn[:, 1] < 0.5), seed=seed * 1_000_003 + epoch)

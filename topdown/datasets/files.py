@@ -50,3 +50,18 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_without_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that :func:`write_json` wrote.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is damaged ({error}); choose another directory") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: is damaged (a {type(content).__name__}); choose another directory")
+    return content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,17 @@ def load_splits(
     folds: Folds | None = None,
     embeddings: Embeddings | None = None,
     streams: dict[str, str] | None = None,
+    label: str | None = None,
+    split: Sequence[float] | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, SequenceDataset]:
     """Loads the splits of a file or a folder, whose layout is found by its content.
 
     - MulT's pickles, aligned or not (`mosei_senti_data.pkl`, `mosi_data_noalign.pkl`, IEMOCAP), and MultiBench's raw ones;
     - MMSA's pickles, aligned or not, and those of MMSA-FET; MAG-BERT's; the cache of MMLatch's public code (`mosei_avt.p`);
     - MultiBench's `mosi.hdf5` and `mosei.hdf5`, and a folder of `.csd` files of the CMU Multimodal SDK; both need `folds`;
-    - a folder of tables of your own, .csv: see :mod:`topdown.datasets.formats.tables`;
+    - a folder of tables, .csv, .parquet or Excel, or one table: see :mod:`topdown.datasets.formats.tables`;
     - an `.npz` archive of arrays of your own: see :mod:`topdown.datasets.formats.archive`;
     - a store that `topdown prepare` made of any of these, which may be larger than memory.
 
@@ -48,6 +52,11 @@ def load_splits(
         embeddings: Vectors of words, for files that hold words alone: a mapping, or a text file such as GloVe's. Without it
             text of such a file is left out, and the report says so.
         streams: File or group of a modality, where several could be meant.
+        label: Column of the label in a table of labels. (Default: all columns but `id` and `split`)
+        split: Shares of train, valid and test, for a random split of tables without a column `split`, which has the same
+            share of each class in all three. (Default: none)
+        seed: Random seed of that split. (Default: 0)
+        columns: {modality: pattern of its columns, such as "audio_*"}, where one table holds all modalities. (Default: none)
 
     Returns:
         Splits, each a :class:`SequenceDataset` of float32 with a `report` of findings.
@@ -66,7 +75,9 @@ def load_splits(
         {'audio': tensor([5, 2])}
     """
     path = Path(path)
-    options = Options(None if modalities is None else tuple(modalities), folds, embeddings, streams)
+    wanted = None if modalities is None else tuple(modalities)
+    shares = None if split is None else tuple(split)
+    options = Options(wanted, folds, embeddings, streams, label, shares, seed, columns)
     if isinstance(modalities, str) or options.modalities == ():
         raise DataError(f"modalities={modalities!r}: give a list of names")
     try:

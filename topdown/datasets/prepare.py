@@ -9,7 +9,7 @@ HDF5 are read one video at a time; a pickle is read into memory as a whole, once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from topdown.datasets.data import SequenceDataset
@@ -32,6 +32,10 @@ def prepare(
     folds: Folds | None = None,
     embeddings: Embeddings | None = None,
     streams: dict[str, str] | None = None,
+    label: str | None = None,
+    split: Sequence[float] | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
     progress: Progress = lambda name, done, rows: None,
 ) -> dict[str, SequenceDataset]:
     """Makes a store of a file or a folder.
@@ -43,6 +47,10 @@ def prepare(
         folds: Option of :func:`topdown.datasets.load_splits`.
         embeddings: Option of :func:`topdown.datasets.load_splits`.
         streams: Option of :func:`topdown.datasets.load_splits`.
+        label: Option of :func:`topdown.datasets.load_splits`.
+        split: Option of :func:`topdown.datasets.load_splits`.
+        seed: Option of :func:`topdown.datasets.load_splits`.
+        columns: Option of :func:`topdown.datasets.load_splits`.
         progress: Function that is called with the name of an array, the rows that are written, and all its rows.
 
     Returns:
@@ -52,7 +60,9 @@ def prepare(
         DataError: if the source cannot be used, or there is something at the destination; nothing is left of it then.
     """
     source, destination = Path(source), Path(destination)
-    options = Options(None if modalities is None else tuple(modalities), folds, embeddings, streams)
+    wanted = None if modalities is None else tuple(modalities)
+    shares = None if split is None else tuple(split)
+    options = Options(wanted, folds, embeddings, streams, label, shares, seed, columns)
     if is_store(source):
         raise DataError(f"{source}: is a store already; copy it")
     writer = StoreWriter(destination, progress)

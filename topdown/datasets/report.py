@@ -32,6 +32,10 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
         labels = data.report["labels"]
         if labels is None:
             notes.append(f"labels of {split}: none")
+        elif data.report.get("class_names"):
+            names = data.report["class_names"]
+            counts = data.labels.bincount(minlength=len(names)).tolist() if data.labels is not None else []
+            notes.append(f"labels of {split}: " + ", ".join(f"{name} {n}" for name, n in zip(names, counts, strict=True)))
         else:
             span = f"{labels['minimum']:.2f} to {labels['maximum']:.2f}"
             notes.append(f"labels of {split}: {span}, {labels['zeros']:.1%} exactly 0")
@@ -75,7 +79,8 @@ def _notes_of_split(report: Mapping[str, Any]) -> list[str]:
 
 
 def _notes_of_all(report: Mapping[str, Any]) -> list[str]:
-    notes = [f"{name} is from {found['from']}" for name, found in report["modalities"].items() if "from" in found]
+    notes = [*report.get("notes", [])]
+    notes += [f"{name} is from {found['from']}" for name, found in report["modalities"].items() if "from" in found]
     if report.get("files_not_used"):
         notes.append(f"not used: {', '.join(report['files_not_used'])}")
     if report.get("segments_in_no_fold"):

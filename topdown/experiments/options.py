@@ -13,7 +13,7 @@ from topdown.training.options import DataOptions, Positive, TrainingOptions, Val
 
 @dataclasses.dataclass(kw_only=True)
 class SentimentOptions(DataOptions, TrainingOptions):
-    """Options of the experiment.
+    """Experiment options.
 
     Args:
         data: a pickle such as mosei_senti_data.pkl, a folder of .csd files, a store ...

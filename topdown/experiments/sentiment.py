@@ -26,8 +26,8 @@ from topdown.experiments.figure2 import (
 from topdown.experiments.options import SentimentOptions
 from topdown.experiments.run_files import KINDS, NOTHING_KEPT, ORACLE, check_no_runs, checkpoint_path, read_runs
 from topdown.experiments.sentiment_data import Inputs, check_backbone, load_inputs
+from topdown.experiments.sentiment_verdict import verdict_lines
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
-from topdown.experiments.verdict import verdict_lines
 from topdown.feedback import FEEDBACK
 from topdown.files import require, write_text
 from topdown.latch import TopDownLatch

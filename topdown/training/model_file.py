@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets.corruption import Moments
@@ -116,11 +117,31 @@ class Trained(NamedTuple):
             if name in sizes and found != wanted:
                 remedy = "put its columns in the order in which the model learned them"
                 raise DataError(f"{where}: {name!r} has the columns {found}, but the model takes {wanted}: {remedy}")
+        if data.labels is not None:
+            data = data.relabeled(self._labels(data, where))
         learned, given = self.about.get("label_names"), data.report.get("label_names")
         if learned and given and data.labels is not None and learned != given:
             raise DataError(f"{where} has the labels {given}, but the model learned {learned}: put them in that order")
         data = with_label_type(data, self.description.task)
         return data if self.moments is None else data.standardized(self.moments)
+
+    def _labels(self, data: SequenceDataset, where: str) -> Tensor | None:
+        """Returns labels with the numbers that the classes had in the training.
+
+        Raises:
+            DataError: if classes have names in one of both alone, or the model does not know one of them.
+        """
+        learned, given = self.about.get("class_names"), data.report.get("class_names")
+        labels: Tensor | None = data.labels
+        if learned == given or labels is None:
+            return labels
+        if learned is None or given is None:
+            said = [f"classes {names}" if names else "numbers" for names in (given, learned)]
+            raise DataError(f"{where} has {said[0]} as labels, but the model learned {said[1]}: use the same words")
+        if unknown := [name for name in given if name not in learned]:
+            raise DataError(f"{where} has the class {unknown[0]!r}, but the model learned {learned}; leave it out")
+        numbers: Tensor = torch.tensor([learned.index(name) for name in given], device="cpu")
+        return numbers[labels]
 
 
 def save_model(

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from topdown.datasets.errors import DataError
+
+T = TypeVar("T")
 
 LARGEST = 10_000_000
 
@@ -32,7 +36,7 @@ class Value(NamedTuple):
 
 def read_number(text: str, least: int = 0) -> int:
     """Reads a whole number of at least 0, or of another least one."""
-    if not text.isdecimal() or not least <= int(text) <= LARGEST:
+    if not text.isdecimal() or len(text) > len(str(LARGEST)) or not least <= int(text) <= LARGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least} and at most {LARGEST:,}")
     return int(text)
 
@@ -58,12 +62,24 @@ def _float(text: str) -> float:
         return float("nan")
 
 
-def read_pair(text: str) -> tuple[str, str]:
-    """Reads NAME=FILE."""
+def read_pair(text: str, form: str = "NAME=FILE") -> tuple[str, str]:
+    """Reads NAME=FILE, or NAME=PATTERN."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {form}")
     return name, value
+
+
+def by_name(pairs: Sequence[tuple[str, T]] | None, option: str) -> dict[str, T] | None:
+    """Returns pairs as a mapping.
+
+    Raises:
+        DataError: if a name is there twice.
+    """
+    names = [name for name, _ in pairs or ()]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise DataError(f"--{option} names {twice[0]!r} twice; give each name once")
+    return dict(pairs) if pairs else None
 
 
 Number = Annotated[int, Value("N", read_number)]
@@ -77,29 +93,50 @@ Names = list[Annotated[str, Value("NAME")]]
 
 @dataclasses.dataclass(kw_only=True)
 class DataOptions:
-    """Options of the data.
+    """Data options.
 
     Args:
-        modalities: modalities to use; by default text, audio and visual of MOSEI, or all that a file names
-        folds: videos of each split, for .csd and HDF5 files: JSON, or the standard folds of the SDK
+        modalities: modalities to use; by default text, audio and visual of MOSEI files, all of other files
+        folds: file with the videos of each split, which .csd and HDF5 data need: JSON, or the standard folds of the SDK
         embeddings: word vectors, such as GloVe, for files that hold words
-        stream: the .csd file or HDF5 group of a modality
+        stream: .csd file or HDF5 group of a modality, if there are several candidates
+        label: column of the label in tables; by default all but id and split
+        columns: columns of a modality, where one table holds all modalities
     """
 
     modalities: Names | None = None
     folds: File | None = None
     embeddings: File | None = None
     stream: list[Annotated[tuple[str, str], Value("NAME=FILE", read_pair)]] | None = None
+    label: Annotated[str, Value("COLUMN")] | None = None
+    columns: list[Annotated[tuple[str, str], Value("NAME=PATTERN", lambda text: read_pair(text, "NAME=PATTERN"))]] | None = None
 
     def loading(self) -> dict[str, Any]:
         """Returns the arguments of :func:`topdown.datasets.load_splits` beside the path."""
-        streams = dict(self.stream) if self.stream else None
-        return {"modalities": self.modalities, "folds": self.folds, "embeddings": self.embeddings, "streams": streams}
+        chosen = {name: getattr(self, name) for name in ("modalities", "folds", "embeddings", "label")}
+        return chosen | {"streams": by_name(self.stream, "stream"), "columns": by_name(self.columns, "columns")}
+
+
+@dataclasses.dataclass(kw_only=True)
+class SplitOptions(DataOptions):
+    """Random split.
+
+    Args:
+        split: shares of train, valid and test, as in 0.7 0.15 0.15, for tables without a column split
+        split_seed: random seed of that split
+    """
+
+    split: list[Annotated[float, Value("X", float)]] | None = None
+    split_seed: Number = 0
+
+    def loading(self) -> dict[str, Any]:
+        """Returns the arguments of :func:`topdown.datasets.load_splits` beside the path."""
+        return {**super().loading(), "split": self.split, "seed": self.split_seed}
 
 
 @dataclasses.dataclass(kw_only=True)
 class FitOptions:
-    """Options of the training.
+    """Training options.
 
     Args:
         epochs: maximum number of epochs
@@ -120,11 +157,11 @@ class FitOptions:
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingOptions(FitOptions):
-    """Further options of the training.
+    """More training options.
 
     Args:
         workers: processes that load batches
-        resume: resume what --out holds; --epochs may be larger than before
+        resume: continue the training in --out; --epochs may be larger than before
         tensorboard: write losses for TensorBoard to this directory, too (extra tensorboard)
     """
 

@@ -48,7 +48,7 @@ def read(source: Source) -> Found:
         DataError: naming the file and the video that does not fit.
     """
     folder, modalities = source.path, source.wanted
-    _, folds, embeddings, streams = source.options
+    _, folds, embeddings, streams = source.options[:4]
     streams = check_streams(source)
     paths = [path for path in sorted(folder.glob("*.csd")) if not path.name.startswith(".")]
     names = {path.name: f"{_root_name(path)} {path.stem}" for path in paths}

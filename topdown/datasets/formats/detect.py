@@ -10,7 +10,7 @@ from topdown.datasets.formats import archive, csd, mag_bert, mmlatch_cache, mmsa
 from topdown.datasets.formats.helpers.fields import SPLITS, join_names
 from topdown.datasets.formats.source import Found, Source
 
-# Corruption in turn; each has recognizes(source) and read(source). A new layout is a module, and its place here.
+# Layouts in the order in which they are tried. Each is a module with recognizes(source) and read(source).
 LAYOUTS: tuple[ModuleType, ...] = (csd, tables, multibench, archive, mmlatch_cache, mag_bert, mmsa, mult)
 KINDS = (
     "a pickle of MulT, MMSA, MAG-BERT or MMLatch's cache, MultiBench's HDF5, a folder of .csd files or of .csv tables, .npz, "

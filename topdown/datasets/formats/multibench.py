@@ -44,7 +44,7 @@ def read(source: Source) -> Found:
         DataError: naming the group and the segment that is missing or does not fit.
     """
     path, modalities = source.path, source.wanted
-    _, folds, embeddings, _ = source.options
+    _, folds, embeddings, _ = source.options[:4]
     streams = check_streams(source)
     _check_not_one_sequence(path)
     with open_hdf5(path) as file:

@@ -28,6 +28,10 @@ class Options(NamedTuple):
     folds: Folds | None = None
     embeddings: Embeddings | None = None
     streams: Mapping[str, str] | None = None
+    label: str | None = None
+    split: tuple[float, ...] | None = None
+    seed: int = 0
+    columns: Mapping[str, str] | None = None
 
     def only(self, path: Path, what: str, *names: str) -> None:
         """Checks that no option is given but some.
@@ -35,7 +39,7 @@ class Options(NamedTuple):
         Raises:
             DataError: naming the option that has no meaning for this kind of file.
         """
-        for name in ("folds", "embeddings", "streams"):
+        for name in ("folds", "embeddings", "streams", "label", "split", "columns"):
             if getattr(self, name) and name not in names:
                 raise DataError(f"{path}: is {what}, for which {name}= means nothing; leave it out")
 
@@ -79,8 +83,6 @@ class Source:
             if not path.exists():
                 raise DataError(f"{path}: there is no such file; check the path")
             self.is_folder = path.is_dir()
-            if path.suffix.lower() == ".csv" and not self.is_folder:
-                raise DataError(f"{path}: is one table; give the folder that holds all of them, {path.parent}")
             self.start = b"" if self.is_folder else _start(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None

@@ -1,32 +1,71 @@
-"""A folder of tables: one .csv per modality, and `labels.csv`, each with a head and a column `id`.
+"""A folder of tables, as people have them: one per modality, and `labels`. pandas reads them (extra `datasets`).
 
-`audio.csv` has a row for each step, in their order, with its sample in `id` and a feature in each other column; a table in
-which no sample has two rows is one of vectors. A sample without rows lacks the modality, and an empty cell is no number (it
-becomes 0, and is counted). `labels.csv` has a row for each sample, with one label in each column but `id` and `split`, whose
-splits are train, valid and test, or any others. Without it, or without that column, all samples are one split, "all".
+`audio.csv` has a row for each step, in their order, with its sample in the column `id` and a feature in each other column; a
+table in which no sample has two rows is one of vectors. A sample without rows lacks the modality. `labels.csv` has a row for
+each sample: its `id`, its `split` (train, valid, test or their usual synonyms), and one label in each other column. Without it,
+or without that column, all samples are one split, "all", unless the option `split` draws one.
+
+Tables may be .csv, .tsv, .parquet, .xlsx or .xls. The separator, a decimal comma, the encoding and the words for a missing cell
+are found, and the report says what was found. Integers, words and booleans in a single column of labels are classes.
 """
 
 from __future__ import annotations
 
 import csv
-from array import array
-from collections.abc import Iterator
+import fnmatch
+import re
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import join_names
+from topdown.datasets.formats.helpers.random_split import draw_split
 from topdown.datasets.formats.source import Found, Source
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
+from topdown.files import require
+from topdown.wiring import nearest
 
-LABELS = "labels.csv"
+SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls")
+SPLITS = {"training": "train", "val": "valid", "dev": "valid", "validation": "valid", "eval": "valid", "testing": "test"}
+COLUMNS = "its first line must name its columns, once each, one of them 'id'"
+
+
+class Table(NamedTuple):
+    """Holds a table that was read.
+
+    Args:
+        path: Path of the file.
+        frame: pandas.DataFrame, whose index is that of its rows in the file.
+        separator: Separator of cells in a text file; empty for other files.
+        encoding: Encoding of a text file.
+        notes: What was decided in order to read it.
+    """
+
+    path: Path
+    frame: Any
+    separator: str
+    encoding: str
+    notes: list[str]
+
+    def column(self, name: str) -> str | None:
+        """Returns the column of a name, in any case."""
+        return next((column for column in self.frame.columns if column.lower() == name), None)
+
+    def line(self, row: int) -> str:
+        """Returns the place of a row for messages: its line in a text file, or its number."""
+        if not self.separator:
+            return f"{self.path}, row {row + 2}"
+        lines = [line for line, cells in _rows(self) if cells]
+        return f"{self.path}, line {lines[row + 1]}"
 
 
 def recognizes(source: Source) -> bool:
-    """Tells whether this is a folder of tables."""
-    return source.is_folder and any(source.path.glob("*.csv"))
+    """Returns whether a source is a folder of tables, or one table."""
+    return any(_tables(source.path)) if source.is_folder else source.path.suffix.lower() in SUFFIXES
 
 
 def read(source: Source) -> Found:
@@ -34,124 +73,324 @@ def read(source: Source) -> Found:
 
     Raises:
         DataError: naming the file, the line and the column that does not fit.
+        ImportError: without the extra `datasets`.
     """
-    folder = source.path
-    source.options.only(folder, "a folder of tables")
-    paths = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.name != LABELS}
-    if missing := [name for name in source.options.modalities or () if name not in paths]:
-        raise DataError(f"{folder}: has no {missing[0]}.csv; it has {join_names(paths)}")
-    paths = {name: paths[name] for name in source.options.modalities or paths}
-    if not paths:
-        raise DataError(f"{folder}: has no table of a modality beside {LABELS}")
-    tables = {name: _Table(path) for name, path in paths.items()}
-    used = list(paths.values())
-    if (folder / LABELS).is_file():
-        ids, labels, label_names, splits = _labels(folder / LABELS)
-        used.append(folder / LABELS)
+    options, folder = source.options, source.path
+    options.only(folder, "a folder of tables", "label", "split", "columns")
+    labels, chosen = _by_modality(source)
+    tables = {name: _Modality(table, columns) for name, (table, columns) in chosen.items()}
+    notes = [note for table in tables.values() for note in table.notes]
+    if labels is None:
+        ids = list(dict.fromkeys(i for table in tables.values() for i in table.ids))
+        values, splits = None, None
+        names, classes = list[str](), list[str]()
+        if options.label:
+            raise DataError(f"{folder}: has no table called 'labels', so label={options.label!r} means nothing; add one")
     else:
-        ids, labels, label_names = list(dict.fromkeys(i for table in tables.values() for i in table.ids)), None, list[str]()
-        splits = ["all"] * len(ids)
+        ids, values, names, splits, classes, more = _labels(labels, options.label, chosen)
+        notes += more
     for name, table in tables.items():
         if stray := sorted(set(table.ids) - set(ids)):
-            raise DataError(
-                f"{paths[name]}: {len(stray)} ids are not in {LABELS}, such as {stray[0]!r}; leave them out, or add them"
-            )
+            what = f"{len(stray)} ids are not in {labels.path.name if labels else 'labels'}, such as {stray[0]!r}"
+            raise DataError(f"{chosen[name][0].path}: {what}; leave them out, or add them")
+    everywhere = {i for table in tables.values() for i in table.ids}
+    if options.modalities is None and (lost := [i for i in ids if i not in everywhere]):
+        raise DataError(f"{labels.path if labels else folder}: {lost[0]!r} has no rows in any table ({len(lost)} such ids)")
+    if options.split is not None:
+        if splits is not None:
+            raise DataError(f"{labels.path if labels else folder}: has a column 'split' already; leave out split=")
+        splits = draw_split(options.split, options.seed, values)
+        notes.append(f"split at random with seed {options.seed}" + (", each class alike" if classes or _whole(values) else ""))
+    splits = splits or ["all"] * len(ids)
+    feature_names = {name: table.features for name, table in tables.items()}
+    found = {"feature_names": feature_names, "label_names": names, "notes": [*dict.fromkeys(notes)]}
     made = {}
     for split in dict.fromkeys(splits):
-        chosen = [i for i, other in enumerate(splits) if other == split]
-        names = [ids[i] for i in chosen]
-        parts = {name: table.of(names) for name, table in tables.items()}
-        streams = {name: part for name, part in parts.items() if isinstance(part, Stream)}
+        at = [i for i, other in enumerate(splits) if other == split]
+        parts = {name: table.of([ids[i] for i in at]) for name, table in tables.items()}
         vectors = {name: part for name, part in parts.items() if not isinstance(part, Stream)}
         made[split] = RawSplit(
-            None if labels is None else labels[chosen],
-            names,
-            streams,
-            {name: values for name, (values, _) in vectors.items()},
-            {"feature_names": {name: table.features for name, table in tables.items()}, "label_names": label_names},
+            None if values is None else values[at],
+            [ids[i] for i in at],
+            {name: part for name, part in parts.items() if isinstance(part, Stream)},
+            {name: vector for name, (vector, _) in vectors.items()},
+            found | ({"class_names": classes} if classes else {}),
             {name: there for name, (_, there) in vectors.items() if not there.all()},
         )
-    return source.folder_found("folder of tables (.csv)", made, used, None)
+    used = [*dict.fromkeys(table.path for table, _ in chosen.values()), *([labels.path] if labels else [])]
+    return source.folder_found("folder of tables", made, used, None)
 
 
-class _Table:
+def _tables(folder: Path) -> Iterator[Path]:
+    """Yields the tables of a folder; files whose names begin with a dot are none."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def _by_modality(source: Source) -> tuple[Table | None, dict[str, tuple[Table, list[str]]]]:
+    """Returns the table of labels, and the table and the columns of each wanted modality."""
+    paths: dict[str, Path] = {}
+    for path in _tables(source.path) if source.is_folder else [source.path]:
+        if path.stem in paths:
+            raise DataError(f"{path}: {paths[path.stem].name} has the same name; keep one of them")
+        paths[path.stem] = path
+    if source.options.columns is not None:
+        if len(paths) != 1:
+            raise DataError(f"{source.path}: columns= is for one table, but there are {join_names(paths)}; leave it out")
+        table = read_table(next(iter(paths.values())))
+        patterns = source.options.columns
+        return table, {name: (table, _matching(table, patterns[name])) for name in _wanted(source, patterns)}
+    if not source.is_folder:
+        what = f"is one table; give the folder that holds all of them, {source.path.parent}"
+        raise DataError(f"{source.path}: {what}, or say which columns are a modality, columns={{'audio': 'a_*'}}")
+    stems = {stem.lower(): stem for stem in paths}
+    labels = read_table(paths.pop(stems["labels"])) if "labels" in stems else None
+    if not paths:
+        raise DataError(f"{source.path}: has no table of a modality beside {labels.path.name if labels else 'labels'}")
+    found = {name: read_table(paths[name]) for name in _wanted(source, paths)}
+    return labels, {name: (table, list(table.frame.columns)) for name, table in found.items()}
+
+
+def _wanted(source: Source, there: Mapping[str, Any]) -> list[str]:
+    names = [*(source.options.modalities or there)]
+    if missing := [name for name in names if name not in there]:
+        raise DataError(f"{source.path}: has no {missing[0]}.csv; it has {join_names(there)}")
+    return names
+
+
+def _matching(table: Table, pattern: str) -> list[str]:
+    columns = [column for column in table.frame.columns if fnmatch.fnmatchcase(column, pattern)]
+    if not columns:
+        raise DataError(f"{table.path}: no column is like {pattern!r} among {join_names(table.frame.columns)}")
+    return [column for column in ("id",) if column not in columns] + columns
+
+
+def read_table(path: Path) -> Table:
+    """Reads a table with pandas.
+
+    Raises:
+        DataError: if it cannot be read, has no rows, or its columns have no names.
+        ImportError: without the extra `datasets`.
+    """
+    pandas = require("pandas", "datasets")
+    is_text = path.suffix.lower() in (".csv", ".tsv")
+    try:
+        table = _sniff(path) if is_text else Table(path, None, "", "", [])
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    try:
+        if path.suffix.lower() == ".parquet":
+            frame = pandas.read_parquet(path)
+        elif path.suffix.lower() in (".xlsx", ".xls"):
+            frame = pandas.read_excel(path)
+        else:
+            frame = _read_text(table)
+    except ImportError as error:
+        raise DataError(f"{path}: needs a library that is not installed ({error}); install it, or save as .csv") from None
+    except Exception as error:  # of pandas and its readers, which raise many kinds
+        if is_text:
+            _check_rows(table)
+        said = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: cannot be read ({said}); save it as comma-separated text in UTF-8") from None
+    frame.columns = [str(name).strip() for name in frame.columns]
+    head = _head(table) if table.separator else list(frame.columns)
+    if unnamed := [i for i, name in enumerate(head) if not name.strip() or name.startswith("Unnamed: ")]:
+        what = "it may be the index of pandas, which index=False leaves out"
+        raise DataError(f"{path}: column {unnamed[0] + 1} has no name: {what}, or give it one")
+    if "id" not in [name.lower() for name in frame.columns] or len({name.strip() for name in head}) < len(head):
+        raise DataError(f"{path}: {COLUMNS}; it is {join_names(head)}")
+    table = table._replace(frame=frame)
+    if len(frame) and table.separator and bool(frame.iloc[:, -1].isna().any()):
+        _check_rows(table)  # pandas fills up rows that are too short
+    place = table.column("id")
+    names = {name: str(name).strip() for name in frame[place].dropna().unique()}
+    if any(name != stripped for name, stripped in names.items()):
+        frame[place] = frame[place].map(names)
+    if empty := np.flatnonzero(frame[place].isna() | (frame[place] == "")).tolist():
+        raise DataError(f"{table.line(empty[0])}: has no id ({len(empty)} such rows); give each row the id of its sample")
+    return table
+
+
+def _read_text(table: Table) -> Any:
+    pandas = require("pandas", "datasets")
+    decimal = "," if "decimal comma" in table.notes else "."
+    identifiers = {name: str for name in _head(table) if name.lower() == "id"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of rows with more cells than columns
+        return pandas.read_csv(
+            table.path,
+            sep=table.separator,
+            decimal=decimal,
+            encoding=table.encoding,
+            dtype=identifiers,
+            index_col=False,
+            skipinitialspace=True,
+            low_memory=False,
+        )
+
+
+def _check_rows(table: Table) -> None:
+    """Raises a DataError for the first row that has not one cell for each column."""
+    count = len(_head(table))
+    for line, cells in _rows(table):
+        if cells and len(cells) != count:
+            raise DataError(f"{table.path}, line {line}: has {len(cells)} cells, but there are {count} columns")
+
+
+def _sniff(path: Path) -> Table:
+    """Finds separator, decimal comma and encoding of a text file from its beginning."""
+    with path.open("rb") as file:
+        start = file.read(2**16)
+    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    notes = []
+    if encoding == "utf-8-sig":
+        try:
+            with path.open(encoding="utf-8") as text:
+                while text.read(2**20):
+                    pass
+        except UnicodeDecodeError:
+            encoding = "cp1252"
+            notes.append("read as Windows-1252, since it is not UTF-8")
+    if not start.strip():
+        raise DataError(f"{path}: is empty; its first line must name its columns, one of them 'id'")
+    lines = [line for line in start.decode(encoding, "replace").splitlines() if line.strip()]
+    separator = max(",;\t|", key=lines[0].count)
+    if separator != ",":
+        notes.append(f"separator {'tab' if separator == chr(9) else separator}")
+        cells = [cell.strip() for line in lines[1:50] for cell in line.split(separator)]
+        if any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in cells) and not any(
+            re.fullmatch(r"[+-]?\d*\.\d+", cell) for cell in cells
+        ):
+            notes.append("decimal comma")
+    return Table(path, None, separator, encoding, notes)
+
+
+def _rows(table: Table) -> Iterator[tuple[int, list[str]]]:
+    """Yields the rows of a text file with their lines, for messages."""
+    with table.path.open(encoding=table.encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=table.separator)
+        for row in reader:
+            yield reader.line_num, [cell.strip() for cell in row]
+
+
+def _head(table: Table) -> list[str]:
+    return next(cells for _, cells in _rows(table) if cells)
+
+
+class _Modality:
     """The rows of one modality, by sample."""
 
-    def __init__(self, path: Path) -> None:
-        rows = _rows(path)
-        head = next(rows)[1]
-        self.features = [name for name in head if name != "id"]
+    def __init__(self, table: Table, columns: list[str]) -> None:
+        frame, place = table.frame, table.column("id")
+        self.features = [name for name in columns if name != place and name != "id"]
         if not self.features:
-            raise DataError(f"{path}: has no column beside 'id': give each feature one")
-        place, values, of_rows = head.index("id"), array("d"), []
-        for line, row in rows:
-            of_rows.append(row[place])
-            values.extend(_number(cell, path, line, name) for name, cell in zip(head, row, strict=True) if name != "id")
-        self.ids = list(dict.fromkeys(of_rows))
-        numbers = {name: i for i, name in enumerate(self.ids)}
-        groups = np.array([numbers[name] for name in of_rows], np.int64)
-        self.rows = np.asarray(values, np.float64).reshape(-1, len(self.features))[groups.argsort(kind="stable")]
-        self.counts = np.bincount(groups, minlength=len(self.ids))
-        self.starts = dict(zip(self.ids, (np.cumsum(self.counts) - self.counts).tolist(), strict=True))
-        self.steps = dict(zip(self.ids, self.counts.tolist(), strict=True))
+            raise DataError(f"{table.path}: has no column beside 'id': give each feature one")
+        if not len(frame):
+            raise DataError(f"{table.path}: has no rows; leave the table out")
+        self.notes = [f"{table.path.name}: {note}" for note in table.notes]
+        values = numbers(table, self.features, "give each feature as a number")
+        gaps = {name: int(count) for name, count in zip(self.features, np.isnan(values).sum(0), strict=True) if count}
+        self.notes += [f"{table.path.name}: {count} empty cells in {name!r}" for name, count in gaps.items()]
+        codes, ids = require("pandas", "datasets").factorize(frame[place])
+        if (parts := 1 + int((np.diff(codes) != 0).sum())) > len(ids):
+            what = f"rows of one id stand apart ({parts} runs of {len(ids)} ids), and are taken in the order of the file"
+            self.notes.append(f"{table.path.name}: {what}")
+        self.ids = [str(name) for name in ids]
+        self.rows = values if parts == len(ids) else values[codes.argsort(kind="stable")]
+        counts = np.bincount(codes, minlength=len(ids))
+        self.is_sequence = counts.max(initial=0) > 1
+        self.place = dict(zip(self.ids, zip((np.cumsum(counts) - counts).tolist(), counts.tolist(), strict=True), strict=True))
 
     def of(self, names: list[str]) -> Stream | tuple[Array, Array]:
         """Returns the sequences of some samples, or their vectors and which of them are there."""
-        arrays = [self.rows[self.starts.get(i, 0) :][: self.steps.get(i, 0)] for i in names]
-        lengths = np.array([len(rows) for rows in arrays])
-        if self.counts.max(initial=0) > 1:
+        places = [self.place.get(name, (0, 0)) for name in names]
+        lengths = np.array([count for _, count in places])
+        arrays = [self.rows[start : start + count] for start, count in places]
+        if self.is_sequence:
             return Stream(len(self.features), lengths, arrays, {"dtype": "text"})
         vectors = np.zeros((len(names), len(self.features)))
         vectors[lengths > 0] = np.concatenate([np.zeros((0, len(self.features))), *arrays])
         return vectors, lengths
 
 
-def _labels(path: Path) -> tuple[list[str], Array | None, list[str], list[str]]:
-    """Returns ids, labels (N,) or (N, K) or None, the names of the labels, and the split of each sample."""
-    rows = _rows(path)
-    head = next(rows)[1]
-    columns = [name for name in head if name not in ("id", "split")]
-    samples = [(line, dict(zip(head, row, strict=True))) for line, row in rows]
-    ids = [row["id"] for _, row in samples]
+def numbers(table: Table, columns: list[str], remedy: str) -> Array:
+    """Returns columns as float64, with nan for cells that are missing.
+
+    Raises:
+        DataError: naming the line and the column of a cell that is no number.
+    """
+    pandas = require("pandas", "datasets")
+    for name in columns:
+        cells = table.frame[name]
+        if not pandas.api.types.is_numeric_dtype(cells):
+            wrong = pandas.to_numeric(cells, errors="coerce").isna() & cells.notna()
+            if wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                said = f"{str(cells.iloc[row])[:40]!r} in column {name!r} is no number"
+                raise DataError(f"{table.line(row)}: {said}; {remedy}")
+            table.frame[name] = pandas.to_numeric(cells)
+    values: Array = table.frame[columns].to_numpy(np.float64, na_value=np.nan)
+    return values
+
+
+def _labels(
+    table: Table, label: str | None, modalities: Mapping[str, tuple[Table, list[str]]]
+) -> tuple[list[str], Array | None, list[str], list[str] | None, list[str], list[str]]:
+    """Returns ids, labels (N,) or (N, K) or None, their names, splits or None, names of classes, and notes."""
+    frame, place, split = table.frame, table.column("id"), table.column("split")
+    features = {name for other, columns in modalities.values() if other is table for name in columns}
+    if features:  # one table with everything has a row for each step
+        frame = frame.drop_duplicates(place)
+        table = table._replace(frame=frame)
+    ids = [str(name) for name in frame[place]]
     if len(set(ids)) < len(ids):
         twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-        raise DataError(f"{path}: the id {twice!r} is there twice; give every sample one row")
-    labels: Any = None
-    if columns and samples:
-        cells = [[row[name] for name in columns] for _, row in samples]
-        values = np.array([[_number(row[name], path, line, name) for name in columns] for line, row in samples])
-        if len(wrong := np.flatnonzero(~np.isfinite(values).all(1))):
-            raise DataError(
-                f"{path}, line {samples[wrong[0]][0]}: a label is missing; leave out such samples ({len(wrong)} here)"
-            )
-        whole = all(cell.strip().lstrip("+-").isdecimal() for row in cells for cell in row)
-        labels = (values.astype(np.int64) if whole else values)[:, 0 if len(columns) == 1 else slice(None)]
-    return ids, labels, columns, [row.get("split") or "all" for _, row in samples]
+        raise DataError(f"{table.path}: the id {twice!r} is there twice; give every sample one row")
+    columns = [name for name in frame.columns if name not in (place, split) and name not in features]
+    if label is not None:
+        found = [name for name in columns if name.lower() == label.lower()]
+        if not found:
+            raise DataError(f"{table.path}: has no column {label!r}; it has {nearest(label, columns)}")
+        columns = found
+    notes = [f"{table.path.name}: {note}" for note in table.notes]
+    splits = None
+    if split is not None:
+        if lacking := np.flatnonzero(frame[split].isna()).tolist():
+            raise DataError(f"{table.line(lacking[0])}: has no split ({len(lacking)} such rows); give each sample one")
+        splits = [SPLITS.get(name, name) for name in (str(value).strip().lower() for value in frame[split])]
+    if not columns or not len(frame):
+        return ids, None, [], splits, [], notes
+    if len(wrong := np.flatnonzero(frame[columns].isna().any(axis=1))):
+        what = f"a label is missing; leave out such samples ({len(wrong)} here)"
+        raise DataError(f"{table.line(int(wrong[0]))}: {what}")
+    if len(columns) == 1 and (classes := _classes(frame[columns[0]])):
+        of = {name: i for i, name in enumerate(classes)}
+        values = np.array([of[str(value).strip()] for value in frame[columns[0]]], np.int64)
+        counts = ", ".join(f"{name} {count}" for name, count in zip(classes, np.bincount(values).tolist(), strict=True))
+        return ids, values, columns, splits, classes, [*notes, f"{len(classes)} classes in {columns[0]!r}: {counts}"]
+    choose = " or name the column of the label with label=" if len(columns) > 1 else ""
+    values = numbers(table, columns, f"give labels as numbers,{choose}" if choose else "give classes as 0, 1, 2 ...")
+    whole = all(dtype.kind in "iub" for dtype in frame[columns].dtypes)
+    if not whole and len(columns) == 1 and (values == np.round(values)).all():
+        notes.append(
+            f"labels in {columns[0]!r} have a decimal point, so they are numbers; write classes as 0, 1, 2 or as words"
+        )
+    values = (values.astype(np.int64) if whole else values)[:, 0 if len(columns) == 1 else slice(None)]
+    return ids, values, columns, splits, [], notes
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the head, and then the rows of a table, with the number of their line."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            head = [name.strip() for name in next(reader, [])]
-            if "id" not in head or len(set(head)) < len(head):
-                raise DataError(
-                    f"{path}: its first line must name its columns, once each, one of them 'id'; it is {join_names(head)}"
-                )
-            yield 1, head
-            for row in reader:
-                if len(row) != len(head) and row:
-                    raise DataError(f"{path}, line {reader.line_num}: has {len(row)} cells, but there are {len(head)} columns")
-                if row:
-                    yield reader.line_num, [cell.strip() for cell in row]
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as comma-separated text in UTF-8") from None
+def _classes(column: Any) -> list[str]:
+    """Returns the names of the classes in a column of words or booleans, in order; none for numbers."""
+    pandas = require("pandas", "datasets")
+    if pandas.api.types.is_bool_dtype(column):
+        return [str(value) for value in (False, True)]
+    if pandas.api.types.is_numeric_dtype(column):
+        return []
+    if pandas.to_numeric(column, errors="coerce").notna().any():
+        return []  # numbers with a slip among them
+    return sorted({str(value).strip() for value in column})
 
 
-def _number(cell: str, path: Path, line: int, column: str) -> float:
-    try:
-        return float(cell) if cell else float("nan")
-    except ValueError:
-        remedy = "give classes as 0, 1, 2 ..." if path.name == LABELS else "give each feature as a number"
-        raise DataError(f"{path}, line {line}: {cell[:40]!r} in column {column!r} is no number; {remedy}") from None
+def _whole(values: Array | None) -> bool:
+    return values is not None and values.ndim == 1 and values.dtype.kind == "i"
