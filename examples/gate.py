@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown import TopDownLatch, mask_profile
+from topdown.files import require
 
 
 class Sensors(nn.Module):
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15, help="(default: %(default)s)")
     parser.add_argument("--out", help="picture of the masks, such as gate.png (default: none)")
     options = parser.parse_args()
+    if options.out is not None:
+        require("matplotlib.figure", "plots")  # before the training, not after
 
     torch.manual_seed(0)
     latch = TopDownLatch(Sensors(), "linear", sources={"signal": ["flag"]}, example_inputs=samples(2, 0)[0])

@@ -530,3 +530,29 @@ def test_files_that_cannot_be_written_are_named_before_the_work(trained, tmp_pat
     assert (tmp_path / "new" / "m.json").exists()
     said = failure(capsys, "compare", trained / "data", "--from", tmp_path)
     assert "leave out DATA, or --from" in said
+
+
+def test_predictions_replace_no_file_unasked_and_are_text(trained, tmp_path, capsys):
+    arguments = "predict", trained / "out/model.pt", trained / "data", "--out"
+    run(*arguments, tmp_path / "p.csv")
+    assert "p.csv: is there already; name another file, or pass --force" in failure(capsys, *arguments, tmp_path / "p.csv")
+    run(*arguments, tmp_path / "p.csv", "--force")
+    said = failure(capsys, *arguments, tmp_path / "p.xlsx")
+    assert "predictions are written as comma-separated text; give a name that ends in .csv" in said
+    rows = read_table(tmp_path / "p.csv")
+    model = load_model(trained / "out/model.pt")
+    expected = predict(model.model, model.prepare(load_splits(trained / "data")["test"], "test")).squeeze(1)
+    assert torch.equal(torch.tensor([float(row["prediction"]) for row in rows]), expected)  # every digit
+
+
+def test_what_is_odd_about_classes_and_few_updates_is_said(tmp_path, capsys):
+    tables(tmp_path / "data", label=lambda y: int(y > 0))
+    path = tmp_path / "data/labels.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], lines[-1][:-1] + "7"]) + "\n")
+    run("train", tmp_path / "data", *SMALL)
+    said = capsys.readouterr().out
+    ones = sum(line.endswith(",train,1") for line in lines)
+    assert f"labels of train: 0 {20 - ones}, 1 {ones}\n" in said
+    assert "WARNING: test has the class 7, of which train has no sample" in said
+    assert "WARNING: 2 updates are few, of 20 samples in batches of 32: try --batch-size 4" in said

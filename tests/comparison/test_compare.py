@@ -571,7 +571,10 @@ def test_a_linear_model_that_is_better_is_a_warning():
         record["parameters"] = 1
     compared = compare_rows(runs)
     found = Comparison(runs, compared, verdict(runs, compared), {}, {"data": {}})
-    assert "WARNING: 'linear model on pooled features' is better than 'none': find a better backbone" in table(found)
+    said = table(found).splitlines()[1]  # beside the verdict
+    assert said.startswith("WARNING: 'linear model on pooled features' is better than 'none', by 0.9000 (p ")
+    unsure = compared[LINEAR]._replace(p=0.2)
+    assert "WARNING: 'linear model on pooled features' may be better" in table(found._replace(compared={LINEAR: unsure}))
     assert "WARNING" not in table(found._replace(compared={k: v for k, v in compared.items() if k != LINEAR}))
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone
-from topdown.datasets import DataError, SequenceDataset
+from topdown.datasets import DataError, SequenceDataset, data_loader
 from topdown.training import protocol
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.protocol import fit, predict
@@ -505,3 +505,116 @@ def test_other_values_and_other_functions_are_another_training(tmp_path):
 def test_what_augments_must_return_as_many_samples(augment, message):
     with pytest.raises(DataError, match=message):
         fit(Mean(), data(20), data(10, 1), epochs=1, augment=augment)
+
+
+class Normed(torch.nn.Module):
+    """Normalizes the batch, which must have two samples in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.dropout, self.head = torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.5), torch.nn.Linear(2, 1)
+
+    def forward(self, inputs, lengths):
+        return self.head(self.dropout(self.norm(inputs["a"].mean(1))))
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    return Normed()
+
+
+def numbers(count, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 3, 2))
+    return SequenceDataset.from_arrays({"a": x}, x.mean(1) @ [1.0, -2.0])
+
+
+def test_a_last_batch_of_one_joins_the_one_before_it():
+    fit(linear(), numbers(65), numbers(10, 1), batch_size=32, epochs=1)  # batch norm cannot train on one sample
+    assert sorted(len(batch["ids"]) for batch in data_loader(numbers(65), 32)) == [32, 33]
+    assert [len(batch["ids"]) for batch in data_loader(numbers(65), 32, shuffle=False)] == [32, 32, 1]
+    assert [len(batch["ids"]) for batch in data_loader(numbers(3), 1)] == [1, 1, 1]
+
+
+def test_an_optimizer_with_a_closure_trains():
+    train, valid = numbers(40), numbers(20, 1)
+    model = torch.nn.Sequential()
+    model.head = torch.nn.Linear(2, 1)
+    model.forward = lambda inputs, lengths: model.head(inputs["a"].mean(1))
+    found = fit(model, train, valid, batch_size=40, epochs=8, optimizer=torch.optim.LBFGS, loss=squared)
+    assert found.best_loss < 1e-6  # a linear model, which LBFGS solves
+    torch.testing.assert_close(model.head.weight.detach(), torch.tensor([[1.0, -2.0]]), atol=1e-3, rtol=0)
+
+
+def squared(output, labels):
+    return (output.squeeze(-1) - labels).square().mean()
+
+
+def test_an_optimizer_with_modes_is_told_of_them():
+    seen = []
+
+    class Modes(torch.optim.SGD):
+        def train(self):
+            seen.append("train")
+
+        def eval(self):
+            seen.append("eval")
+
+        def step(self, closure=None):
+            seen.append("step")
+            return super().step(closure)
+
+    fit(linear(), numbers(8), numbers(8, 1), batch_size=8, epochs=2, optimizer=lambda p: Modes(p, 0.1))
+    assert seen == ["train", "step", "eval"] * 2
+
+
+def test_complex_parameters_train():
+    class Complex(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+        def forward(self, inputs, lengths):
+            return (inputs["a"].mean(1) * self.weight).sum(1, keepdim=True).real
+
+    model = Complex()
+    fit(model, numbers(20), numbers(10, 1), epochs=2)
+    assert not torch.equal(model.weight.detach(), torch.ones(2, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), 2**62, 2**70])
+def test_seeds_of_any_size(seed):
+    found = [fit(linear(), numbers(20), numbers(10, 1), epochs=1, seed=seed).history[0]["train_loss"] for _ in range(2)]
+    assert found[0] == found[1]
+    if seed == 3:
+        assert found[0] == fit(linear(), numbers(20), numbers(10, 1), epochs=1, seed=3).history[0]["train_loss"]
+
+
+def test_predictions_leave_the_mode_of_every_module():
+    model = linear().train()
+    model.norm.eval()
+    predict(model, numbers(5))
+    assert [module.training for module in (model, model.norm, model.dropout)] == [True, False, True]
+    fit(model, numbers(8), numbers(8, 1), epochs=1)
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("returned", [lambda x: x.mean(), lambda x: x.flatten(0, 1), lambda x: x[:1]])
+def test_a_model_must_return_one_row_per_sample(returned):
+    model = linear()
+    model.forward = lambda inputs, lengths: returned(inputs["a"])
+    with pytest.raises(DataError, match=r"the model returned an output of shape \(.*\) for 5 samples: it must return one row"):
+        predict(model, numbers(5))
+
+
+def test_a_table_that_grows_in_validation_is_trained_on_later():
+    class Grows(Normed):
+        def forward(self, inputs, lengths):
+            steps = inputs["a"].shape[1]
+            if not hasattr(self, "table") or len(self.table) < steps:
+                self.table = self.head.weight.detach().new_ones(steps, 1) * 0.5
+            return self.head((inputs["a"] * self.table[:steps]).mean(1))
+
+    rng = np.random.default_rng(0)
+    longer = SequenceDataset.from_arrays({"a": rng.normal(size=(6, 5, 2))}, rng.normal(size=6))
+    fit(Grows(), numbers(8), longer, epochs=2)

@@ -72,12 +72,14 @@ class PredictOptions(ApplyOptions):
         masks: add the mask of every feature, averaged over the steps
         page: draw the masks of some samples as one HTML page
         samples: samples of that page
+        force: replace files that exist
     """
 
     out: File
     masks: bool = False
     page: File | None = None
     samples: Positive = 6
+    force: bool = False
 
 
 def evaluate(options: EvaluateOptions) -> None:
@@ -109,6 +111,10 @@ def predict_command(options: PredictOptions) -> None:
     out = options.out
     for place in (out, *([options.page] if options.page is not None else [])):
         _check_file(place)
+        if place.exists() and not options.force:
+            raise DataError(f"{place}: is there already; name another file, or pass --force to replace it")
+    if out.suffix.lower() != ".csv":
+        raise DataError(f"{out}: predictions are written as comma-separated text; give a name that ends in .csv")
     if options.page == out:
         raise DataError(f"{out}: is named for predictions and for the page; give each a file of its own")
     trained = load_model(options.checkpoint)

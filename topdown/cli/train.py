@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("resume",)
+FEW_UPDATES = 200  # of the weights, below which a training has hardly begun
 MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a resumed training
 
 
@@ -139,6 +141,10 @@ def train(options: TrainOptions) -> None:
     metrics = evaluate_splits(model, held_out, task, batch_size=options.batch_size, device=options.device)
     print(f"\nbest epoch {fitted.best_epoch} of {len(fitted.history)}, validation loss {fitted.best_loss:.4f}")
     print_metrics(metrics)
+    updates = len(fitted.history) * math.ceil(len(splits["train"]) / options.batch_size)
+    if updates < FEW_UPDATES:
+        what = f"WARNING: {updates} updates are few, of {len(splits['train'])} samples in batches of {options.batch_size}"
+        print(f"{what}: try --batch-size 4, --learning-rate 0.003, --patience 30", flush=True)
     if out is None or rank():
         return
     about = {

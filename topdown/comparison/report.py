@@ -33,7 +33,8 @@ HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds t
 
 def table(comparison: Comparison) -> str:
     """Returns the markdown of a comparison: the verdict, the table, the meaning of its columns, and the table of robustness."""
-    head = [f"**{comparison.verdict}**", "", markdown([_head(comparison.runs), *_rows(comparison)]), ""]
+    said = [f"**{comparison.verdict}**", *_baseline_warning(comparison), ""]
+    head = [*said, markdown([_head(comparison.runs), *_rows(comparison)]), ""]
     curves = robustness(comparison.runs)
     worse = ["", _made_worse(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
     return "\n".join([*head, *_warnings(comparison), *_explained(comparison), *worse])
@@ -46,16 +47,21 @@ def _made_worse(runs: Runs) -> str:
 def _warnings(comparison: Comparison) -> list[str]:
     """Returns lines about rows that are left out, and warnings."""
     runs, lines = comparison.runs, [f"Left out: {row}, since {why}." for row, why in comparison.left_out.items()]
-    simple = comparison.compared.get(LINEAR)
-    if simple is not None and simple.p < LEVEL and simple.difference.mean > 0:
-        lines.append(
-            f"WARNING: {LINEAR!r} is better than {NONE!r}: find a better backbone, or train it better, before all else."
-        )
     for row, targets in collapsed(runs).items():
         what = f"masks of {row!r} have become constants for {', '.join(targets)}"
         lines.append(f"WARNING: {what}: they vary neither within nor between samples.")
     untested = {what: why for run in runs.records for what, why in run.get("not_tested", {}).items()}
     return lines + [f"Not tested: {what}, since the model does not accept it ({why})." for what, why in untested.items()]
+
+
+def _baseline_warning(comparison: Comparison) -> list[str]:
+    """Warns beside the verdict if a linear model is better than the backbone without feedback."""
+    simple = comparison.compared.get(LINEAR)
+    if simple is None or simple.difference.mean <= 0:
+        return []
+    verb = "is" if simple.p < LEVEL else "may be"
+    what = f"{LINEAR!r} {verb} better than {NONE!r}, by {number(simple.difference.mean)} (p {probability(simple.p)})"
+    return [f"WARNING: {what}: find a better backbone, or train it better, before all else."]
 
 
 def _explained(comparison: Comparison) -> list[str]:
@@ -196,7 +202,7 @@ def _page(comparison: Comparison) -> str:
         sections.append(_section("How masks vary", _html_table(spreads), note))
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in [*_warnings(comparison), " ".join(_explained(comparison))])
     filled = {
-        "VERDICT": html.escape(comparison.verdict),
+        "VERDICT": "<br>".join(html.escape(line) for line in [comparison.verdict, *_baseline_warning(comparison)]),
         "TABLE": _html_table([_head(runs), *_rows(comparison)]) + notes,
         "SECTIONS": "\n".join(sections),
         "SETTINGS": html.escape(json.dumps(comparison.configuration, indent=1, default=str)),

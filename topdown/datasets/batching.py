@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Sampler
 from topdown.datasets.batch import Batch
 from topdown.datasets.data import SequenceDataset
 
+LARGEST_SEED = 2**63  # of torch
+
 
 def bucketed_batches(lengths: Tensor, batch_size: int, *, seed: int, epoch: int, pool: int = 20) -> list[Tensor]:
     """Splits samples into batches of similar length, in random order: every sample once, the same for a seed and epoch.
@@ -34,7 +36,7 @@ def bucketed_batches(lengths: Tensor, batch_size: int, *, seed: int, epoch: int,
         >>> sorted(sorted(batch.tolist()) for batch in batches)
         [[0, 2], [1, 3]]
     """
-    generator = torch.Generator("cpu").manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator("cpu").manual_seed((int(seed) * 1_000_003 + epoch) % LARGEST_SEED)
     order = torch.randperm(len(lengths), generator=generator, device="cpu")
     batches: list[Tensor] = []
     for members in order.split(pool * batch_size):
@@ -46,8 +48,8 @@ class BucketedSampler(Sampler[list[int]]):
     """Yields the batches of :func:`bucketed_batches`, as a `batch_sampler`; in distributed training, a share of each.
 
     Every process takes every `world_size`-th sample of every batch, beginning with its rank, so that all together see each
-    sample once an epoch, in the same steps as one process would. A batch too small to give every process a sample joins the
-    one before it.
+    sample once an epoch, in the same steps as one process would. A shuffled batch of one sample, or a batch too small to give
+    every process a sample, joins the one before it.
 
     Args:
         lengths: Lengths of all samples, of shape (N,): see :meth:`SequenceDataset.batch_lengths`.
@@ -117,8 +119,10 @@ class BucketedSampler(Sampler[list[int]]):
             batches = bucketed_batches(self.lengths, self.samples, seed=self.seed, epoch=self.epoch, pool=self.pool)
         else:
             batches = list(torch.arange(len(self.lengths), device="cpu").split(self.samples))
-        small = next((i for i, batch in enumerate(batches) if len(batch) < world_size), None)
-        if small is not None:  # only the last batch of the last pool can be
+        # Batch norm cannot train on one sample.
+        least = max(world_size, 2 if self.shuffle and self.samples > 1 else 1)
+        small = next((i for i, batch in enumerate(batches) if len(batch) < least), None)
+        if small is not None and len(batches) > 1:  # only the last batch of the last pool can be
             rest = batches.pop(small)
             batches[small - 1] = torch.cat([batches[small - 1], rest])
         return batches

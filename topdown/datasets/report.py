@@ -32,16 +32,27 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
         labels = data.report["labels"]
         if labels is None:
             notes.append(f"labels of {split}: none")
-        elif data.report.get("class_names"):
-            names = data.report["class_names"]
-            counts = data.labels.bincount(minlength=len(names)).tolist() if data.labels is not None else []
-            notes.append(f"labels of {split}: " + ", ".join(f"{name} {n}" for name, n in zip(names, counts, strict=True)))
+        elif (classes := _classes(data)) is not None:
+            notes.append(f"labels of {split}: " + ", ".join(f"{name} {count}" for name, count in classes.items() if count))
         else:
             span = f"{labels['minimum']:.2f} to {labels['maximum']:.2f}"
             notes.append(f"labels of {split}: {span}, {labels['zeros']:.1%} exactly 0")
         notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
+    known = (_classes(splits["train"]) if "train" in splits else None) or {}
+    for split, data in splits.items() if known else ():
+        for name in [name for name, count in (_classes(data) or {}).items() if count and not known.get(name)]:
+            notes.append(f"WARNING: {split} has the class {name}, of which train has no sample")
     report = next(iter(splits.values())).report
     return "\n".join([*_about(report), markdown(rows), *notes, *_notes_of_all(report)])
+
+
+def _classes(data: SequenceDataset) -> dict[str, int] | None:
+    """Returns the number of samples of each class; None where labels are no classes."""
+    if data.labels is None or data.labels.is_floating_point() or data.labels.dim() != 1 or int(data.labels.min()) < 0:
+        return None
+    counts = data.labels.bincount().tolist()
+    names = data.report.get("class_names") or [str(i) for i in range(len(counts))]
+    return dict(zip(names, [*counts, *[0] * (len(names) - len(counts))], strict=True))
 
 
 NOTES = {

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from topdown.datasets.batching import BatchLoader, BucketedSampler, data_loader
+from topdown.datasets.batch import Batch
+from topdown.datasets.batching import LARGEST_SEED, BatchLoader, BucketedSampler, data_loader
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.training.checkpoints import (
@@ -120,6 +123,7 @@ def fit(
             (naming the epoch, the batch and its samples), or the checkpoint is of another training.
     """
     _check(model, train, valid, loss)
+    seed = int(seed) % LARGEST_SEED  # of numpy, or larger than torch takes
     path = None if checkpoint is None else Path(checkpoint)
     settings = {
         "data": [fingerprint(train), fingerprint(valid)],
@@ -137,10 +141,10 @@ def fit(
     }
     place = device_of(model, device)
     with own_random_numbers(place):
-        torch.manual_seed(seed + 1_000_003)  # not the seed of the initial weights
+        torch.manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
         model.to(place)
         compare = _compare(loss)
-        steps = optimizer(model.parameters()) if optimizer else torch.optim.Adam(model.parameters(), learning_rate, fused=True)
+        steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
         parts = {"model": model, "optimizer": steps, "scheduler": rate}
@@ -156,9 +160,10 @@ def fit(
                 seen = train if augment is None else _augmented(augment(train, epoch), train)
                 loader = data_loader(seen, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
             if rank():  # another dropout in each process
-                torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
+                torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
             record: dict[str, float] = {"epoch": epoch}
-            record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train.ids, on_step)
+            with _mode_of(steps, "train"):
+                record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train.ids, on_step)
             record["valid_loss"] = _validate(model, valid, loss, batch_size)
             _check_finite(record)
             record |= {"learning_rate": steps.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
@@ -169,7 +174,25 @@ def fit(
             if on_epoch is not None:
                 on_epoch(record)
         load_state(model, progress.best_weights)
+        model.eval()
         return Fit(progress.best_epoch, progress.best_loss, progress.history)
+
+
+def _adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """Returns Adam, with fused kernels where they can be: they know no complex numbers."""
+    fused = not any(p.is_complex() for p in model.parameters())
+    return torch.optim.Adam(model.parameters(), learning_rate, fused=fused)
+
+
+@contextlib.contextmanager
+def _mode_of(optimizer: Any, mode: str) -> Iterator[None]:
+    """Context manager in which an optimizer that has modes, such as a schedule-free one, is in training mode."""
+    has_modes = callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+    if has_modes:
+        optimizer.train()
+    yield
+    if has_modes:
+        optimizer.eval()
 
 
 def _augmented(found: object, train: SequenceDataset) -> SequenceDataset:
@@ -204,7 +227,7 @@ def predict(
 ) -> Tensor:
     """Returns the outputs of a model in evaluation mode for all samples, in their order, on the CPU.
 
-    Processes of a group take a share of the batches each, and all return everything.
+    Each process of a group predicts a share of the batches, and all return everything. Every module keeps its mode.
 
     Args:
         model: Module called as model(inputs, lengths).
@@ -216,24 +239,49 @@ def predict(
         Outputs of shape (N, ...).
 
     Raises:
-        DataError: if there are no samples.
+        DataError: if there are no samples, or the model does not return one row per sample.
     """
     place = device_of(model, device)
-    model.eval().to(place)
+    model.to(place)
     order = data.batch_lengths().argsort(stable=True)
     outputs: Tensor | None = None
-    with torch.inference_mode():
+    with torch.no_grad(), evaluation_mode(model):
         for number, indices in enumerate(order.split(batch_size)):
             mine = number % world_size() == rank()
             if mine or outputs is None:  # the first batch tells everyone the shape of an output
                 batch = data.batch(indices).to(place)
                 found = prediction_of(model(batch.inputs, batch.lengths)).float()
+                if found.dim() == 0 or len(found) != len(indices):
+                    what = f"an output of shape {tuple(found.shape)} for {len(indices)} samples"
+                    raise DataError(f"the model returned {what}: it must return one row per sample, as in (B, 1)")
                 outputs = found.new_zeros(len(data), *found.shape[1:]) if outputs is None else outputs
                 if mine:
                     outputs[indices.to(found.device)] = found
     if outputs is None:
         raise DataError("there are no samples to predict")
-    return total(outputs.clone()).cpu()  # no inference tensor, so that anything may be done with it
+    return total(outputs).cpu()
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Context manager in which all modules are in evaluation mode; afterwards each has the mode that it had.
+
+    Example:
+        >>> layer = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+        >>> with evaluation_mode(layer):
+        ...     [module.training for module in layer]
+        [False, False]
+        >>> [module.training for module in layer]
+        [True, False]
+    """
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training[model])  # some layers do more than to change the attribute
+        for module, mode in training.items():
+            module.training = mode
 
 
 def _train_epoch(
@@ -253,24 +301,33 @@ def _train_epoch(
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)
     batches = sampler.batches()
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    needs_closure = closure is not None and closure.default is closure.empty  # as that of LBFGS
     for number, (batch, whole) in enumerate(zip(loader, batches, strict=True), 1):
         batch = batch.to(device)
-        optimizer.zero_grad(set_to_none=True)
-        output = model(batch.inputs, batch.lengths)
-        value = loss(output, batch.labels)
-        # Processes average their gradients: each counts by its share of the batch, so that every sample counts alike.
-        (value * (len(batch.labels) * world_size() / len(whole))).backward()
-        if gradient_clip is None:
-            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+        def compute(batch: Batch = batch, whole: Tensor = whole, number: int = number) -> Tensor:
+            """Computes the loss and its gradients, several times in a step of some optimizers."""
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(model(batch.inputs, batch.lengths), batch.labels)
+            # Processes average their gradients: each counts by its share of the batch, so that every sample counts alike.
+            (value * (len(batch.labels) * world_size() / len(whole))).backward()
+            if gradient_clip is None:
+                norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            else:
+                norm = nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+            if not math.isfinite(float(value.detach() + norm)):
+                found = f"the loss is {float(value.detach()):g} and the norm of its gradient {float(norm):g}"
+                where = f"epoch {epoch}, batch {number}, with samples {', '.join(ids[i] for i in whole.tolist()[:8])} ..."
+                raise DataError(f"{found} in {where}; look for extreme values in the features, or lower the learning rate")
+            return value
+
+        if needs_closure:
+            value = cast(Any, optimizer).step(compute)
         else:
-            norm = nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
-        value = value.detach()
-        if not math.isfinite(float(value + norm)):
-            found = f"the loss is {float(value):g} and the norm of its gradient {float(norm):g}"
-            where = f"epoch {epoch}, batch {number}, with samples {', '.join(ids[i] for i in whole.tolist()[:8])} ..."
-            raise DataError(f"{found} in {where}; look for extreme values in the features, or lower the learning rate")
-        optimizer.step()
-        losses += value * len(batch.labels)
+            value = compute()
+            optimizer.step()
+        losses += value.detach() * len(batch.labels)
         count += len(whole)
         if on_step is not None:
             on_step(epoch, number, len(batches))
@@ -286,15 +343,14 @@ def _validate(model: nn.Module, data: SequenceDataset, loss: Loss, batch_size: i
     """Returns the mean loss over all samples, of all processes, in evaluation mode."""
     if not callable(loss):
         return float(LOSSES[loss](predict(model, data, batch_size=batch_size), data.labels))
-    model.eval()
     device = device_of(model)
     losses = torch.zeros((), device=device)
-    with torch.inference_mode():
+    with torch.no_grad(), evaluation_mode(model):
         for number, indices in enumerate(data.batch_lengths().argsort(stable=True).split(batch_size)):
             if number % world_size() == rank():
                 batch = data.batch(indices).to(device)
                 losses += loss(model(batch.inputs, batch.lengths), batch.labels) * len(indices)
-    return float(total(losses.clone())) / len(data)
+    return float(total(losses)) / len(data)
 
 
 def _check(model: nn.Module, train: SequenceDataset, valid: SequenceDataset, loss: Loss) -> None:

@@ -94,10 +94,15 @@ class Task(NamedTuple):
         """Returns the predictions of each sample: a class and its probability, 0 or 1 for each label, or numbers."""
         if self.name == "classification":
             best = outputs.softmax(1).max(1)
-            return [[int(i), round(float(p), 6)] for i, p in zip(best.indices, best.values, strict=True)]
+            return [[int(i), _digits(p)] for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         if self.name == "multilabel":
             return (outputs > 0).int().tolist()
-        return [[round(value, 6) for value in row] for row in outputs.tolist()]
+        return [[_digits(value) for value in row] for row in outputs.tolist()]
+
+
+def _digits(value: float) -> float:
+    """Returns a number of float32 with all the digits that it has, and no others."""
+    return float(f"{value:.9g}")
 
 
 def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None) -> Task:
