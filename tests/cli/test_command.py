@@ -556,3 +556,46 @@ def test_what_is_odd_about_classes_and_few_updates_is_said(tmp_path, capsys):
     assert f"labels of train: 0 {20 - ones}, 1 {ones}\n" in said
     assert "WARNING: test has the class 7, of which train has no sample" in said
     assert "WARNING: 2 updates are few, of 20 samples in batches of 32: try --batch-size 4" in said
+
+
+def test_one_table_is_read_by_the_command(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    lines = ["id,h_1,h_2,m_1,target"]
+    for i in range(30):
+        y = rng.normal()
+        lines += [f"s{i},{y + rng.normal():.3f},{rng.normal():.3f},{rng.normal():.3f},{y:.3f}" for _ in range(3)]
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    columns = ["--columns", "heart=h_*", "motion=m_*"]
+    run("train", tmp_path / "all.csv", *columns, "--split", "0.6", "0.2", "0.2", "--out", tmp_path / "out", *SMALL)
+    run("predict", tmp_path / "out/model.pt", tmp_path / "all.csv", *columns, "--out", tmp_path / "p.csv")
+    assert len(read_table(tmp_path / "p.csv")) == 30
+    said = failure(capsys, "train", tmp_path / "all.csv", "--columns", "heart")
+    assert "argument --columns: 'heart' is not NAME=PATTERN" in said
+
+
+def test_targets_of_any_scale_are_learned(tmp_path, capsys):
+    """Public complaints: labels near 250,000 gave an R2 far below 0 with the default rate."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=120)
+    rows = "".join(f"s{i},{value + 0.1 * rng.normal():.4f},{rng.normal():.4f}\n" for i, value in enumerate(y) for _ in range(3))
+    for folder, mean, deviation in (("data", 250_000, 50_000), ("unit", 0, 1)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.csv").write_text("id,a,b\n" + rows)
+        labels = "".join(f"s{i},{mean + deviation * value:.6f}\n" for i, value in enumerate(y))
+        (tmp_path / folder / "labels.csv").write_text("id,price\n" + labels)
+    options = ["--split", "0.6", "0.2", "0.2", "--size", "8", "--epochs", "30", "--learning-rate", "0.01", "--feedback", "none"]
+    found = {}
+    for name, folder, raw in (("scaled", "data", []), ("raw", "data", ["--raw"]), ("unit", "unit", [])):
+        run("train", tmp_path / folder, *options, *raw, "--out", tmp_path / f"of-{name}")
+        found[name] = json.loads((tmp_path / f"of-{name}" / "results.json").read_text())["metrics"]["test"]["r2"]
+    assert found["scaled"] == pytest.approx(found["unit"], abs=0.01)
+    assert found["scaled"] > 0.5
+    assert found["raw"] < 0
+    run("predict", tmp_path / "of-scaled/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv")
+    predicted = {row["id"]: float(row["prediction"]) for row in read_table(tmp_path / "p.csv")}
+    errors = [abs(predicted[f"s{i}"] - (250_000 + 50_000 * value)) for i, value in enumerate(y)]
+    assert np.mean(errors) < 15_000  # in the units of the table
+    loaded = load_model(tmp_path / "of-scaled/model.pt").model
+    values = np.array([250_000 + 50_000 * value for value in y])
+    assert abs(float(loaded.mean) - values.mean()) < 10_000
+    assert abs(float(loaded.deviation) - values.std()) < 10_000

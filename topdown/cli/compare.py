@@ -92,6 +92,7 @@ def compare_command(options: CompareOptions) -> None:
         print(NOTHING_KEPT, flush=True)
     description = describe(options.data, options, splits, task, "none")
     made = functools.partial(build, description=description)
+    about = {name: value for name, value in description._asdict().items() if name != "target" or value is not None}
     aligned = all(data.aligned for data in splits.values())
     found = compare(
         made,
@@ -107,7 +108,7 @@ def compare_command(options: CompareOptions) -> None:
         gaps=options.gaps,
         out=out,
         resume=options.resume,
-        about={"model": description._asdict(), "standardized": moments is not None},
+        about={"model": about, "standardized": moments is not None},
         say=show_line,
         epochs=options.epochs,
         batch_size=options.batch_size,

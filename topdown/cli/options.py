@@ -56,7 +56,7 @@ class ModelOptions(LatchOptions, SplitOptions):
     """Model options.
 
     Args:
-        raw: do not standardize the features, which is done with mean and standard deviation of the training split
+        raw: do not standardize features and targets of regression, which is done by the training split
         task: what to predict; by default derived from the labels
         backbone: the paper's LSTM baseline, or MulT; by default mult if modalities are not aligned
         size: hidden size of the backbone; by default 100 for lstm, 40 for mult

@@ -27,12 +27,13 @@ from topdown.training.model_file import Description, build_model, save_model
 from topdown.training.options import Number, TrainingOptions, Value
 from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import predict
+from topdown.training.scaled_output import target_moments
 from topdown.training.tasks import Task, task_of, with_label_type
 from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("resume",)
-FEW_UPDATES = 200  # of the weights, below which a training has hardly begun
+FEW_UPDATES = 100  # of the weights, below which a training has hardly begun
 MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a resumed training
 
 
@@ -100,7 +101,8 @@ def describe(path: Path, options: ModelOptions, splits: Splits, task: Task, feed
     if backbone == "lstm" and not aligned:
         raise DataError(f"{path}: its modalities have steps of their own, which --backbone lstm does not take; use mult")
     latch = None if feedback == "none" else {"feedback": feedback, **options.latch(aligned=aligned)}
-    return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch)
+    target = target_moments(train.labels) if task.name == "regression" and not options.raw else None
+    return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch, target)
 
 
 def train(options: TrainOptions) -> None:

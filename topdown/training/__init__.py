@@ -7,3 +7,4 @@ from topdown.training.metrics import classification_metrics as classification_me
 from topdown.training.model_file import load_model as load_model
 from topdown.training.protocol import fit as fit
 from topdown.training.protocol import predict as predict
+from topdown.training.scaled_output import ScaledOutput as ScaledOutput

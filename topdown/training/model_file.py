@@ -16,6 +16,7 @@ from topdown.datasets.errors import DataError
 from topdown.latch import TopDownLatch
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.random_state import seeded
+from topdown.training.scaled_output import ScaledOutput
 from topdown.training.tasks import Task, with_label_type
 
 FORMAT = "topdown model, version 1"
@@ -32,6 +33,8 @@ class Description(NamedTuple):
         layers: Layers of MulT's transformers. (Default: 4)
         dropout: Dropout of the backbone; None for that of the paper. (Default: None)
         latch: Options of the latch; None for the backbone alone. (Default: None)
+        target: Mean and standard deviation of the targets of regression: see :class:`topdown.training.ScaledOutput`. (Default:
+            None, outputs are not scaled)
     """
 
     backbone: str
@@ -41,6 +44,7 @@ class Description(NamedTuple):
     layers: int = 4
     dropout: float | None = None
     latch: dict[str, Any] | None = None
+    target: tuple[list[float], list[float]] | None = None
 
 
 def build_backbone(description: Description) -> nn.Module:
@@ -49,7 +53,12 @@ def build_backbone(description: Description) -> nn.Module:
     Raises:
         DataError: if its options do not fit one another, or the data.
     """
-    _, sizes, task, size, layers, dropout, _ = description
+    backbone = _backbone(description)
+    return backbone if description.target is None else ScaledOutput(backbone, *description.target)
+
+
+def _backbone(description: Description) -> nn.Module:
+    _, sizes, task, size, layers, dropout, *_ = description
     try:
         if description.backbone == "lstm":
             return LSTMBackbone(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -88,6 +89,8 @@ Rate = Annotated[float, Value("X", read_rate)]
 Share = Annotated[float, Value("X", read_share)]
 File = Annotated[Path, Value("FILE", Path)]
 Folder = Annotated[Path, Value("DIR", Path)]
+# Functions must be named here: annotations of fields are evaluated where this module's names are not known.
+Pattern = Annotated[tuple[str, str], Value("NAME=PATTERN", functools.partial(read_pair, form="NAME=PATTERN"))]
 Names = list[Annotated[str, Value("NAME")]]
 
 
@@ -109,7 +112,7 @@ class DataOptions:
     embeddings: File | None = None
     stream: list[Annotated[tuple[str, str], Value("NAME=FILE", read_pair)]] | None = None
     label: Annotated[str, Value("COLUMN")] | None = None
-    columns: list[Annotated[tuple[str, str], Value("NAME=PATTERN", lambda text: read_pair(text, "NAME=PATTERN"))]] | None = None
+    columns: list[Pattern] | None = None
 
     def loading(self) -> dict[str, Any]:
         """Returns the arguments of :func:`topdown.datasets.load_splits` beside the path."""

@@ -369,7 +369,7 @@ def _labels(
         values = np.array([of[str(value).strip()] for value in frame[columns[0]]], np.int64)
         counts = ", ".join(f"{name} {count}" for name, count in zip(classes, np.bincount(values).tolist(), strict=True))
         return ids, values, columns, splits, classes, [*notes, f"{len(classes)} classes in {columns[0]!r}: {counts}"]
-    choose = " or name the column of the label with label=" if len(columns) > 1 else ""
+    choose = " or name the column of the label with label= (--label)" if len(columns) > 1 else ""
     values = numbers(table, columns, f"give labels as numbers,{choose}" if choose else "give classes as 0, 1, 2 ...")
     whole = all(dtype.kind in "iub" for dtype in frame[columns].dtypes)
     if not whole and len(columns) == 1 and (values == np.round(values)).all():

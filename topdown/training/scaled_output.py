@@ -1,0 +1,78 @@
+"""A backbone whose predictions are in the units of the targets, whatever their scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from topdown.batch import Inputs
+from topdown.sequence import Lengths
+
+
+class ScaledOutput(nn.Module):
+    r"""Wraps a backbone of regression, :math:`y = \mu + \sigma \, \mathrm{backbone}(i)`.
+
+    An untrained network predicts numbers near 0, and Adam moves its weights in steps of the learning rate: targets near 250,000
+    would take more epochs than there are. With mean :math:`\mu` and deviation :math:`\sigma` of the training targets it begins
+    at their mean. Losses, predictions and metrics stay in the units of the user, and both numbers are in the state dict.
+
+    Args:
+        backbone: Module with `encode`, `fuse` and `forward`.
+        mean: Mean of each output, of shape (K,).
+        deviation: Standard deviation of each output, of shape (K,).
+
+    Example:
+        >>> from topdown.adapters import LSTMBackbone
+        >>> model = ScaledOutput(LSTMBackbone({"a": 2, "b": 3}, hidden_size=4), [250_000.0], [50_000.0]).eval()
+        >>> output = model({"a": torch.zeros(1, 5, 2), "b": torch.zeros(1, 5, 3)})
+        >>> 100_000 < float(output.detach()) < 400_000
+        True
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor([*mean]))
+        self.register_buffer("deviation", torch.tensor([*deviation]))
+
+    @property
+    def input_sizes(self) -> Mapping[str, int]:
+        """Features of each modality."""
+        return cast(Mapping[str, int], self.backbone.input_sizes)
+
+    @property
+    def encoding_sizes(self) -> Mapping[str, int]:
+        """Size of the encodings of each modality."""
+        return cast(Mapping[str, int], self.backbone.encoding_sizes)
+
+    def encode(self, inputs: Inputs, lengths: Lengths = None) -> Any:
+        """Encodes each modality by itself, as the backbone does."""
+        return cast(Any, self.backbone).encode(inputs, lengths)
+
+    def fuse(self, encodings: Mapping[str, Any], lengths: Lengths = None) -> Tensor:
+        """Predicts from all encodings, in the units of the targets, (B, K)."""
+        output: Tensor = cast(Any, self.backbone).fuse(encodings, lengths)
+        return self.mean + self.deviation * output
+
+    def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:
+        """Encodes and fuses."""
+        output: Tensor = self.backbone(inputs, lengths)
+        return self.mean + self.deviation * output
+
+
+def target_moments(labels: Tensor) -> tuple[list[float], list[float]]:
+    """Returns mean and standard deviation of targets (N,) or (N, K); 1 in place of a deviation of 0.
+
+    Example:
+        >>> target_moments(torch.tensor([1.0, 3.0]))
+        ([2.0], [1.0])
+    """
+    columns = labels.double().reshape(len(labels), -1)
+    deviation = columns.std(0, correction=0)
+    return columns.mean(0).tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
