@@ -6,7 +6,8 @@ each sample: its `id`, its `split` (train, valid, test or their usual synonyms),
 or without that column, all samples are one split, "all", unless the option `split` draws one.
 
 Tables may be .csv, .tsv, .parquet, .xlsx or .xls. The separator, a decimal comma, the encoding and the words for a missing cell
-are found, and the report says what was found. Integers, words and booleans in a single column of labels are classes.
+are found, and the report says what was found. A missing cell gets the mean of its column over the training samples. Integers,
+words and booleans in a single column of labels are classes.
 """
 
 from __future__ import annotations
@@ -102,6 +103,9 @@ def read(source: Source) -> Found:
         splits = draw_split(options.split, options.seed, values)
         notes.append(f"split at random with seed {options.seed}" + (", each class alike" if classes or _whole(values) else ""))
     splits = splits or ["all"] * len(ids)
+    train = [i for i, split in zip(ids, splits, strict=True) if split == "train"] or ids
+    for table in tables.values():
+        table.fill(train)
     feature_names = {name: table.features for name, table in tables.items()}
     found = {"feature_names": feature_names, "label_names": names, "notes": [*dict.fromkeys(notes)]}
     made = {}
@@ -291,7 +295,9 @@ class _Modality:
         self.notes = [f"{table.path.name}: {note}" for note in table.notes]
         values = numbers(table, self.features, "give each feature as a number")
         gaps = {name: int(count) for name, count in zip(self.features, np.isnan(values).sum(0), strict=True) if count}
-        self.notes += [f"{table.path.name}: {count} empty cells in {name!r}" for name, count in gaps.items()]
+        self.notes += [
+            f"{table.path.name}: {count} empty cells in {name!r}, filled with its mean" for name, count in gaps.items()
+        ]
         codes, ids = require("pandas", "datasets").factorize(frame[place])
         if (parts := 1 + int((np.diff(codes) != 0).sum())) > len(ids):
             what = f"rows of one id stand apart ({parts} runs of {len(ids)} ids), and are taken in the order of the file"
@@ -301,6 +307,17 @@ class _Modality:
         counts = np.bincount(codes, minlength=len(ids))
         self.is_sequence = counts.max(initial=0) > 1
         self.place = dict(zip(self.ids, zip((np.cumsum(counts) - counts).tolist(), counts.tolist(), strict=True), strict=True))
+
+    def fill(self, names: list[str]) -> None:
+        """Fills empty cells with the mean of their column over some samples; a column without numbers there stays empty."""
+        gaps = np.isnan(self.rows)
+        if gaps.any():
+            rows = np.concatenate(
+                [self.rows[start : start + count] for start, count in (self.place.get(i, (0, 0)) for i in names)]
+            )
+            counts = (~np.isnan(rows)).sum(0)
+            means = np.where(counts > 0, np.nansum(rows, 0) / np.maximum(counts, 1), np.nan)
+            self.rows = np.where(gaps, means, self.rows)
 
     def of(self, names: list[str]) -> Stream | tuple[Array, Array]:
         """Returns the sequences of some samples, or their vectors and which of them are there."""
