@@ -12,56 +12,23 @@ words and booleans in a single column of labels are classes.
 
 from __future__ import annotations
 
-import csv
 import fnmatch
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import join_names
 from topdown.datasets.formats.helpers.random_split import draw_split
+from topdown.datasets.formats.helpers.table_files import SUFFIXES, Table, numbers, read_table
 from topdown.datasets.formats.source import Found, Source
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
 from topdown.files import require
 from topdown.wiring import nearest
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls")
 SPLITS = {"training": "train", "val": "valid", "dev": "valid", "validation": "valid", "eval": "valid", "testing": "test"}
-COLUMNS = "its first line must name its columns, once each, one of them 'id'"
-
-
-class Table(NamedTuple):
-    """Holds a table that was read.
-
-    Args:
-        path: Path of the file.
-        frame: pandas.DataFrame, whose index is that of its rows in the file.
-        separator: Separator of cells in a text file; empty for other files.
-        encoding: Encoding of a text file.
-        notes: What was decided in order to read it.
-    """
-
-    path: Path
-    frame: Any
-    separator: str
-    encoding: str
-    notes: list[str]
-
-    def column(self, name: str) -> str | None:
-        """Returns the column of a name, in any case."""
-        return next((column for column in self.frame.columns if column.lower() == name), None)
-
-    def line(self, row: int) -> str:
-        """Returns the place of a row for messages: its line in a text file, or its number."""
-        if not self.separator:
-            return f"{self.path}, row {row + 2}"
-        lines = [line for line, cells in _rows(self) if cells]
-        return f"{self.path}, line {lines[row + 1]}"
 
 
 def recognizes(source: Source) -> bool:
@@ -170,118 +137,6 @@ def _matching(table: Table, pattern: str) -> list[str]:
     return [column for column in ("id",) if column not in columns] + columns
 
 
-def read_table(path: Path) -> Table:
-    """Reads a table with pandas.
-
-    Raises:
-        DataError: if it cannot be read, has no rows, or its columns have no names.
-        ImportError: without the extra `datasets`.
-    """
-    pandas = require("pandas", "datasets")
-    is_text = path.suffix.lower() in (".csv", ".tsv")
-    try:
-        table = _sniff(path) if is_text else Table(path, None, "", "", [])
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = pandas.read_parquet(path)
-        elif path.suffix.lower() in (".xlsx", ".xls"):
-            frame = pandas.read_excel(path)
-        else:
-            frame = _read_text(table)
-    except ImportError as error:
-        raise DataError(f"{path}: needs a library that is not installed ({error}); install it, or save as .csv") from None
-    except Exception as error:  # of pandas and its readers, which raise many kinds
-        if is_text:
-            _check_rows(table)
-        said = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: cannot be read ({said}); save it as comma-separated text in UTF-8") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
-    head = _head(table) if table.separator else list(frame.columns)
-    if unnamed := [i for i, name in enumerate(head) if not name.strip() or name.startswith("Unnamed: ")]:
-        what = "it may be the index of pandas, which index=False leaves out"
-        raise DataError(f"{path}: column {unnamed[0] + 1} has no name: {what}, or give it one")
-    if "id" not in [name.lower() for name in frame.columns] or len({name.strip() for name in head}) < len(head):
-        raise DataError(f"{path}: {COLUMNS}; it is {join_names(head)}")
-    table = table._replace(frame=frame)
-    if len(frame) and table.separator and bool(frame.iloc[:, -1].isna().any()):
-        _check_rows(table)  # pandas fills up rows that are too short
-    place = table.column("id")
-    names = {name: str(name).strip() for name in frame[place].dropna().unique()}
-    if any(name != stripped for name, stripped in names.items()):
-        frame[place] = frame[place].map(names)
-    if empty := np.flatnonzero(frame[place].isna() | (frame[place] == "")).tolist():
-        raise DataError(f"{table.line(empty[0])}: has no id ({len(empty)} such rows); give each row the id of its sample")
-    return table
-
-
-def _read_text(table: Table) -> Any:
-    pandas = require("pandas", "datasets")
-    decimal = "," if "decimal comma" in table.notes else "."
-    identifiers = {name: str for name in _head(table) if name.lower() == "id"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of rows with more cells than columns
-        return pandas.read_csv(
-            table.path,
-            sep=table.separator,
-            decimal=decimal,
-            encoding=table.encoding,
-            dtype=identifiers,
-            index_col=False,
-            skipinitialspace=True,
-            low_memory=False,
-        )
-
-
-def _check_rows(table: Table) -> None:
-    """Raises a DataError for the first row that has not one cell for each column."""
-    count = len(_head(table))
-    for line, cells in _rows(table):
-        if cells and len(cells) != count:
-            raise DataError(f"{table.path}, line {line}: has {len(cells)} cells, but there are {count} columns")
-
-
-def _sniff(path: Path) -> Table:
-    """Finds separator, decimal comma and encoding of a text file from its beginning."""
-    with path.open("rb") as file:
-        start = file.read(2**16)
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    notes = []
-    if encoding == "utf-8-sig":
-        try:
-            with path.open(encoding="utf-8") as text:
-                while text.read(2**20):
-                    pass
-        except UnicodeDecodeError:
-            encoding = "cp1252"
-            notes.append("read as Windows-1252, since it is not UTF-8")
-    if not start.strip():
-        raise DataError(f"{path}: is empty; its first line must name its columns, one of them 'id'")
-    lines = [line for line in start.decode(encoding, "replace").splitlines() if line.strip()]
-    separator = max(",;\t|", key=lines[0].count)
-    if separator != ",":
-        notes.append(f"separator {'tab' if separator == chr(9) else separator}")
-        cells = [cell.strip() for line in lines[1:50] for cell in line.split(separator)]
-        if any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in cells) and not any(
-            re.fullmatch(r"[+-]?\d*\.\d+", cell) for cell in cells
-        ):
-            notes.append("decimal comma")
-    return Table(path, None, separator, encoding, notes)
-
-
-def _rows(table: Table) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows of a text file with their lines, for messages."""
-    with table.path.open(encoding=table.encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=table.separator)
-        for row in reader:
-            yield reader.line_num, [cell.strip() for cell in row]
-
-
-def _head(table: Table) -> list[str]:
-    return next(cells for _, cells in _rows(table) if cells)
-
-
 class _Modality:
     """The rows of one modality, by sample."""
 
@@ -329,26 +184,6 @@ class _Modality:
         vectors = np.zeros((len(names), len(self.features)))
         vectors[lengths > 0] = np.concatenate([np.zeros((0, len(self.features))), *arrays])
         return vectors, lengths
-
-
-def numbers(table: Table, columns: list[str], remedy: str) -> Array:
-    """Returns columns as float64, with nan for cells that are missing.
-
-    Raises:
-        DataError: naming the line and the column of a cell that is no number.
-    """
-    pandas = require("pandas", "datasets")
-    for name in columns:
-        cells = table.frame[name]
-        if not pandas.api.types.is_numeric_dtype(cells):
-            wrong = pandas.to_numeric(cells, errors="coerce").isna() & cells.notna()
-            if wrong.any():
-                row = int(np.flatnonzero(wrong)[0])
-                said = f"{str(cells.iloc[row])[:40]!r} in column {name!r} is no number"
-                raise DataError(f"{table.line(row)}: {said}; {remedy}")
-            table.frame[name] = pandas.to_numeric(cells)
-    values: Array = table.frame[columns].to_numpy(np.float64, na_value=np.nan)
-    return values
 
 
 def _labels(
