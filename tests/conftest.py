@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("tests", deadline=None, derandomize=True, max_examples=15, print_blob=True)
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=10, print_blob=True)
 settings.load_profile("tests")
 torch.set_num_threads(1)
 

@@ -313,17 +313,6 @@ def test_wrong_inputs_are_named(change, lengths, message):
         make()({**batch(SIZES), **change}, lengths)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.uncovered
-def test_compiles_in_one_graph_for_aligned_input():
-    torch._dynamo.reset()
-    latch = TopDownLatch(make({"text": 6, "audio": 4}, num_layers=1), "linear").double().eval()
-    compiled = torch.compile(latch, fullgraph=True, backend="eager")
-    lengths = torch.tensor([6, 2, 4])
-    inputs = batch(latch.backbone.input_sizes)
-    torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("probability", [0.0, 0.5])
 @pytest.mark.parametrize("mask", [None, "causal", "lengths"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

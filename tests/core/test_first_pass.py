@@ -285,7 +285,7 @@ def test_threads_in_evaluation_do_not_see_the_first_pass_of_each_other():
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 @pytest.mark.uncovered
-@every_norm
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, cumulative_norm, Rebinding], ids=lambda norm: norm.__name__)
 def test_a_compiled_latch_moves_what_an_eager_one_moves(norm):
     torch._dynamo.reset()
     eager = TopDownLatch(Normed(norm), "linear")
