@@ -1,3 +1,4 @@
+import gc
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import settings
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=10, print_blob=True)
 settings.load_profile("tests")
 torch.set_num_threads(1)
+gc.set_threshold(100_000, 20, 20)  # a collection looks at all objects of torch and its modules, thousands of times
 
 
 @pytest.fixture(autouse=True)
