@@ -186,8 +186,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             ValueError: if shapes do not fit, naming the modality.
         """
         batch = self.read(inputs, lengths, named)
-        masks, *_ = self.first_passes(batch)
-        return self.predict(batch, masks)
+        return self.predict(batch, self.first_passes(batch)[0])
 
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
@@ -325,14 +324,15 @@ class TopDownLatch(nn.Module, Generic[Model]):
             encodings that they were computed from.
         """
         masks: dict[str, Tensor] = {}
-        f, r = cast(ByPair, {}), cast(dict[str, Steps], {})
+        f: ByPair = {}
+        r: dict[str, Steps] = {}
         for _ in range(0 if is_disabled(self) else self.passes):
             r, at_sites = self._run_first_pass(batch, masks)
             logits = run_feedback(self.feedback, r, self.wiring, self._feedback_takes)
             x = self._targets(batch, at_sites, logits)
             f = {k: source_masks(h, r, x[k], self.align, k) for k, h in logits.items() if h and k in x}
             masks = {k: self._combine(k, by_source, x[k], r) for k, by_source in f.items()}
-            masks |= {k: from_sequence(masks[k], at.values, self.sites[k]) for k, at in at_sites.items() if k in masks}
+            masks.update({k: from_sequence(masks[k], at.values, self.sites[k]) for k, at in at_sites.items() if k in masks})
         return masks, f, r
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
