@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from torch import nn
 
 from topdown.cli.options import ModelOptions
-from topdown.cli.train import describe, load_for_training
+from topdown.cli.train import describe, load_for_training, moments_of_target
 from topdown.comparison.compare import Comparison, compare
 from topdown.comparison.report import read_comparison, table, write_report
 from topdown.datasets.errors import DataError
@@ -25,6 +25,7 @@ from topdown.training.distributed import world_size
 from topdown.training.model_file import Description, build_backbone
 from topdown.training.options import FitOptions, Positive, Value
 from topdown.training.progress import show_line
+from topdown.training.scaled_output import ScaledOutput, TargetMoments
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -55,12 +56,19 @@ class CompareOptions(ModelOptions, FitOptions):
 
 
 def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:
-    """Builds a backbone for some modalities, wider by a factor. For a single modality it is the paper's baseline."""
+    """Makes a backbone for some modalities, wider by a factor; the paper's baseline where MulT has but one."""
     width = description.size or (100 if description.backbone == "lstm" else 40)
     step = 1 if description.backbone == "lstm" else 8  # heads must divide it
     size = description.size if factor == 1.0 else max(step, round(width * factor / step) * step)
     backbone = "lstm" if len(sizes) == 1 else description.backbone
     return build_backbone(description._replace(input_sizes=dict(sizes), size=size, backbone=backbone, latch=None))
+
+
+def build_scaled(
+    sizes: Mapping[str, int], factor: float = 1.0, *, description: Description, target: TargetMoments
+) -> nn.Module:
+    """Builds a backbone as :func:`build` does, whose outputs are in the units of the targets."""
+    return ScaledOutput(build(sizes, factor, description=description), *target)
 
 
 def compare_command(options: CompareOptions) -> None:
@@ -91,8 +99,9 @@ def compare_command(options: CompareOptions) -> None:
     if out is None:
         print(NOTHING_KEPT, flush=True)
     description = describe(options.data, options, splits, task, "none")
-    made = functools.partial(build, description=description)
-    about = {name: value for name, value in description._asdict().items() if name != "target" or value is not None}
+    made: Callable[..., nn.Module] = functools.partial(build, description=description)
+    if (target := moments_of_target(options, splits, task)) is not None:
+        made = functools.partial(build_scaled, description=description, target=target)
     aligned = all(data.aligned for data in splits.values())
     found = compare(
         made,
@@ -108,7 +117,7 @@ def compare_command(options: CompareOptions) -> None:
         gaps=options.gaps,
         out=out,
         resume=options.resume,
-        about={"model": about, "standardized": moments is not None},
+        about={"model": description._asdict(), "standardized": moments is not None},
         say=show_line,
         epochs=options.epochs,
         batch_size=options.batch_size,

@@ -51,7 +51,7 @@ def augmentation(corrupt: Sequence[Corruption] | None, seed: int) -> Augment | N
 
 
 def corrupted(data: SequenceDataset, corrupt: Sequence[Corruption], seed: int) -> SequenceDataset:
-    """Applies corruptions one after the other."""
+    """Returns data with corruptions, one after the other."""
     for number, asked in enumerate(corrupt):
         data = data.corrupt(asked.kind, asked.severity, modalities=asked.names or None, seed=seed + number)
     return data

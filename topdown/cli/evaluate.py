@@ -189,7 +189,7 @@ def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDatase
 
 
 def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, outputs: Tensor, samples: int) -> int:
-    """Writes a page with the masks of some samples, from the lowest prediction to the highest, and returns how many."""
+    """Writes a page with the masks of some samples, in the order of their predictions, and returns how many."""
     chosen = _spread(outputs, samples)
     batch = data.batch(chosen).to(next(latch.parameters()).device)
     with torch.inference_mode():

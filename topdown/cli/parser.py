@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.files import read_json
 from topdown.training.options import LARGEST, Value
 from topdown.wiring import nearest
 
@@ -85,12 +86,7 @@ def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
     Raises:
         DataError: if it cannot be read, or names an unknown option.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give a JSON object of options") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}; give a JSON object of options")
+    content = read_json(path, "give a JSON object of options")
     actions = {_name(flag): action for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
     found = {}
     for name, value in content.items():

@@ -27,7 +27,7 @@ from topdown.training.model_file import Description, build_model, save_model
 from topdown.training.options import Number, TrainingOptions, Value
 from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import predict
-from topdown.training.scaled_output import target_moments
+from topdown.training.scaled_output import TargetMoments, target_moments
 from topdown.training.tasks import Task, task_of, with_label_type
 from topdown.training.versions import versions
 
@@ -101,8 +101,12 @@ def describe(path: Path, options: ModelOptions, splits: Splits, task: Task, feed
     if backbone == "lstm" and not aligned:
         raise DataError(f"{path}: its modalities have steps of their own, which --backbone lstm does not take; use mult")
     latch = None if feedback == "none" else {"feedback": feedback, **options.latch(aligned=aligned)}
-    target = target_moments(train.labels) if task.name == "regression" and not options.raw else None
-    return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch, target)
+    return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch)
+
+
+def moments_of_target(options: ModelOptions, splits: Splits, task: Task) -> TargetMoments | None:
+    """Returns mean and standard deviation of the targets of regression; None for other tasks, and for raw data."""
+    return target_moments(splits["train"].labels) if task.name == "regression" and not options.raw else None
 
 
 def train(options: TrainOptions) -> None:
@@ -118,7 +122,8 @@ def train(options: TrainOptions) -> None:
         check_same(out / "config.json", options)
     splits, task, moments = load_for_training(options.data, options)
     description = describe(options.data, options, splits, task, options.feedback)
-    build_model(description, options.seed)
+    target = moments_of_target(options, splits, task)
+    build_model(description, options.seed, target)
     corrupted(splits["train"], options.corrupt or (), 0)
     wait()  # until all have seen the directory as it was
     if out is not None and rank() == 0:
@@ -134,7 +139,7 @@ def train(options: TrainOptions) -> None:
     )
     if out is None:
         print(NOTHING_KEPT, flush=True)
-    model = build_model(description, options.seed)
+    model = build_model(description, options.seed, target)
     augment = augmentation(options.corrupt, options.seed)
     checkpoint = None if out is None else out / "training.pt"
     own = {"loss": task.loss, "augment": augment, "checkpoint": checkpoint}
@@ -152,6 +157,7 @@ def train(options: TrainOptions) -> None:
     about = {
         "seed": options.seed,
         "epoch": fitted.best_epoch,
+        "target": target,
         "data": options.data.name,
         "feature_names": splits["train"].report.get("feature_names"),
         "label_names": splits["train"].report.get("label_names"),

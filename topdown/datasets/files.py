@@ -52,16 +52,20 @@ def _without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object that :func:`write_json` wrote.
+def read_json(path: Path, remedy: str = "choose another directory") -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: Path of the file.
+        remedy: What to do where it is none, for the message. (Default: that for a file which :func:`write_json` wrote)
 
     Raises:
-        DataError: if it is damaged.
+        DataError: if it cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is damaged ({error}); choose another directory") from None
+        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is damaged (a {type(content).__name__}); choose another directory")
+        raise DataError(f"{path}: holds a {type(content).__name__}; {remedy}")
     return content

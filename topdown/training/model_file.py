@@ -16,7 +16,7 @@ from topdown.datasets.errors import DataError
 from topdown.latch import TopDownLatch
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.random_state import seeded
-from topdown.training.scaled_output import ScaledOutput
+from topdown.training.scaled_output import ScaledOutput, TargetMoments
 from topdown.training.tasks import Task, with_label_type
 
 FORMAT = "topdown model, version 1"
@@ -33,8 +33,6 @@ class Description(NamedTuple):
         layers: Layers of MulT's transformers. (Default: 4)
         dropout: Dropout of the backbone; None for that of the paper. (Default: None)
         latch: Options of the latch; None for the backbone alone. (Default: None)
-        target: Mean and standard deviation of the targets of regression: see :class:`topdown.training.ScaledOutput`. (Default:
-            None, outputs are not scaled)
     """
 
     backbone: str
@@ -44,7 +42,6 @@ class Description(NamedTuple):
     layers: int = 4
     dropout: float | None = None
     latch: dict[str, Any] | None = None
-    target: tuple[list[float], list[float]] | None = None
 
 
 def build_backbone(description: Description) -> nn.Module:
@@ -53,12 +50,7 @@ def build_backbone(description: Description) -> nn.Module:
     Raises:
         DataError: if its options do not fit one another, or the data.
     """
-    backbone = _backbone(description)
-    return backbone if description.target is None else ScaledOutput(backbone, *description.target)
-
-
-def _backbone(description: Description) -> nn.Module:
-    _, sizes, task, size, layers, dropout, *_ = description
+    _, sizes, task, size, layers, dropout, _ = description
     try:
         if description.backbone == "lstm":
             return LSTMBackbone(
@@ -81,10 +73,21 @@ def _backbone(description: Description) -> nn.Module:
         raise DataError(str(error)) from None
 
 
-def build_model(description: Description, seed: int) -> nn.Module:
-    """Builds a model. For a seed, the backbone has the same initial values whatever the latch around it."""
+def build_model(description: Description, seed: int, target: TargetMoments | None = None) -> nn.Module:
+    """Builds a model. For a seed, the backbone has the same initial values whatever the latch around it.
+
+    Args:
+        description: Description of the model.
+        seed: Random seed.
+        target: Mean and standard deviation of the targets: see :class:`topdown.training.ScaledOutput`. (Default: outputs are
+            not scaled)
+
+    Raises:
+        DataError: if its options do not fit one another, or the data.
+    """
     with seeded(seed):
         backbone = build_backbone(description)
+        backbone = backbone if target is None else ScaledOutput(backbone, *target)
         if description.latch is None:
             return backbone
         try:
@@ -181,7 +184,7 @@ def load_model(path: str | Path) -> Trained:
         raise DataError(f"{path}: is not a {FORMAT}, which `topdown train` writes")
     found = state.pop("description")
     description = Description(**{**found, "task": Task(**found["task"])})
-    model = build_model(description, 0)
+    model = build_model(description, 0, state.get("target"))
     model.load_state_dict(state.pop("model"))
     moments = state.pop("moments")
     by_name = None if moments is None else {name: Moments(*pair) for name, pair in moments.items()}

@@ -162,7 +162,7 @@ def fit(
             if rank():  # another dropout in each process
                 torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
             record: dict[str, float] = {"epoch": epoch}
-            with _mode_of(steps, "train"):
+            with _training_mode(steps):
                 record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train.ids, on_step)
             record["valid_loss"] = _validate(model, valid, loss, batch_size)
             _check_finite(record)
@@ -185,7 +185,7 @@ def _adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
 
 
 @contextlib.contextmanager
-def _mode_of(optimizer: Any, mode: str) -> Iterator[None]:
+def _training_mode(optimizer: Any) -> Iterator[None]:
     """Context manager in which an optimizer that has modes, such as a schedule-free one, is in training mode."""
     has_modes = callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
     if has_modes:

@@ -66,7 +66,10 @@ class ScaledOutput(nn.Module):
         return self.mean + self.deviation * output
 
 
-def target_moments(labels: Tensor) -> tuple[list[float], list[float]]:
+TargetMoments = tuple[list[float], list[float]]  # mean and standard deviation of each output
+
+
+def target_moments(labels: Tensor) -> TargetMoments:
     """Returns mean and standard deviation of targets (N,) or (N, K); 1 in place of a deviation of 0.
 
     Example:
