@@ -96,6 +96,9 @@ def describe(path: Path, options: ModelOptions, splits: Splits, task: Task, feed
         DataError: if the backbone does not take the data.
     """
     train = splits["train"]
+    if tokens := [name for name, ragged in train.sequences.items() if ragged.are_tokens]:
+        remedy = "give vectors of them, or train a model of your own with topdown.training.fit"
+        raise DataError(f"{path}: {tokens[0]!r} holds ids of tokens, which the backbones of this command do not take; {remedy}")
     aligned = all(data.aligned for data in splits.values())
     backbone = options.backbone or ("lstm" if aligned or len(train.sizes) == 1 else "mult")
     if backbone == "lstm" and not aligned:

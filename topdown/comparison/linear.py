@@ -55,10 +55,11 @@ def fit_linear(
     scaler = require("sklearn.preprocessing", "experiments").StandardScaler().fit(features[0])
     x, *inputs = (scaler.transform(values) for values in features)
     y = torch.as_tensor(train.labels).numpy().reshape(len(train), -1)
+    dtype = torch.float64 if train.labels.dtype == torch.float64 else torch.float32
     best: tuple[float, list[Tensor]] | None = None
     for strength in STRENGTHS:
         predict = _fit(task, x, y, strength * len(x))
-        outputs = [torch.from_numpy(predict(values)).float() for values in inputs]
+        outputs = [torch.from_numpy(predict(values)).to(dtype) for values in inputs]
         score = task.score(outputs[0], torch.as_tensor(valid.labels))
         score = score if task.lower_is_better else -score
         if best is None or score < best[0]:

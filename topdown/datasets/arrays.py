@@ -33,7 +33,9 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
             streams[name] = _listed(name, [None if array is None else _numbers(name, array) for array in value])
         else:
             array = _numbers(name, value)
-            if array.ndim == 2:
+            if array.ndim == 2 and array.dtype.kind in "iu" and _are_steps(valid):
+                streams[name] = _padded(name, array, valid)
+            elif array.ndim == 2:
                 if valid is not None and isinstance(lengths, Mapping):
                     present[name] = _present(name, array, valid)
                 vectors[name] = array
@@ -76,21 +78,30 @@ def _numbers(name: str, value: Any) -> Array:
     return array
 
 
+def _are_steps(valid: Any) -> bool:
+    """Returns whether lengths count steps; those of vectors are 1 or 0."""
+    return valid is not None and bool((np.asarray(_plain(valid)) > 1).any())
+
+
 def _listed(name: str, values: list[Array | None]) -> Stream:
     there = [array for array in values if array is not None]
+    if there and all(array.ndim == 1 and array.dtype.kind in "iu" for array in there):
+        arrays = [np.zeros(0, np.int64) if array is None else array for array in values]
+        return Stream(1, np.array([len(array) for array in arrays]), arrays, {"dtype": "int64"}, tokens=True)
     shapes = {array.shape[1:] for array in there}
     if len(shapes) != 1 or any(array.ndim != 2 for array in there):
         found = sorted({str(array.shape) for array in there})[:3]
         raise DataError(
             f"{name!r} must be a list of arrays (T_i, D) with one D, got shapes such as {', '.join(found) or 'none'}"
         )
-    size, dtype = there[0].shape[1], there[0].dtype
-    arrays = [np.zeros((0, size), dtype) if array is None else array for array in values]
+    size, dtype = there[0].shape[1], np.result_type(*there)
+    arrays = [np.zeros((0, size), dtype) if array is None else array.astype(dtype, copy=False) for array in values]
     return Stream(size, np.array([len(array) for array in arrays]), arrays, {"dtype": str(dtype)})
 
 
 def _padded(name: str, array: Array, valid: Any) -> Stream:
-    count, steps, size = array.shape
+    count, steps = array.shape[:2]
+    size = array.shape[2] if array.ndim == 3 else 1
     lengths = np.full(count, steps) if valid is None else np.asarray(_plain(valid))
     if lengths.shape != (count,) or lengths.dtype.kind not in "iu":
         raise DataError(f"lengths of {name!r} must be {count} integers, got {lengths.dtype} of shape {lengths.shape}")
@@ -102,7 +113,8 @@ def _padded(name: str, array: Array, valid: Any) -> Stream:
             "move sequences to the start of their rows, or give a list of arrays"
         )
     arrays = (sample[:length] for sample, length in zip(array, lengths, strict=True))
-    return Stream(size, lengths, arrays, {"dtype": str(array.dtype), "padding": "none" if valid is None else "right"})
+    found = {"dtype": str(array.dtype), "padding": "none" if valid is None else "right"}
+    return Stream(size, lengths, arrays, found, tokens=array.ndim == 2)
 
 
 def _is_left_padded(sample: Array, length: int) -> bool:

@@ -14,6 +14,8 @@ from topdown.sequence import Lengths
 class Sample(NamedTuple):
     """Holds one sample: inputs of shape (T_k, D_k) or (D_k,) per modality, its label or None, and its id.
 
+    Ids of tokens are integers of shape (T_k,); all else is float32.
+
     A sequence that the sample lacks has no steps, (0, D_k); a vector that it lacks is of shape (0,).
     """
 
@@ -28,7 +30,8 @@ class Batch(dict[str, Any]):
     Being a dict, it is moved, shared out and put together again by whatever framework does that to batches.
 
     Attributes:
-        inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality.
+        inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality, in float32;
+            ids of tokens are integers (B, T_k).
         lengths: Lengths of shape (B,) when all sequences of the data set are aligned and every sample has every modality,
             else a mapping from modality to such, where 0 says that a sample lacks it; None when there are vectors alone.
         labels: Labels of shape (B,); None for data without labels.
@@ -71,8 +74,8 @@ class Batch(dict[str, Any]):
 
 
 def pad(rows: Sequence[Tensor], steps: int) -> Tensor:
-    """Pads sequences (T, D) with zeros on the right, to (B, steps, D)."""
-    padded = rows[0].new_zeros(len(rows), steps, rows[0].shape[1])
+    """Pads sequences (T, D), or ids of tokens (T,), with zeros on the right, to (B, steps, D) or (B, steps)."""
+    padded = rows[0].new_zeros(len(rows), steps, *rows[0].shape[1:])
     for row, sequence in zip(padded, rows, strict=True):
         row[: len(sequence)] = sequence
     return padded

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.precision import dtype_for
 
 Kind = Literal["noise", "features", "steps", "missing"]
 
@@ -49,7 +50,7 @@ class Corruption(NamedTuple):
             seed = (int(self.seeds[index]) + zlib.crc32(name.encode())) % 2**63
             generator, x = torch.Generator("cpu").manual_seed(seed), inputs[name]
             if self.kind == "noise":
-                done[name] = x + severity * self.scale[name] * torch.randn(x.shape, generator=generator, device="cpu")
+                done[name] = x + severity * self.scale[name].float() * torch.randn(x.shape, generator=generator, device="cpu")
             else:
                 shape = (1, x.shape[1]) if self.kind == "features" else (len(x), 1)
                 done[name] = x * (torch.rand(shape, generator=generator, device="cpu") >= severity)
@@ -105,7 +106,7 @@ def draw_missing(lengths: Mapping[str, Tensor], names: tuple[str, ...], severity
 
 
 class Moments(NamedTuple):
-    """Holds mean and standard deviation of each feature, of shape (D,) each."""
+    """Holds mean and standard deviation of each feature, of shape (D,) each, in float64 where float32 would round the mean."""
 
     mean: Tensor
     deviation: Tensor
@@ -127,4 +128,6 @@ def moments(chunks: Iterable[Tensor], size: int) -> Moments:
         count, total, squares = count + len(chunk), total + apart.sum(0), squares + apart.square().sum(0)
     mean = total / max(1, count)
     variance = (squares / max(1, count) - mean.square()).clamp(min=0.0)
-    return Moments((start + mean).float(), variance.sqrt().float())
+    mean, deviation = start + mean, variance.sqrt()
+    dtype = dtype_for(mean, deviation)
+    return Moments(mean.to(dtype), deviation.to(dtype))

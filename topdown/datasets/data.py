@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -15,8 +15,9 @@ from topdown.datasets.arrays import from_arrays
 from topdown.datasets.batch import Batch, Sample, are_aligned, pad, padded_steps
 from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
+from topdown.datasets.precision import in_float
 from topdown.datasets.raw_samples import RawSplit, Sink, clean_sequences, clean_vectors, in_memory, summary
-from topdown.datasets.unpadded import Ragged
+from topdown.datasets.unpadded import Ragged, in_float32, standardize
 from topdown.sequence import Lengths
 
 
@@ -81,7 +82,8 @@ class SequenceDataset(Dataset[Sample]):
 
         Args:
             inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
-                Arrays, or tensors on the CPU. In a list, None is a sample that lacks the modality.
+                Arrays, or tensors. In a list, None is a sample that lacks the modality. Ids of tokens are integers: a list of
+                N arrays (T_i,), or one array (N, T) with its lengths.
             labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, integer for classes.
                 (Default: None, for new data)
             lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such, where 0
@@ -89,7 +91,7 @@ class SequenceDataset(Dataset[Sample]):
             ids: Name of each sample. (Default: its number)
 
         Returns:
-            Data set; values are copied to float32.
+            Data set; values are copied to float32, or to float64 until they are standardized if float32 would lose digits.
 
         Raises:
             DataError: if numbers of samples or features differ, a value is not finite, or lengths do not fit.
@@ -103,20 +105,21 @@ class SequenceDataset(Dataset[Sample]):
         """
         data = cls.from_split(from_arrays(inputs, labels, lengths, ids), "inputs")
         for name, found in data.report["modalities"].items():
-            if stray := sum(found["replaced"].values()):
+            if stray := sum(found.get("replaced", {}).values()):
                 what = f"{stray} values that are not finite, the first in sample {found['first_replaced']}"
                 remedy = "replace them first, as in np.nan_to_num, or give a length of 0 where a sample lacks the modality"
                 raise DataError(f"{name!r} has {what}: {remedy}")
         return data
 
     @classmethod
-    def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory) -> SequenceDataset:
+    def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory, exact: Collection[str] = ()) -> SequenceDataset:
         """Makes a data set of the samples that a reader found: see :mod:`topdown.datasets.raw_samples`.
 
         Args:
             raw: Samples; its streams are used up.
             where: Name of the split, for messages.
             sink: Function that keeps the values. (Default: in memory)
+            exact: Modalities whose values stay in float64, as those of another split do. (Default: none)
 
         Raises:
             DataError: if numbers of samples differ, there is none, one has no steps at all, or a feature is never finite.
@@ -140,12 +143,14 @@ class SequenceDataset(Dataset[Sample]):
                 raise DataError(f"{prefix}{what}; remove them{which}")
         sequences, vectors, modalities = {}, {}, {}
         for name in list(raw.streams):
-            sequences[name], modalities[name] = clean_sequences(name, raw.streams.pop(name), sink, f"{where}: {name!r}")
+            sequences[name], modalities[name] = clean_sequences(
+                name, raw.streams.pop(name), sink, f"{where}: {name!r}", exact=name in exact
+            )
         for name, array in raw.vectors.items():
-            vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name))
+            vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name), exact=name in exact)
         labels = None
         if raw.labels is not None:
-            labels = torch.from_numpy(raw.labels.astype(np.float32 if raw.labels.dtype.kind == "f" else np.int64))
+            labels = torch.from_numpy(in_float(raw.labels) if raw.labels.dtype.kind == "f" else raw.labels.astype(np.int64))
         present = {name: torch.from_numpy(there.astype(bool)) for name, there in raw.present.items()}
         data = cls(sequences, vectors, labels, raw.ids, present=present)
         data.report = {**data.report, **raw.found, "modalities": modalities}
@@ -187,9 +192,9 @@ class SequenceDataset(Dataset[Sample]):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         inputs = {name: ragged.rows(index) for name, ragged in self.sequences.items()}
-        inputs |= {
-            k: v[index : index + bool(self.present[k][index] if k in self.present else True)] for k, v in self.vectors.items()
-        }
+        for name, vector in self.vectors.items():
+            there = bool(self.present[name][index]) if name in self.present else True
+            inputs[name] = in_float32(vector[index : index + there])
         for corruption in self.corruptions:
             inputs = corruption.apply(inputs, index)
         label = None if self.labels is None else self.labels[index]
@@ -218,7 +223,7 @@ class SequenceDataset(Dataset[Sample]):
         inputs = {name: ragged.pad(indices, steps[name]) for name, ragged in self.sequences.items()}
         for name, vector in self.vectors.items():
             there = self.present[name][indices].unsqueeze(1) if name in self.present else None
-            inputs[name] = vector[indices] if there is None else vector[indices] * there
+            inputs[name] = in_float32(vector[indices] if there is None else vector[indices] * there)
         labels = None if self.labels is None else self.labels[indices]
         ids = [self.ids[i] for i in indices.tolist()]
         return Batch(inputs=inputs, lengths=self._lengths_of_batch(lengths), labels=labels, ids=ids)
@@ -243,7 +248,8 @@ class SequenceDataset(Dataset[Sample]):
         if stray := next((sample for sample in samples if set(sample.inputs) != set(names)), None):
             raise DataError(f"sample {stray.id!r} has {list(stray.inputs)}, but {samples[0].id!r} has {names}")
         parts = {name: [sample.inputs[name] for sample in samples] for name in names}
-        lengths = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if xs[0].dim() == 2}
+        has_time = {k for k, xs in parts.items() if xs[0].dim() == 2 or not xs[0].is_floating_point()}
+        lengths = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if k in has_time}
         steps = padded_steps(lengths, aligned=self.aligned and are_aligned(list(lengths.values())))
         inputs = {k: pad(xs, steps[k]) for k, xs in parts.items() if k in lengths}
         for name in parts.keys() - lengths.keys():  # vectors
@@ -360,9 +366,13 @@ class SequenceDataset(Dataset[Sample]):
         )
 
     def moments(self) -> dict[str, Moments]:
-        """Returns mean and standard deviation of each feature over all steps of all samples, before any corruption."""
+        """Returns mean and standard deviation of each feature over all steps of all samples, before any corruption.
+
+        Ids of tokens have none.
+        """
         parts = torch.arange(len(self), device="cpu").split(256)
-        found = {k: moments((r.subset(part).all_rows() for part in parts), r.size) for k, r in self.sequences.items()}
+        sequences = {k: r for k, r in self.sequences.items() if not r.are_tokens}
+        found = {k: moments((r.subset(part).all_rows() for part in parts), r.size) for k, r in sequences.items()}
         for name, vector in self.vectors.items():
             found[name] = moments([vector[self.present[name]] if name in self.present else vector], vector.shape[1])
         return found
@@ -370,7 +380,8 @@ class SequenceDataset(Dataset[Sample]):
     def standardized(self, by: Mapping[str, Moments]) -> SequenceDataset:
         """Returns the samples with mean 0 and standard deviation 1 of each feature, by the moments of the training data.
 
-        A feature that never changes there becomes 0 where it has that value. Values of a store change as they are read.
+        A feature that never changes there becomes 0 where it has that value. Values of a store change as they are read; ids of
+        tokens never change.
 
         Args:
             by: Moments of each modality: `train.moments()`.
@@ -384,14 +395,17 @@ class SequenceDataset(Dataset[Sample]):
             tensor([-1.3416,  0.4472])
         """
         self._check_clean("standardize them")
-        if missing := [name for name in self.sizes if name not in by]:
+        tokens = {name: ragged for name, ragged in self.sequences.items() if ragged.are_tokens}
+        if missing := [name for name in self.sizes if name not in by and name not in tokens]:
             raise DataError(f"there are no moments of {missing[0]!r}: give those of {list(self.sizes)}")
-        sequences = {name: ragged.scaled(*_shift_and_scale(by[name])) for name, ragged in self.sequences.items()}
+        sequences = {
+            name: tokens.get(name) or ragged.scaled(*_shift_and_scale(by[name])) for name, ragged in self.sequences.items()
+        }
         vectors = {}
         for name, vector in self.vectors.items():
             shift, scale = _shift_and_scale(by[name])
             there = self.present[name].unsqueeze(1) if name in self.present else True
-            vectors[name] = (vector - shift) / scale * there
+            vectors[name] = standardize(vector, shift, scale) * there
         return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
 
     def choose(self, names: Sequence[str]) -> SequenceDataset:

@@ -116,8 +116,11 @@ def make_splits(path: Path, found: Found, sink_of: Callable[[str], Sink]) -> dic
     if found.limit is not None and not found.limit.allows(wanted, found.size):
         raise DataError(f"{path}: refused, since its {found.size} bytes would become {wanted}; it repeats arrays")
     splits: dict[str, SequenceDataset] = {}
-    for split in list(found.splits):
-        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split))
+    order, exact = list(found.splits), set[str]()
+    for split in sorted(order, key=lambda name: name != "train"):  # whose values decide which features need float64
+        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split), exact)
+        exact |= {name for name, about in splits[split].report["modalities"].items() if "rounded" in about}
+    splits = {split: splits[split] for split in order}
     first = next(iter(splits), None)
     if first is None:
         raise DataError(f"{path}: holds no split")

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.precision import Precision, distinct
 from topdown.datasets.unpadded import MappedArray, Ragged
 
 Array = np.ndarray[Any, Any]
-# Takes a name, the shape (R, D), and arrays (T_i, D) of float32 with R rows together, and keeps them.
-Sink = Callable[[str, tuple[int, int], Iterable[Array]], "Tensor | MappedArray"]
+# Takes a name, the shape (R, D), and arrays (T_i, D) of one type with R rows together, and keeps them: those of float64 in
+# float32, unless the function that is given last says, when all have been read, that this would lose digits.
+Sink = Callable[[str, tuple[int, ...], Iterable[Array], Callable[[], bool]], "Tensor | MappedArray"]
 KINDS = ("nan", "+inf", "-inf", "beyond float32")
 
 
@@ -30,12 +32,14 @@ class Stream(NamedTuple):
         lengths: Steps of each sample, of shape (N,); 0 where it has none.
         arrays: Arrays (T_i, D) of the samples, of any type of number, finite or not. They are asked for once.
         found: Entries of the report about this modality.
+        tokens: Whether the arrays are (T_i,), ids of tokens, which stay integers. (Default: False)
     """
 
     size: int
     lengths: Array
     arrays: Iterable[Array]
     found: Mapping[str, Any]
+    tokens: bool = False
 
 
 class RawSplit(NamedTuple):
@@ -58,16 +62,19 @@ class RawSplit(NamedTuple):
     present: Mapping[str, Array] = MappingProxyType({})
 
 
-def in_memory(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> Tensor:
+def in_memory(name: str, shape: tuple[int, ...], arrays: Iterable[Array], exact: Callable[[], bool] = lambda: False) -> Tensor:
     """Keeps arrays end to end in memory; a :data:`Sink`."""
-    values, row = np.empty(shape, np.float32), 0
+    values: Array = np.empty(shape, np.float32)
+    row = 0
     for array in arrays:
+        if row == 0 and array.dtype != values.dtype:
+            values = np.empty(shape, array.dtype)
         values[row : row + len(array)] = array
         row += len(array)
-    return torch.from_numpy(values)
+    return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float64 and not exact() else values)
 
 
-def clean_sequences(name: str, stream: Stream, sink: Sink, where: str) -> tuple[Ragged, dict[str, Any]]:
+def clean_sequences(name: str, stream: Stream, sink: Sink, where: str, *, exact: bool = False) -> tuple[Ragged, dict[str, Any]]:
     """Cleans the samples of a modality, and stores them.
 
     Values that are not finite in float32 become 0. They are counted, and so are samples that have no steps.
@@ -77,6 +84,7 @@ def clean_sequences(name: str, stream: Stream, sink: Sink, where: str) -> tuple[
         stream: Samples of the modality.
         sink: Function that keeps them.
         where: Name of the modality, for messages.
+        exact: Whether values of float64 stay so in any case, as those of another split do. (Default: False)
 
     Returns:
         Samples, and entries of the report about them.
@@ -85,9 +93,15 @@ def clean_sequences(name: str, stream: Stream, sink: Sink, where: str) -> tuple[
         DataError: if a feature is never finite.
     """
     lengths = np.asarray(stream.lengths).astype(np.int64)
+    if stream.tokens:
+        ids = (array.astype(np.int64) for array in stream.arrays if len(array))
+        values = sink(name, (int(lengths.sum()),), ids, lambda: True)
+        found = {"size": 1, "lengths": summary(lengths), **stream.found, "samples_without_steps": int((lengths < 1).sum())}
+        return Ragged.packed(values, torch.from_numpy(lengths)), found
     counts = dict.fromkeys((*KINDS, "all zeros"), 0)
-    usable = np.zeros(stream.size, bool)
-    values = sink(name, (int(lengths.sum()), stream.size), _clean(stream, counts, usable))
+    usable, rounding = np.zeros(stream.size, bool), Precision(stream.size)
+    arrays = _clean(stream, counts, usable, rounding)
+    values = sink(name, (int(lengths.sum()), stream.size), arrays, lambda: exact or rounding.needs_float64())
     if lengths.any() and len(never := np.flatnonzero(~usable)):
         raise DataError(f"{where}: feature {never[0]} is never finite ({len(never)} such features); leave it out of the file")
     found = {
@@ -95,23 +109,29 @@ def clean_sequences(name: str, stream: Stream, sink: Sink, where: str) -> tuple[
         "lengths": summary(lengths),
         **stream.found,
         **_replaced(counts),
+        **_rounded(rounding, values if isinstance(values, MappedArray) else values.numpy()),
         "all_zero_samples": counts["all zeros"],
         "samples_without_steps": int((stream.lengths < 1).sum()),
     }
     return Ragged.packed(values, torch.from_numpy(lengths)), found
 
 
-def clean_vectors(vectors: Array, present: Array | None = None) -> tuple[Tensor, dict[str, Any]]:
+def clean_vectors(vectors: Array, present: Array | None = None, *, exact: bool = False) -> tuple[Tensor, dict[str, Any]]:
     """Does for vectors (N, D) what :func:`clean_sequences` does for sequences; those that are not present become 0."""
     counts = dict.fromkeys(KINDS, 0)
     there = np.ones(len(vectors), bool) if present is None else present.astype(bool)
     vectors = np.where(there[:, None], vectors, 0)
     wrong = np.flatnonzero(~np.isfinite(vectors).all(1))
     clean = _finite(vectors, counts, np.zeros(vectors.shape[1], bool), int(wrong[0]) if len(wrong) else 0)
+    rounding = Precision(vectors.shape[1])
+    rounding.add(clean[there])
+    if not (exact or rounding.needs_float64()):
+        clean = clean.astype(np.float32, copy=False)
     found = {
         "size": vectors.shape[1],
         "dtype": str(vectors.dtype),
         **_replaced(counts),
+        **_rounded(rounding, clean[there]),
         "all_zero_samples": int((~clean.any(1) & there).sum()),
         **({} if there.all() else {"samples_without_steps": int((~there).sum())}),
     }
@@ -124,10 +144,11 @@ def summary(lengths: Array | Tensor) -> dict[str, float]:
     return {"minimum": int(lengths.min()), "median": float(np.median(lengths)), "maximum": int(lengths.max())}
 
 
-def _clean(stream: Stream, counts: dict[str, int], usable: Array) -> Iterator[Array]:
+def _clean(stream: Stream, counts: dict[str, int], usable: Array, rounding: Precision) -> Iterator[Array]:
     for i, array in enumerate(stream.arrays):
         if len(array):
             array = _finite(array, counts, usable, i)
+            rounding.add(array)
             counts["all zeros"] += not array.any()
             yield array
 
@@ -138,11 +159,22 @@ def _replaced(counts: dict[str, int]) -> dict[str, Any]:
     return {"replaced": {kind: counts[kind] for kind in KINDS}, **first}
 
 
+def _rounded(rounding: Precision, values: Array | MappedArray) -> dict[str, Any]:
+    """Describes the features of which float32 would lose digits."""
+    if not len(lost := np.flatnonzero(rounding.lost())):
+        return {}
+    column = values.column(int(lost[0])) if isinstance(values, MappedArray) else values[:, lost[0]]
+    return {"rounded": {"features": len(lost), "first": int(lost[0]), "distinct": distinct(column)}}
+
+
 def _finite(array: Array, counts: dict[str, int], usable: Array, sample: int) -> Array:
-    """Returns finite float32; counts values that were not, and notes features that are finite in any sample."""
+    """Returns values that are finite in float32, in float32 if the array needs no more, else in float64.
+
+    It counts values that were not finite, and notes features that are finite in any sample.
+    """
+    clean = np.array(array, dtype=np.float32 if np.can_cast(array.dtype, np.float32) else np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        clean = np.array(array, dtype=np.float32)
-    finite = np.isfinite(clean)
+        finite = np.isfinite(clean.astype(np.float32, copy=False))
     usable |= finite.any(0)
     if not finite.all():
         counts.setdefault("first", sample)

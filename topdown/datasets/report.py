@@ -71,7 +71,14 @@ NOTES = {
 def _notes(found: Mapping[str, Any]) -> list[str]:
     notes = [said.format(found[key]) for key, said in NOTES.items() if found.get(key)]
     ignored = ", ".join(f"{n} {kind}" for kind, n in found.get("frame_values_ignored", {}).items() if n)
-    return [*notes, *([f"{ignored} left out of averages over frames"] if ignored else [])]
+    if ignored:
+        notes.append(f"{ignored} left out of averages over frames")
+    if rounded := found.get("rounded"):
+        left, all_of_them = rounded["distinct"]
+        what = f"float32 has {left} values for the {all_of_them} of feature {rounded['first']}"
+        remedy = "kept in float64 until they are standardized, as they should be"
+        notes.append(f"{what} ({rounded['features']} such features); {remedy}")
+    return notes
 
 
 def _notes_of_split(report: Mapping[str, Any]) -> list[str]:

@@ -1,18 +1,22 @@
 """A folder that holds prepared samples, opens in milliseconds, and may be larger than memory.
 
 For each split and modality a flat array (R, D) of float32 and the lengths (N,), and for each split labels (N,) and ids; all as
-.npy and JSON, with sizes, checksums and the report in `store.json`, which is written last.
+.npy and JSON, with sizes, checksums and the report in `store.json`, which is written last. Features of which float32 would lose
+digits are float64, and ids of tokens (R,) int64.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
+import math
 import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +33,7 @@ from topdown.datasets.unpadded import MappedArray, Ragged
 
 MANIFEST = "store.json"
 LAYOUT = "topdown store, version 1"
+BLOCK = 2**14  # rows that are converted at a time
 
 
 class StoreWriter:
@@ -57,18 +62,34 @@ class StoreWriter:
     def sink(self, split: str) -> Sink:
         """Returns a :data:`topdown.datasets.raw_samples.Sink` that writes the values of a split."""
 
-        def write(name: str, shape: tuple[int, int], arrays: Iterable[Array]) -> MappedArray:
-            file_name, done = _file_name(split, name, "values.npy"), 0
+        def write(
+            name: str, shape: tuple[int, ...], arrays: Iterable[Array], exact: Callable[[], bool] = lambda: False
+        ) -> MappedArray:
+            file_name, done, remaining = _file_name(split, name, "values.npy"), 0, iter(arrays)
+            first = next(remaining, np.zeros((0, *shape[1:]), np.float32))
+            arrays, dtype = itertools.chain([first], remaining), first.dtype.newbyteorder("<")
+            if first.dtype == np.float64:  # whether float32 will do is known at the end
+                values = self._set_aside(shape, arrays)
+                dtype = np.dtype("<f8" if exact() else "<f4")
+                arrays = (values[row : row + BLOCK] for row in range(0, shape[0], BLOCK))
             with self._file(file_name) as file:
-                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
                 start = file.tell()
                 for array in arrays:
-                    file.write(np.ascontiguousarray(array, "<f4").tobytes())
+                    file.write(np.ascontiguousarray(array, dtype).tobytes())
                     done += len(array)
                     self.progress(f"{split} {name}", done, shape[0])
-            return MappedArray.of(self.folder / file_name, shape, start)
+            return MappedArray.of(self.folder / file_name, shape, start, dtype.str)
 
         return write
+
+    def _set_aside(self, shape: tuple[int, ...], arrays: Iterable[Array]) -> Array:
+        """Writes arrays of float64 to a file that goes when nobody reads it any more, and maps it."""
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            for array in arrays:
+                file.write(np.ascontiguousarray(array, "<f8").tobytes())
+            file.flush()
+            return np.memmap(file, "<f8", "r", 0, shape) if math.prod(shape) else np.zeros(shape)
 
     def finish(self, splits: dict[str, SequenceDataset]) -> None:
         """Writes labels, lengths and ids, and moves the store to its destination."""
@@ -226,7 +247,7 @@ def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Se
     ids = json.loads(_bytes(path, _file_name(split, "", "ids.json"), files))
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise DataError(f"{path}: {split}: its ids are damaged; prepare the store again")
-    if labels is not None and (labels.dtype not in (torch.float32, torch.int64) or labels.dim() not in (1, 2)):
+    if labels is not None and (labels.dtype not in (torch.float32, torch.float64, torch.int64) or labels.dim() not in (1, 2)):
         raise DataError(f"{path}: {split}: its labels are damaged; prepare the store again")
     report = {
         **described["report"],
@@ -255,11 +276,11 @@ def _map(path: Path, name: str, shape: tuple[int, ...]) -> MappedArray:
             start = file.tell()
     except Exception as error:  # numpy raises many kinds on a damaged header
         raise DataError(f"{path}: {name} has a damaged header ({type(error).__name__}); prepare the store again") from None
-    if found != shape or len(shape) != 2 or fortran or dtype != np.dtype("<f4"):
+    if found != shape or fortran or dtype.str not in (("<i8",) if len(shape) == 1 else ("<f4", "<f8")) or len(shape) > 2:
         raise DataError(f"{path}: {name} holds {dtype} of shape {found}, not float32 of {shape}; prepare the store again")
-    if start + 4 * shape[0] * shape[1] != (path / name).stat().st_size:
+    if start + dtype.itemsize * math.prod(shape) != (path / name).stat().st_size:
         raise DataError(f"{path}: {name} is cut short; prepare the store again")
-    return MappedArray.of(path / name, (shape[0], shape[1]), start)
+    return MappedArray.of(path / name, shape, start, dtype.str)
 
 
 def _inside(path: Path, name: str) -> Path:

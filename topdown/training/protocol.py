@@ -250,7 +250,8 @@ def predict(
             mine = number % world_size() == rank()
             if mine or outputs is None:  # the first batch tells everyone the shape of an output
                 batch = data.batch(indices).to(place)
-                found = prediction_of(model(batch.inputs, batch.lengths)).float()
+                found = prediction_of(model(batch.inputs, batch.lengths))
+                found = found if found.dtype == torch.float64 else found.float()
                 if found.dim() == 0 or len(found) != len(indices):
                     what = f"an output of shape {tuple(found.shape)} for {len(indices)} samples"
                     raise DataError(f"the model returned {what}: it must return one row per sample, as in (B, 1)")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.batch import Inputs
+from topdown.datasets.precision import dtype_for
 from topdown.sequence import Lengths
 
 
@@ -17,7 +18,8 @@ class ScaledOutput(nn.Module):
 
     An untrained network predicts numbers near 0, and Adam moves its weights in steps of the learning rate: targets near 250,000
     would take more epochs than there are. With mean :math:`\mu` and deviation :math:`\sigma` of the training targets it begins
-    at their mean. Losses, predictions and metrics stay in the units of the user, and both numbers are in the state dict.
+    at their mean. Losses, predictions and metrics stay in the units of the user, and both numbers are in the state dict. Where
+    float32 would round the mean, as that of times in seconds, they and the predictions are float64.
 
     Args:
         backbone: Module with `encode`, `fuse` and `forward`.
@@ -38,8 +40,10 @@ class ScaledOutput(nn.Module):
     def __init__(self, backbone: nn.Module, mean: Sequence[float], deviation: Sequence[float]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.register_buffer("mean", torch.tensor([*mean]))
-        self.register_buffer("deviation", torch.tensor([*deviation]))
+        shift, scale = (torch.tensor([*values], dtype=torch.float64) for values in (mean, deviation))
+        dtype = dtype_for(shift, scale)
+        self.register_buffer("mean", shift.to(dtype))
+        self.register_buffer("deviation", scale.to(dtype))
 
     @property
     def input_sizes(self) -> Mapping[str, int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.precision import in_float
 from topdown.training.losses import Loss
 from topdown.training.metrics import (
     accuracy,
@@ -97,7 +99,7 @@ class Task(NamedTuple):
             return [[int(i), _digits(p)] for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         if self.name == "multilabel":
             return (outputs > 0).int().tolist()
-        return [[_digits(value) for value in row] for row in outputs.tolist()]
+        return [[value if outputs.dtype == torch.float64 else _digits(value) for value in row] for row in outputs.tolist()]
 
 
 def _digits(value: float) -> float:
@@ -151,4 +153,4 @@ def with_label_type(data: SequenceDataset, task: Task) -> SequenceDataset:
     """Returns data with labels of the type that the loss of the task takes."""
     if task.name != "regression" or data.labels is None or data.labels.is_floating_point():
         return data
-    return data.relabeled(data.labels.float())
+    return data.relabeled(torch.from_numpy(in_float(data.labels.numpy())))

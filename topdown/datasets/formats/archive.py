@@ -1,7 +1,8 @@
 """An .npz archive of one's own data: arrays `train.audio`, `train.audio.lengths`, `train.labels`, `train.ids`, and so on.
 
 `<split>.<modality>` is (N, T, D) padded on the right, (N, D) without time, or, with `<split>.<modality>.lengths` that sum to
-its rows, (sum of T, D): all sequences end to end. Splits are whatever the names say, in the order of the archive.
+its rows, (sum of T, D): all sequences end to end. Ids of tokens are integers (N, T), or (sum of T,), with their lengths. Splits
+are whatever the names say, in the order of the archive.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where:
     inputs: dict[str, Any] = {}
     for name in modalities or tuple(members):
         array = inputs[name] = members[name]
-        if array.ndim == 2 and name in lengths:
+        if array.ndim in (1, 2) and name in lengths and not _are_padded_tokens(array, lengths[name]):
             valid = lengths.pop(name)
             if valid.shape == (len(array),) and valid.dtype.kind in "iu" and valid.sum() < len(array) and valid.max() <= 1:
                 lengths[name] = valid  # vectors, which some samples lack
@@ -76,6 +77,12 @@ def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where:
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     return raw._replace(ids=identifiers(ids, f"{where}: 'ids'"))
+
+
+def _are_padded_tokens(array: Array, valid: Array) -> bool:
+    """Returns whether an array is (N, T) ids of tokens with a length for each row, and no sequences end to end."""
+    counts = array.ndim == 2 and array.dtype.kind in "iu" and valid.shape == (len(array),) and valid.dtype.kind in "iu"
+    return counts and int(valid.max(initial=0)) > 1 and int(valid.sum()) != len(array)
 
 
 def _arrays(path: Path) -> dict[str, Array]:

@@ -1,0 +1,84 @@
+"""Finds the features that float32 would round by more than a thousandth of their standard deviation.
+
+Float32 has seven digits: of positions such as 5,334,000.1 and of times in seconds it keeps hardly any that differ. Such
+features stay in float64 until they are standardized; all others are float32 from the beginning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+LARGEST_ROUNDING = 1e-3  # in standard deviations
+
+
+class Precision:
+    """Measures how float32 rounds features, of which it sees some rows at a time.
+
+    Args:
+        size: Number of features D.
+
+    Example:
+        >>> rounding = Precision(2)
+        >>> rounding.add(np.array([[1.7e9, 0.1], [1.7e9 + 1, 0.2], [1.7e9 + 2, 0.3]]))
+        >>> rounding.lost().tolist()
+        [True, False]
+    """
+
+    def __init__(self, size: int) -> None:
+        self.count, self.start = 0, np.zeros(size)
+        self.error, self.total, self.squares = np.zeros(size), np.zeros(size), np.zeros(size)
+
+    def add(self, rows: Array) -> None:
+        """Adds rows (R, D) of float64, all finite in float32; rows of float32 are rounded already."""
+        if rows.dtype != np.float64 or not len(rows):
+            return
+        if not self.count:
+            self.start = rows[0].copy()  # squares of what is far from zero would lose its deviations
+        apart = rows - self.start
+        self.count, self.total = self.count + len(rows), self.total + apart.sum(0)
+        self.squares += (apart * apart).sum(0)
+        self.error = np.maximum(self.error, np.abs(rows - rows.astype(np.float32)).max(0))
+
+    def lost(self) -> Array:
+        """Returns which features lose digits, of shape (D,)."""
+        deviation = self._deviation()
+        lost: Array = (deviation > 0) & (self.error > LARGEST_ROUNDING * deviation)
+        return lost
+
+    def needs_float64(self) -> bool:
+        """Returns whether values must stay in float64: some lose digits, or nobody can tell, where they are all the same."""
+        return bool((self.error > LARGEST_ROUNDING * self._deviation()).any())
+
+    def _deviation(self) -> Array:
+        mean = self.total / max(1, self.count)
+        deviation: Array = np.sqrt(np.maximum(self.squares / max(1, self.count) - mean * mean, 0.0))
+        return deviation
+
+
+def dtype_for(mean: Tensor, deviation: Tensor) -> torch.dtype:
+    """Returns float32, or float64 where float32 would round a mean by more than a thousandth of the standard deviation."""
+    lost = (mean - mean.float()).abs() > LARGEST_ROUNDING * deviation
+    return torch.float64 if bool((lost & (deviation > 0)).any()) else torch.float32
+
+
+def in_float(values: Array) -> Array:
+    """Returns values (N,) or (N, D) in float32, or in float64 where float32 would lose digits.
+
+    Example:
+        >>> in_float(np.array([1.5, 2.5])).dtype, in_float(np.array([1_700_000_000, 1_700_000_001])).dtype
+        (dtype('float32'), dtype('float64'))
+    """
+    rows = values.astype(np.float64).reshape(len(values), -1)
+    rounding = Precision(rows.shape[1])
+    rounding.add(rows)
+    return values.astype(np.float64 if rounding.lost().any() else np.float32)
+
+
+def distinct(values: Array) -> tuple[int, int]:
+    """Returns how many different values there are in float32, and how many as they are."""
+    return len(np.unique(values.astype(np.float32))), len(np.unique(values))
