@@ -101,7 +101,7 @@ def test_wrong_arrays_are_named(inputs, options, message):
 
 def test_labels_are_finite():
     with pytest.raises(DataError, match=r"label 1 is not finite \(1 such labels\)"):
-        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, [0.0, float("nan")])
+        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, [0.0, float("inf")])
 
 
 def test_labels_are_one_per_sample():

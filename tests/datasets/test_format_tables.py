@@ -1,9 +1,10 @@
 """Folders of tables: one .csv per modality, and labels.csv."""
 
 import numpy as np
+import pandas
 import pytest
 
-from topdown.datasets import DataError, load_splits
+from topdown.datasets import DataError, SequenceDataset, load_splits
 from topdown.datasets.prepare import prepare
 from topdown.datasets.report import data_table
 
@@ -98,7 +99,7 @@ def test_some_modalities(folder):
             r"labels.csv, line 3: 'happy' in column 'y' is no number; give classes",
         ),
         ("labels.csv", "id,y,why\na,1,x\nb,2,y\nc,2,z\n", r"'x' in column 'why' is no number; .* or name the column"),
-        ("labels.csv", "id,y\na,1\nb,\nc,1\n", r"labels.csv, line 3: a label is missing; leave out such samples \(1 here\)"),
+        ("labels.csv", "id,y\na,\nb,\nc,\n", r"labels.csv: every label is missing; leave out the column, or the table"),
         (
             "labels.csv",
             "id,split,y\na,train,1\nb,train,2\nc,train,3\nd,train,4\n",
@@ -293,3 +294,89 @@ def test_a_column_without_numbers_is_named(folder):
     (folder / "heart.csv").write_text("id,rate,x\na,1,\nb,5,\na,3,\n")
     with pytest.raises(DataError, match=r"train: 'heart': feature 1 is never finite"):
         load_splits(folder)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected", "said"),
+    [
+        (["1", "", "0"], [1, -100, 0], "labels of train: 0 1, 1 1"),
+        (["1.0", "", "0.5"], [1.0, None, 0.5], "labels of train: 0.50 to 1.00"),
+        (["run", "NA", "walk"], [0, -100, 1], "labels of train: run 1, walk 1"),
+        (["True", "", "False"], [1, -100, 0], "labels of train: False 1, True 1"),
+        (["1,0", ",1", "0,"], [[1, 0], [-100, 1], [0, -100]], "labels of train: 0.00 to 1.00"),
+    ],
+)
+def test_labels_may_be_missing(folder, cells, expected, said):
+    head = "id,y,z" if "," in cells[0] else "id,y"
+    (folder / "labels.csv").write_text("\n".join([head, *(f"{i},{cell}" for i, cell in zip("abc", cells, strict=True))]) + "\n")
+    (data,) = load_splits(folder).values()
+    found = [None if y != y else y for y in data.labels.tolist()] if data.labels.dim() == 1 else data.labels.tolist()
+    assert found == expected
+    report = data_table({"train": data})
+    assert said in report
+    missing = 2 if "," in cells[0] else 1
+    assert f"{missing} of 3 samples of train lack a label; losses and metrics leave it out" in report
+
+
+def test_features_are_chosen_by_name(folder):
+    data = load_splits(folder, features={"heart": ["variability"]})["train"]
+    assert data[0].inputs["heart"].tolist() == [[2], [4]]
+    assert "heart.csv: columns that are not used: rate" in data.report["notes"]
+    with pytest.raises(DataError, match=r"heart.csv: has no column 'pulse', which is wanted; it has 'rate', 'variability'"):
+        load_splits(folder, features={"heart": ["pulse"]})
+
+
+def test_ids_of_tokens_are_no_features(folder):
+    (folder / "text.csv").write_text("id,token\na,101\na,16777217\nb,7\nc,3\n")
+    train = load_splits(folder)["train"]
+    assert [sample.inputs["text"].tolist() for sample in train] == [[101, 16_777_217], [7]]
+
+
+def as_frames(folder):
+    frames = {path.stem: pandas.read_csv(path) for path in folder.glob("*.csv")}
+    return frames, frames.pop("labels")
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_frames_are_what_tables_are(folder, indexed):
+    frames, labels = as_frames(folder)
+    before = {name: frame.copy() for name, frame in frames.items()}
+    given = {name: frame.set_index("id") for name, frame in frames.items()} if indexed else frames
+    expected = load_splits(folder)["train"]
+    found = SequenceDataset.from_frames(given, labels, split="train")
+    assert found.ids == expected.ids
+    for name, values in expected.batch([0, 1]).inputs.items():
+        assert found.batch([0, 1]).inputs[name].tolist() == values.tolist()
+    assert found.labels.tolist() == expected.labels.tolist()
+    assert found.report["feature_names"]["heart"] == ["rate", "variability"]
+    assert len(SequenceDataset.from_frames(given, labels)) == 3
+    assert SequenceDataset.from_frames(given).labels is None
+    for name, frame in frames.items():
+        assert frame.equals(before[name])
+
+
+def test_classes_of_frames_have_names(folder):
+    frames, labels = as_frames(folder)
+    labels["mood"] = ["glad", None, "sad"]
+    data = SequenceDataset.from_frames(frames, labels, label="Mood")
+    assert data.labels.tolist() == [0, -100, 1]
+    assert data.report["class_names"] == ["glad", "sad"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frames, labels: frames.update(heart=[1]), r"'heart' is a list: give a pandas.DataFrame with a column 'id'"),
+        (lambda frames, labels: frames["heart"].pop("id"), r"heart: its first line must name its columns.* one of them 'id'"),
+        (lambda frames, labels: labels.pop("score"), r"labels have no split 'valid'; they have \['train', 'test'\]"),
+        (
+            lambda frames, labels: frames.update(heart=frames["heart"].assign(rate=["1", "x", "2"])),
+            r"heart, row 1: 'x' in column 'rate' is no number",
+        ),
+    ],
+)
+def test_wrong_frames_are_named(folder, change, message):
+    frames, labels = as_frames(folder)
+    change(frames, labels)
+    with pytest.raises(DataError, match=message):
+        SequenceDataset.from_frames(frames, labels, split="valid")

@@ -7,12 +7,12 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import nn
 
 from topdown.cli.options import ModelOptions
-from topdown.cli.train import describe, load_for_training, moments_of_target
+from topdown.cli.train import describe, load_for_training, read_earlier
 from topdown.comparison.compare import Comparison, compare
 from topdown.comparison.report import read_comparison, table, write_report
 from topdown.datasets.errors import DataError
@@ -25,7 +25,6 @@ from topdown.training.distributed import world_size
 from topdown.training.model_file import Description, build_backbone
 from topdown.training.options import FitOptions, Positive, Value
 from topdown.training.progress import show_line
-from topdown.training.scaled_output import ScaledOutput, TargetMoments
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -64,13 +63,6 @@ def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Descrip
     return build_backbone(description._replace(input_sizes=dict(sizes), size=size, backbone=backbone, latch=None))
 
 
-def build_scaled(
-    sizes: Mapping[str, int], factor: float = 1.0, *, description: Description, target: TargetMoments
-) -> nn.Module:
-    """Builds a backbone as :func:`build` does, whose outputs are in the units of the targets."""
-    return ScaledOutput(build(sizes, factor, description=description), *target)
-
-
 def compare_command(options: CompareOptions) -> None:
     """Compares kinds of feedback on some data, or writes the report of an earlier comparison again."""
     require("scipy.stats", "experiments")
@@ -100,9 +92,12 @@ def compare_command(options: CompareOptions) -> None:
         print(NOTHING_KEPT, flush=True)
     description = describe(options.data, options, splits, task, "none")
     made: Callable[..., nn.Module] = functools.partial(build, description=description)
-    if (target := moments_of_target(options, splits, task)) is not None:
-        made = functools.partial(build_scaled, description=description, target=target)
     aligned = all(data.aligned for data in splits.values())
+    earlier = {} if out is None else read_earlier(out / "runs/configuration.json").get("training", {})
+    batch_size, patience = options.batches(len(splits["train"]), earlier)
+    more: dict[str, Any] = {"standardize_targets": True} if task.name == "regression" and not options.raw else {}
+    if options.class_weight is not None:
+        more["class_weight"] = options.class_weight
     found = compare(
         made,
         splits,
@@ -120,10 +115,11 @@ def compare_command(options: CompareOptions) -> None:
         about={"model": description._asdict(), "standardized": moments is not None},
         say=show_line,
         epochs=options.epochs,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         learning_rate=options.learning_rate,
-        patience=options.patience,
+        patience=patience,
         device=options.device,
+        **more,
     )
     _finish(found, out)
 

@@ -16,6 +16,8 @@ from topdown.cli.train import evaluate_splits, print_metrics
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
+from topdown.datasets.formats.tables import is_table
+from topdown.datasets.labels import labelled
 from topdown.datasets.load import load_splits
 from topdown.files import require, write_text
 from topdown.latch import TopDownLatch
@@ -181,10 +183,17 @@ def _mask_columns(trained: Trained) -> list[str]:
 def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDataset]:
     """Returns the wanted splits; by default `test`, or all if there is no such split."""
     asked = {**options.loading(), "modalities": options.modalities or list(trained.description.input_sizes)}
+    names = trained.about.get("feature_names")
+    if names and is_table(options.data):
+        asked["features"] = names
+        asked["label"] = options.label or tuple(trained.about.get("label_names") or ())
     splits = load_splits(options.data, **asked)
     names = options.split or (["test"] if "test" in splits else list(splits))
     if missing := [name for name in names if name not in splits]:
         raise DataError(f"{options.data}: has no split {missing[0]!r}; it has {list(splits)}")
+    if rank() == 0:
+        for note in dict.fromkeys(note for name in names for note in splits[name].report.get("notes", ())):
+            print(note, flush=True)
     return {name: trained.prepare(splits[name], f"{options.data}: {name}") for name in names}
 
 
@@ -200,7 +209,8 @@ def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained:
         probability = f" (p = {row.pop():.2f})" if trained.description.task.name == "classification" else ""
         titles.append(f"{name}: predicted {', '.join(str(value) for value in row)}{probability}")
     if batch.labels is not None:
-        labels = [classes[label] if classes else label for label in batch.labels.tolist()]
+        known = zip(batch.labels, labelled(batch.labels), strict=True)
+        labels = [(classes[y] if classes else y.tolist()) if there.all() else "missing" for y, there in known]
         titles = [f"{title}, label {label}" for title, label in zip(titles, labels, strict=True)]
     write_page(path, trace, titles=titles, lengths=batch.lengths, feature_names=trained.about.get("feature_names"))
     return len(chosen)

@@ -58,6 +58,7 @@ class ModelOptions(LatchOptions, SplitOptions):
     Args:
         raw: do not standardize features and targets of regression, which is done by the training split
         task: what to predict; by default derived from the labels
+        class_weight: balanced: rare classes count as much as frequent ones in the loss
         backbone: the paper's LSTM baseline, or MulT; by default mult if modalities are not aligned
         size: hidden size of the backbone; by default 100 for lstm, 40 for mult
         layers: layers of the transformers of MulT
@@ -66,6 +67,7 @@ class ModelOptions(LatchOptions, SplitOptions):
 
     raw: bool = False
     task: Literal["regression", "classification", "multilabel"] | None = None
+    class_weight: Literal["balanced"] | None = None
     backbone: BackboneName | None = None
     size: Positive | None = None
     layers: Positive = 4

@@ -124,6 +124,9 @@ def train(options: TrainOptions) -> None:
             raise DataError(f"{there}: is there already; go on with --resume, or choose another --out")
         check_same(out / "config.json", options)
     splits, task, moments = load_for_training(options.data, options)
+    earlier = {} if out is None else read_earlier(out / "config.json")
+    batch_size, patience = options.batches(len(splits["train"]), earlier)
+    options.batch_size, options.patience = batch_size, patience
     description = describe(options.data, options, splits, task, options.feedback)
     target = moments_of_target(options, splits, task)
     build_model(description, options.seed, target)
@@ -137,7 +140,7 @@ def train(options: TrainOptions) -> None:
     print(data_table(splits), flush=True)
     print(
         f"\n{task.name}: {task.output_size} output{'s' if task.output_size > 1 else ''} of {description.backbone}, "
-        f"feedback {options.feedback}",
+        f"feedback {options.feedback}, batches of {batch_size}, patience of {patience} epochs",
         flush=True,
     )
     if out is None:
@@ -145,16 +148,17 @@ def train(options: TrainOptions) -> None:
     model = build_model(description, options.seed, target)
     augment = augmentation(options.corrupt, options.seed)
     checkpoint = None if out is None else out / "training.pt"
-    own = {"loss": task.loss, "augment": augment, "checkpoint": checkpoint}
+    own = {"loss": task.loss, "augment": augment, "checkpoint": checkpoint, "class_weight": options.class_weight}
     fitted = fit_and_show(model, splits, options, options.seed, options.feedback, **own)
     held_out = {name: data for name, data in splits.items() if name != "train"}
-    metrics = evaluate_splits(model, held_out, task, batch_size=options.batch_size, device=options.device)
+    metrics = evaluate_splits(model, held_out, task, batch_size=batch_size, device=options.device)
     print(f"\nbest epoch {fitted.best_epoch} of {len(fitted.history)}, validation loss {fitted.best_loss:.4f}")
     print_metrics(metrics)
-    updates = len(fitted.history) * math.ceil(len(splits["train"]) / options.batch_size)
+    updates = len(fitted.history) * math.ceil(len(splits["train"]) / batch_size)
     if updates < FEW_UPDATES:
-        what = f"WARNING: {updates} updates are few, of {len(splits['train'])} samples in batches of {options.batch_size}"
-        print(f"{what}: try --batch-size 4, --learning-rate 0.003, --patience 30", flush=True)
+        what = f"WARNING: {updates} updates are few, of {len(splits['train'])} samples in batches of {batch_size}"
+        smaller = "--batch-size 4, " if batch_size > 4 else f"--epochs {10 * options.epochs}, "
+        print(f"{what}: try {smaller}--learning-rate 0.003, --patience {3 * patience}", flush=True)
     if out is None or rank():
         return
     about = {
@@ -186,17 +190,22 @@ def train(options: TrainOptions) -> None:
     print(f"Written to {out}: model.pt, results.json, history.csv, config.json, training.pt (to go on with --resume)")
 
 
+def read_earlier(path: Path) -> dict[str, Any]:
+    """Returns the options of an earlier run from their file; none if it is not there."""
+    return read_json(path) if path.exists() else {}
+
+
 def check_same(path: Path, options: TrainOptions) -> None:
     """Checks that a resumed training has the options with which it began.
 
     Raises:
         DataError: naming the first option that differs.
     """
-    if not path.exists():
-        return
-    before = read_json(path)
+    before = read_earlier(path)
     now = json.loads(json.dumps(used_options(options)))
-    for name in dict.fromkeys([*before, *now]):
+    for name in dict.fromkeys([*before, *now]) if before else ():
+        if name in ("batch_size", "patience") and now.get(name) is None:  # chosen by the number of samples
+            continue
         if name not in MAY_CHANGE and before.get(name) != now.get(name):
             raise DataError(
                 f"{path.parent}: was trained with {name} {before.get(name)}, not {now.get(name)}; choose another --out"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
+from topdown.datasets.labels import labelled
 from topdown.files import require
 from topdown.training.tasks import Task
 
@@ -70,12 +71,21 @@ def fit_linear(
 
 def _fit(task: Task, x: Array, y: Array, penalty: float) -> Callable[[Array], Array]:
     """Fits one model, and returns a function from features (N, D) to outputs (N, output_size)."""
-    if task.name == "regression":
+    there = labelled(torch.from_numpy(y)).numpy()
+    if y.shape[1] == 1:
+        x, y, there = x[there[:, 0]], y[there[:, 0]], there[there[:, 0]]
+    if task.name == "regression" and there.all():
         ridge = require("sklearn.linear_model", "experiments").Ridge(penalty).fit(x, y)
         return lambda values: ridge.predict(values).reshape(len(values), -1)
     if task.name == "classification":
         return _fit_classes(x, y[:, 0], task.output_size, penalty)
-    columns = [_fit_classes(x, column, 2, penalty) for column in y.astype(int).T]
+    # Several labels, each from the samples that have it.
+    known = [(x[use], column[use]) for use, column in zip(there.T, y.T, strict=True)]
+    if task.name == "regression":
+        one = task._replace(output_size=1)
+        numbers = [_fit(one, samples, column[:, None], penalty) for samples, column in known]
+        return lambda values: np.concatenate([column(values) for column in numbers], 1)
+    columns = [_fit_classes(samples, column.astype(int), 2, penalty) for samples, column in known]
     return lambda values: np.stack([np.diff(column(values))[:, 0] for column in columns], 1)
 
 

@@ -146,6 +146,38 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
+def samples_to_decide(difference: Difference, level: float, *, most_seeds: int) -> tuple[int, int] | None:
+    """Returns how many test samples, and seeds, would find a difference of the observed size in four of five attempts.
+
+    Errors that come of the test samples fall with the square root of their number; those of the seeds do not.
+
+    Args:
+        difference: Difference that was measured.
+        level: Level of the test, such as 0.05 over the number of kinds.
+        most_seeds: Seeds that may be needed then.
+
+    Returns:
+        Both, the former with two digits; None if no number of samples would do, or nothing can be told.
+
+    Example:
+        >>> pilot = Difference(1.0, 0, 0, 0, seed_error=0.1, sample_error=1.0, lasting_error=1.0, seeds=4, samples=100)
+        >>> samples_to_decide(pilot, 0.05, most_seeds=30)  # with any number of seeds, 100 (1.96 + 0.84)^2 = 785
+        (800, 19)
+    """
+    for doubled in np.arange(0.25, 20.0, 0.25):
+        samples = math.ceil(float(f"{difference.samples * 2.0**doubled:.1e}"))
+        shrunk = math.sqrt(difference.samples / samples)
+        larger = difference._replace(
+            sample_error=difference.sample_error * shrunk, lasting_error=difference.lasting_error * shrunk, samples=samples
+        )
+        seeds = seeds_to_decide(larger, level)
+        if seeds is None:
+            return None
+        if seeds <= most_seeds:
+            return samples, int(seeds)
+    return None
+
+
 def spread_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     """Compares the standard deviations of two models over the same seeds (Pitman and Morgan).
 

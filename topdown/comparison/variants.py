@@ -24,6 +24,7 @@ from topdown.training.collect_masks import masks_of
 from topdown.training.losses import Loss
 from topdown.training.protocol import Augment, fit, predict
 from topdown.training.random_state import seeded
+from topdown.training.scaled_output import scaled_by_targets
 from topdown.training.tasks import Task
 
 Sizes = Mapping[str, int]
@@ -156,7 +157,9 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         record["seconds"] = time.perf_counter() - start
         _check_score(plan, record)
         return record, test.numpy()
-    model, best = make_model(plan, row, seed), list[float]()
+    training, best = dict(plan.training), list[float]()
+    made = make_model(plan, row, seed)
+    model = scaled_by_targets(made, splits["train"]) if training.pop("standardize_targets", False) else made
     record["parameters"] = count_parameters(model)
 
     def on_epoch(_: Mapping[str, float]) -> None:
@@ -173,7 +176,7 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         loss=plan.loss,
         on_epoch=on_epoch,
         on_step=on_step,
-        **{**plan.training, **({"augment": _with_gaps(seed, plan.training.get("augment"))} if row.gaps else {})},
+        **{**training, **({"augment": _with_gaps(seed, training.get("augment"))} if row.gaps else {})},
     )
     outputs = predict(model, splits["test"])
     record |= {
@@ -184,8 +187,8 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
     }
-    if isinstance(model, TopDownLatch):
-        record["masks"] = mask_spread(model, splits["test"])
+    if isinstance(made, TopDownLatch):
+        record["masks"] = mask_spread(made, splits["test"])
     if plan.robust or row.gaps:
         record["robustness"], record["not_tested"] = _robustness(plan, row, model, splits["test"])
     _check_score(plan, record)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from topdown.comparison.differences import LEVEL, Compared, Runs, difference_of, pairs_of
-from topdown.comparison.statistics import holm
+from topdown.comparison.statistics import holm, samples_to_decide
 from topdown.comparison.variants import WIDENED, Metric
 
 MANY_SEEDS = 10_000
+MOST_SEEDS = 30  # that anybody would run
 
 
 def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
@@ -32,14 +33,27 @@ def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
         return f"Feedback hurts here: the best kind, {best!r}, {said}."
     if d.mean <= 0 or found.seeds_to_decide is None:
         more = "no kind is better than none on average"
-    elif math.isinf(found.seeds_to_decide):
-        more = "no number of seeds would decide: the test set is too small for a difference like this"
     else:
-        more = f"{seeds_needed(found.seeds_to_decide)} seeds or so would decide, if the difference is as large as it looks"
+        more = _enough(found, LEVEL / len(runs.kinds))
     worst = min(dynamic, key=lambda row: dynamic[row].difference.mean)
     hurts = dynamic[worst]
     note = f"; {worst!r} is worse than none (p {_equals(hurts.p)})" if hurts.p < LEVEL and hurts.difference.mean < 0 else ""
     return f"No evidence that feedback helps here: the best kind, {best!r}, {said}; {more}{note}."
+
+
+def _enough(found: Compared, level: float) -> str:
+    """Says how many seeds would decide, or how many test samples where seeds alone would not, or would be too many."""
+    seeds = found.seeds_to_decide
+    assert seeds is not None
+    larger = samples_to_decide(found.difference, level, most_seeds=MOST_SEEDS) if seeds > MOST_SEEDS else None
+    if larger is not None:
+        enough = f"about {larger[0]:,} test samples with {_count(larger[1], 'seed')} would decide"
+        more = f"more test samples are needed, rather than more seeds: {enough}"
+    elif math.isinf(seeds):
+        more = "no number of seeds would decide: the test set is too small for a difference like this"
+    else:
+        more = f"{seeds_needed(seeds)} seeds or so would decide"
+    return f"{more}, if the difference is as large as it looks"
 
 
 def _better_than_none(runs: Runs, dynamic: Mapping[str, Compared], sure: Sequence[str]) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import identifiers
+from topdown.datasets.labels import check_labels, plain
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 
@@ -44,35 +43,11 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
     targets = None if labels is None else check_labels(labels)
-    return RawSplit(targets, identifiers(_plain(ids), "ids"), streams, vectors, {}, present)
-
-
-def check_labels(labels: Any) -> Array:
-    """Checks labels: finite numbers of shape (N,), or (N, K)."""
-    targets = np.asarray(_plain(labels))
-    if targets.dtype.kind not in "fiub":
-        raise DataError(f"labels are of {targets.dtype}: they must be numbers; give classes as 0, 1, 2 ...")
-    if targets.ndim not in (1, 2) or len(targets) == 0:
-        raise DataError(f"labels have shape {targets.shape}: there must be one per sample, (N,), or several, (N, K)")
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(targets.astype(np.float32)).reshape(len(targets), -1).all(1)
-    if len(wrong := np.flatnonzero(~finite)):
-        raise DataError(f"label {wrong[0]} is not finite ({len(wrong)} such labels): leave out such samples")
-    return targets
-
-
-def _plain(value: Any) -> Any:
-    """Returns a tensor of any type and device as an array."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value] if any(isinstance(part, Tensor) for part in value) else value
-    if not isinstance(value, Tensor):
-        return value
-    value = value.detach().cpu()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return RawSplit(targets, identifiers(plain(ids), "ids"), streams, vectors, {}, present)
 
 
 def _numbers(name: str, value: Any) -> Array:
-    array = np.asarray(_plain(value))
+    array = np.asarray(plain(value))
     if array.dtype.kind not in "fiub":
         raise DataError(f"{name!r} holds {array.dtype}: it must hold numbers")
     return array
@@ -80,7 +55,7 @@ def _numbers(name: str, value: Any) -> Array:
 
 def _are_steps(valid: Any) -> bool:
     """Returns whether lengths count steps; those of vectors are 1 or 0."""
-    return valid is not None and bool((np.asarray(_plain(valid)) > 1).any())
+    return valid is not None and bool((np.asarray(plain(valid)) > 1).any())
 
 
 def _listed(name: str, values: list[Array | None]) -> Stream:
@@ -102,7 +77,7 @@ def _listed(name: str, values: list[Array | None]) -> Stream:
 def _padded(name: str, array: Array, valid: Any) -> Stream:
     count, steps = array.shape[:2]
     size = array.shape[2] if array.ndim == 3 else 1
-    lengths = np.full(count, steps) if valid is None else np.asarray(_plain(valid))
+    lengths = np.full(count, steps) if valid is None else np.asarray(plain(valid))
     if lengths.shape != (count,) or lengths.dtype.kind not in "iu":
         raise DataError(f"lengths of {name!r} must be {count} integers, got {lengths.dtype} of shape {lengths.shape}")
     if len(wrong := np.flatnonzero((lengths < 0) | (lengths > steps))):
@@ -122,7 +97,7 @@ def _is_left_padded(sample: Array, length: int) -> bool:
 
 
 def _present(name: str, array: Array, valid: Any) -> Array:
-    there = np.asarray(_plain(valid))
+    there = np.asarray(plain(valid))
     if there.shape != (len(array),) or there.dtype.kind not in "iub" or ((there != 0) & (there != 1)).any():
         remedy = f"give {len(array)} lengths, 1 where it is there, or 0"
         raise DataError(f"{name!r} has shape {array.shape}, without time: {remedy}")

@@ -15,6 +15,9 @@ from topdown.datasets.arrays import from_arrays
 from topdown.datasets.batch import Batch, Sample, are_aligned, pad, padded_steps
 from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
+from topdown.datasets.formats.helpers.table_files import table_of
+from topdown.datasets.formats.helpers.table_samples import make_samples
+from topdown.datasets.labels import describe_labels
 from topdown.datasets.precision import in_float
 from topdown.datasets.raw_samples import RawSplit, Sink, clean_sequences, clean_vectors, in_memory, summary
 from topdown.datasets.unpadded import Ragged, in_float32, standardize
@@ -32,7 +35,8 @@ class SequenceDataset(Dataset[Sample]):
     Args:
         sequences: Sequences of each modality.
         vectors: Modalities that have no time, of shape (N, D_k) each.
-        labels: Labels of shape (N,), or (N, K): floating-point for regression, integer for classes; None for new data.
+        labels: Labels of shape (N,), or (N, K): floating-point for regression, integer for classes; None for new data. A
+            label that is missing is nan among the former, -100 among the latter.
         ids: Name of each sample. (Default: its number)
         report: Findings about the source of the data, for people and for results.json. (Default: sizes and lengths)
         present: Samples that have a vector, of shape (N,), for vectors that some lack. (Default: all have all)
@@ -84,8 +88,8 @@ class SequenceDataset(Dataset[Sample]):
             inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
                 Arrays, or tensors. In a list, None is a sample that lacks the modality. Ids of tokens are integers: a list of
                 N arrays (T_i,), or one array (N, T) with its lengths.
-            labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, integer for classes.
-                (Default: None, for new data)
+            labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, nan where one is
+                missing; integer for classes, -100 where one is missing. (Default: None, for new data)
             lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such, where 0
                 says that a sample lacks the modality; for vectors 1 or 0, there or not. (Default: all steps)
             ids: Name of each sample. (Default: its number)
@@ -110,6 +114,46 @@ class SequenceDataset(Dataset[Sample]):
                 remedy = "replace them first, as in np.nan_to_num, or give a length of 0 where a sample lacks the modality"
                 raise DataError(f"{name!r} has {what}: {remedy}")
         return data
+
+    @classmethod
+    def from_frames(
+        cls, frames: Mapping[str, Any], labels: Any = None, *, label: str | None = None, split: str | None = None
+    ) -> SequenceDataset:
+        """Makes a data set from pandas frames, as :func:`load_splits` does from tables.
+
+        Args:
+            frames: Frame of each modality: a row for each step, in their order, with its sample in the column (or index) `id`
+                and a feature in each other column. One in which no sample has two rows is of vectors.
+            labels: Frame with a row for each sample: its `id`, one label in each other column, and `split`, if there is one.
+                (Default: None, for new data)
+            label: Column of the label. (Default: all columns but `id` and `split`)
+            split: Split to use, where `labels` has a column of that name. (Default: all samples)
+
+        Returns:
+            Data set. A missing feature is filled with the mean of its column over the training samples, or over all if there
+            is no split; the names of features and classes, and what was decided, are in its report.
+
+        Raises:
+            DataError: naming the frame, the row and the column that does not fit.
+            ImportError: without the extra `datasets`.
+
+        Example:
+            >>> import pandas
+            >>> audio = pandas.DataFrame({"id": ["a", "a", "b"], "pitch": [1.0, 3.0, 2.0]})
+            >>> labels = pandas.DataFrame({"id": ["a", "b"], "mood": ["glad", "sad"]})
+            >>> data = SequenceDataset.from_frames({"audio": audio}, labels)
+            >>> data.labels, data.report["class_names"], data.lengths
+            (tensor([0, 1]), ['glad', 'sad'], {'audio': tensor([2, 1])})
+        """
+        tables = {name: table_of(frame, name) for name, frame in frames.items()}
+        chosen = {name: (table, list(table.frame.columns)) for name, table in tables.items()}
+        about = None if labels is None else table_of(labels, "labels")
+        if about is not None and split is None:
+            about = about._replace(frame=about.frame.drop(columns=[about.column("split")] if about.column("split") else []))
+        made = make_samples(about, chosen, label, None, 0, None, "frames")
+        if (wanted := split or "all") not in made:
+            raise DataError(f"labels have no split {wanted!r}; they have {list(made)}")
+        return cls.from_split(made[wanted], "frames")
 
     @classmethod
     def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory, exact: Collection[str] = ()) -> SequenceDataset:
@@ -488,7 +532,7 @@ class SequenceDataset(Dataset[Sample]):
         return {
             "samples": len(self),
             "aligned": self.aligned,
-            "labels": None if self.labels is None else _described(self.labels),
+            "labels": None if self.labels is None else describe_labels(self.labels),
             "ids": {"given": self.ids != numbers, "duplicates": len(twice), "examples": list(dict.fromkeys(twice))[:3]},
             "modalities": modalities,
         }
@@ -496,11 +540,6 @@ class SequenceDataset(Dataset[Sample]):
 
 def _shift_and_scale(by: Moments) -> tuple[Tensor, Tensor]:
     return by.mean, torch.where(by.deviation > 0, by.deviation, 1.0)
-
-
-def _described(labels: Tensor) -> dict[str, Any]:
-    zeros = float((labels == 0).float().mean())
-    return {"shape": list(labels.shape), "minimum": float(labels.min()), "maximum": float(labels.max()), "zeros": zeros}
 
 
 def _check_counts(counts: Mapping[str, int], labels: Any) -> int:

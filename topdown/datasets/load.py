@@ -24,10 +24,11 @@ def load_splits(
     folds: Folds | None = None,
     embeddings: Embeddings | None = None,
     streams: dict[str, str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     split: Sequence[float] | None = None,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
+    features: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, SequenceDataset]:
     """Loads the splits of a file or a folder, whose layout is found by its content.
 
@@ -52,11 +53,13 @@ def load_splits(
         embeddings: Vectors of words, for files that hold words alone: a mapping, or a text file such as GloVe's. Without it
             text of such a file is left out, and the report says so.
         streams: File or group of a modality, where several could be meant.
-        label: Column of the label in a table of labels. (Default: all columns but `id` and `split`)
+        label: Column of the label in a table of labels; or several, of which those that are there are used. (Default: all
+            columns but `id` and `split`)
         split: Shares of train, valid and test, for a random split of tables without a column `split`, which has the same
             share of each class in all three. (Default: none)
         seed: Random seed of that split. (Default: 0)
         columns: {modality: pattern of its columns, such as "audio_*"}, where one table holds all modalities. (Default: none)
+        features: {modality: its columns in tables, in this order}; others are left out. (Default: all, as in the file)
 
     Returns:
         Splits, each a :class:`SequenceDataset` of float32 with a `report` of findings.
@@ -77,7 +80,8 @@ def load_splits(
     path = Path(path)
     wanted = None if modalities is None else tuple(modalities)
     shares = None if split is None else tuple(split)
-    options = Options(wanted, folds, embeddings, streams, label, shares, seed, columns)
+    column = label if label is None or isinstance(label, str) else tuple(label)
+    options = Options(wanted, folds, embeddings, streams, column, shares, seed, columns, features)
     if isinstance(modalities, str) or options.modalities == ():
         raise DataError(f"modalities={modalities!r}: give a list of names")
     try:

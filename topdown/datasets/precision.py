@@ -75,7 +75,7 @@ def in_float(values: Array) -> Array:
     """
     rows = values.astype(np.float64).reshape(len(values), -1)
     rounding = Precision(rows.shape[1])
-    rounding.add(rows)
+    rounding.add(rows[np.isfinite(rows).all(1)])
     return values.astype(np.float64 if rounding.lost().any() else np.float32)
 
 

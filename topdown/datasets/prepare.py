@@ -32,10 +32,11 @@ def prepare(
     folds: Folds | None = None,
     embeddings: Embeddings | None = None,
     streams: dict[str, str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     split: Sequence[float] | None = None,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
+    features: Mapping[str, Sequence[str]] | None = None,
     progress: Progress = lambda name, done, rows: None,
 ) -> dict[str, SequenceDataset]:
     """Makes a store of a file or a folder.
@@ -51,6 +52,7 @@ def prepare(
         split: Option of :func:`topdown.datasets.load_splits`.
         seed: Option of :func:`topdown.datasets.load_splits`.
         columns: Option of :func:`topdown.datasets.load_splits`.
+        features: Option of :func:`topdown.datasets.load_splits`.
         progress: Function that is called with the name of an array, the rows that are written, and all its rows.
 
     Returns:
@@ -62,7 +64,8 @@ def prepare(
     source, destination = Path(source), Path(destination)
     wanted = None if modalities is None else tuple(modalities)
     shares = None if split is None else tuple(split)
-    options = Options(wanted, folds, embeddings, streams, label, shares, seed, columns)
+    column = label if label is None or isinstance(label, str) else tuple(label)
+    options = Options(wanted, folds, embeddings, streams, column, shares, seed, columns, features)
     if is_store(source):
         raise DataError(f"{source}: is a store already; copy it")
     writer = StoreWriter(destination, progress)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topdown.datasets.data import SequenceDataset
+from topdown.datasets.labels import labelled
 from topdown.files import require
 
 
@@ -34,9 +35,11 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
             notes.append(f"labels of {split}: none")
         elif (classes := _classes(data)) is not None:
             notes.append(f"labels of {split}: " + ", ".join(f"{name} {count}" for name, count in classes.items() if count))
-        else:
+        elif "minimum" in labels:
             span = f"{labels['minimum']:.2f} to {labels['maximum']:.2f}"
             notes.append(f"labels of {split}: {span}, {labels['zeros']:.1%} exactly 0")
+        if labels is not None and labels.get("missing"):
+            notes.append(f"{labels['missing']} of {len(data)} samples of {split} lack a label; losses and metrics leave it out")
         notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
     known = (_classes(splits["train"]) if "train" in splits else None) or {}
     for split, data in splits.items() if known else ():
@@ -48,9 +51,12 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
 
 def _classes(data: SequenceDataset) -> dict[str, int] | None:
     """Returns the number of samples of each class; None where labels are no classes."""
-    if data.labels is None or data.labels.is_floating_point() or data.labels.dim() != 1 or int(data.labels.min()) < 0:
+    if data.labels is None or data.labels.is_floating_point() or data.labels.dim() != 1:
         return None
-    counts = data.labels.bincount().tolist()
+    there = data.labels[labelled(data.labels)]
+    if not len(there) or int(there.min()) < 0:
+        return None
+    counts = there.bincount().tolist()
     names = data.report.get("class_names") or [str(i) for i in range(len(counts))]
     return dict(zip(names, [*counts, *[0] * (len(names) - len(counts))], strict=True))
 

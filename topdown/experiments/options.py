@@ -21,6 +21,8 @@ class SentimentOptions(DataOptions, TrainingOptions):
         feedback: kinds of feedback: none, linear, lstm, shared, static
         seeds: runs of each kind, with seeds 0 to N-1
         samples: training samples of the synthetic data; by default 1000
+        batch_size: batch size
+        patience: epochs without a lower validation loss after which training stops
     """
 
     data: Annotated[Path | None, Value("PATH", Path)] = None
@@ -28,6 +30,8 @@ class SentimentOptions(DataOptions, TrainingOptions):
     feedback: list[KindOrNone] = dataclasses.field(default_factory=lambda: ["none", "linear", "lstm", "shared"])
     seeds: Positive = 5
     samples: Positive | None = None
+    batch_size: Positive = 32
+    patience: Positive = 10
     device: str = "cpu"
 
     @property

@@ -5,29 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.labels import labelled
 
 Loss = Literal["mae", "cross_entropy", "bce"] | Callable[[Any, Tensor], Tensor]
 
 
 def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
-    """Computes the mean absolute error of predictions (B, 1) for labels (B,), or (B, K) for (B, K).
+    """Computes the mean absolute error of predictions (B, 1) for labels (B,), or (B, K) for (B, K), over labels that are there.
 
     Raises:
         DataError: if there are not as many of one as of the other.
     """
-    return nn.functional.l1_loss(_like_labels(output, labels), labels)
+    return _over_labelled(nn.functional.l1_loss, _like_labels(output, labels), labels)
 
 
 def binary_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
     """Computes the binary cross-entropy of logits (B, K) for labels of 0 or 1 of shape (B, K), or (B, 1) for (B,).
 
+    Labels that are missing do not count.
+
     Raises:
         DataError: if there are not as many of one as of the other.
     """
-    return nn.functional.binary_cross_entropy_with_logits(_like_labels(output, labels), labels.to(output.dtype))
+    loss = nn.functional.binary_cross_entropy_with_logits
+    return _over_labelled(loss, _like_labels(output, labels), labels.to(output.dtype), labelled(labels))
+
+
+def _over_labelled(
+    loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, labels: Tensor, there: Tensor | None = None
+) -> Tensor:
+    """Returns the mean loss over the labels that are there; 0 without any."""
+    there = labelled(labels) if there is None else there
+    if bool(there.all()):
+        return loss(output, labels)
+    return loss(output[there], labels[there]) if bool(there.any()) else output.sum() * 0.0
 
 
 def _like_labels(output: Tensor, labels: Tensor) -> Tensor:
@@ -39,8 +54,15 @@ def _like_labels(output: Tensor, labels: Tensor) -> Tensor:
     return output.view_as(labels)
 
 
-def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Computes the cross-entropy of logits (B, C) for classes (B,) or (B, 1).
+def cross_entropy(output: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""Computes the cross-entropy of logits (B, C) for classes (B,) or (B, 1), over samples that have a class.
+
+    With weights it is :math:`\frac1B \sum_i w_{y_i} \ell_i`.
+
+    Args:
+        output: Logits.
+        labels: Classes; -100 where one is missing.
+        weights: Weight of each class that there is. (Default: 1)
 
     Raises:
         DataError: if logits are not of this shape, or a class has none.
@@ -51,11 +73,49 @@ def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
             f"the model returns {tuple(output.shape)} for labels of shape {tuple(labels.shape)}: expected (B, C) and (B,); "
             "several labels of 0 or 1 each are for loss='bce', and all else for a function (output, labels) -> scalar"
         )
+    there = labelled(classes)
+    if not bool(there.all()):
+        output, classes = output[there], classes[there]
+        if not len(classes):
+            return output.sum() * 0.0
     try:
-        return nn.functional.cross_entropy(output, classes)
+        if weights is None:
+            return nn.functional.cross_entropy(output, classes)
+        return (weights.to(output)[classes] * nn.functional.cross_entropy(output, classes, reduction="none")).mean()
     except IndexError:
         found = f"there is a class {int(classes.max())} but the model returns logits for {output.shape[1]} classes"
         raise DataError(f"{found}: make it with output_size={int(classes.max()) + 1} or more") from None
+
+
+def class_weights(weight: Literal["balanced"] | Mapping[int, float], labels: Tensor, loss: Loss) -> Tensor:
+    """Returns the weight of each class.
+
+    Args:
+        weight: {class: weight}, 1 for all others, or "balanced": N / (C N_c) for a class that N_c of N samples have.
+        labels: Labels of the training samples.
+        loss: Loss, which must be "cross_entropy".
+
+    Raises:
+        DataError: if the loss is another, or a class or a weight cannot be.
+
+    Example:
+        >>> class_weights("balanced", torch.tensor([0, 0, 0, 1]), "cross_entropy")
+        tensor([0.6667, 2.0000])
+    """
+    if loss != "cross_entropy":
+        raise DataError(f"class_weight is for loss='cross_entropy', not for {loss!r}: leave it out")
+    counts = labels[labelled(labels)].flatten().bincount()
+    if isinstance(weight, str):
+        if weight != "balanced":
+            raise DataError(f"class_weight={weight!r}: give 'balanced', or a mapping from classes to weights")
+        there = counts > 0
+        return torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0)
+    weights = torch.ones(max(len(counts), *(int(c) + 1 for c in weight), 1))
+    for c, value in weight.items():
+        if not (int(c) == c >= 0 and 0 <= value < float("inf")):
+            raise DataError(f"class_weight={{{c!r}: {value!r}}}: classes are 0, 1, 2 ..., and weights finite, at least 0")
+        weights[int(c)] = value
+    return weights
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from topdown.datasets.labels import MISSING
+
 Array = np.ndarray[Any, Any]
 
 
@@ -68,7 +70,7 @@ def classification_metrics(predictions: Any, labels: Any) -> dict[str, float]:
 
     Args:
         predictions: Classes, of shape (N,), or logits, of shape (N, C).
-        labels: Classes, of shape (N,).
+        labels: Classes, of shape (N,); samples whose class is missing, -100, are left out.
 
     Returns:
         Metrics by name.
@@ -92,6 +94,8 @@ def accuracy(predictions: Any, labels: Any) -> float:
 
 def _classes(predictions: Any, labels: Any) -> tuple[Array, Array]:
     p, y = _array(predictions), _array(labels)
+    if len(p) == len(y) and y.ndim == 1:
+        p, y = p[y != MISSING], y[y != MISSING]
     if not np.isfinite(np.asarray(p, np.float64)).all():
         raise ValueError("a prediction is not finite")
     if p.ndim == 2 and p.shape[1] < 2:
@@ -107,7 +111,7 @@ def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
 
     Args:
         predictions: Predictions of shape (N,), or (N, K) for K numbers per sample, over which metrics are averaged.
-        labels: Labels of the same shape.
+        labels: Labels of the same shape; those that are missing, nan, are left out.
 
     Returns:
         Metrics by name; `r2` is nan where all labels of an output are the same.
@@ -120,21 +124,26 @@ def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         {'mae': 0.667, 'rmse': 0.816, 'corr': 0.982, 'r2': 0.75, 'n': 3}
     """
     p, y = _numbers(predictions, labels)
-    spread = ((y - y.mean(0)) ** 2).mean(0)
-    squares = ((p - y) ** 2).mean(0)
+    there = ~np.isnan(y)
+    outputs = [(p[use, i], y[use, i]) for i, use in enumerate(there.T) if use.any()]
+    squares = np.array([((a - b) ** 2).mean() for a, b in outputs])
+    spread = np.array([b.var() for _, b in outputs])
     return {
-        "mae": float(np.abs(p - y).mean()),
+        "mae": float(np.mean([np.abs(a - b).mean() for a, b in outputs])),
         "rmse": float(np.sqrt(squares).mean()),
-        "corr": float(np.mean([_correlation(p[:, i], y[:, i]) for i in range(p.shape[1])])),
+        "corr": float(np.mean([_correlation(a, b) for a, b in outputs])),
         "r2": float((1 - squares / spread).mean()) if spread.all() else float("nan"),
-        "n": len(y),
+        "n": int(there.any(1).sum()),
     }
 
 
 def mean_absolute_error(predictions: Any, labels: Any) -> float:
     """Computes the mean absolute error alone: see :func:`regression_metrics`."""
     p, y = _numbers(predictions, labels)
-    return float(np.abs(p - y).mean())
+    errors = np.abs(p - y)
+    if not (missing := np.isnan(errors)).any():
+        return float(errors.mean())
+    return float(np.mean([column[~gone].mean() for column, gone in zip(errors.T, missing.T, strict=True) if not gone.all()]))
 
 
 def _numbers(predictions: Any, labels: Any) -> tuple[Array, Array]:
@@ -143,6 +152,8 @@ def _numbers(predictions: Any, labels: Any) -> tuple[Array, Array]:
         raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
     if not np.isfinite(p).all():
         raise ValueError("a prediction is not finite")
+    if np.isnan(y).all():
+        raise ValueError("all labels are missing")
     return p.reshape(len(p), -1), y.reshape(len(y), -1)
 
 
@@ -154,7 +165,7 @@ def multilabel_metrics(logits: Any, labels: Any) -> dict[str, float]:
 
     Args:
         logits: Logits of shape (N, K), or (N,); a label is predicted where they are above 0.
-        labels: Labels of the same shape.
+        labels: Labels of the same shape; those that are missing, nan or -100, are left out.
 
     Raises:
         ValueError: if there is no sample, or the shapes differ.
@@ -163,12 +174,16 @@ def multilabel_metrics(logits: Any, labels: Any) -> dict[str, float]:
         >>> multilabel_metrics([[1.0, -1.0], [2.0, 3.0]], [[1, 0], [0, 1]])["acc"]
         0.75
     """
-    p, y = _array(logits) > 0, _array(labels) > 0.5
-    if p.shape != y.shape or len(y) == 0:
-        raise ValueError(f"there are {p.shape} predictions and {y.shape} labels: they must be as many, at least one")
-    p, y = p.reshape(len(p), -1), y.reshape(len(y), -1)
+    p, given = _array(logits) > 0, _array(labels)
+    if p.shape != given.shape or len(given) == 0:
+        raise ValueError(f"there are {p.shape} predictions and {given.shape} labels: they must be as many, at least one")
+    known = ~(np.isnan(given) | (given == MISSING)).reshape(len(p), -1)
+    if not known.any():
+        raise ValueError("all labels are missing")
+    p, y = p.reshape(len(p), -1) & known, (given.reshape(len(p), -1) > 0.5) & known
     hits, said, there = (p & y).sum(0), p.sum(0), y.sum(0)
-    return {"acc": float((p == y).mean()), "f1": float((2 * hits / np.maximum(said + there, 1)).mean()), "n": len(y)}
+    f1 = float((2 * hits / np.maximum(said + there, 1)).mean())
+    return {"acc": float((p == y)[known].mean()), "f1": f1, "n": int(known.any(1).sum())}
 
 
 def weighted_f1(predictions: Array, labels: Array) -> float:

@@ -13,6 +13,7 @@ from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.labels import labelled
 from topdown.latch import TopDownLatch
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.random_state import seeded
@@ -153,7 +154,7 @@ class Trained(NamedTuple):
         if unknown := [name for name in given if name not in learned]:
             raise DataError(f"{where} has the class {unknown[0]!r}, but the model learned {learned}; leave it out")
         numbers: Tensor = torch.tensor([learned.index(name) for name in given], device="cpu")
-        return numbers[labels]
+        return torch.where(labelled(labels), numbers[labels.clamp(min=0)], labels)
 
 
 def save_model(

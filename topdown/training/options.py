@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from topdown.datasets.errors import DataError
@@ -17,6 +19,7 @@ from topdown.datasets.errors import DataError
 T = TypeVar("T")
 
 LARGEST = 10_000_000
+FEWEST_UPDATES = 200  # without a lower validation loss before a training stops
 
 
 class Value(NamedTuple):
@@ -143,19 +146,31 @@ class FitOptions:
 
     Args:
         epochs: maximum number of epochs
-        batch_size: batch size
+        batch_size: batch size; by default 32, down to 4 for fewer than 512 training samples
         learning_rate: initial learning rate of Adam
-        patience: epochs without a lower validation loss after which training stops
+        patience: epochs without a lower validation loss after which training stops; by default 10, or more if these are fewer
+            than 200 updates
         out: directory for the results; without it nothing is kept
         device: such as cpu or cuda; auto: a GPU if there is one
     """
 
     epochs: Positive = 100
-    batch_size: Positive = 32
+    batch_size: Positive | None = None
     learning_rate: Rate = 5e-4
-    patience: Positive = 10
+    patience: Positive | None = None
     out: Folder | None = None
     device: str = "auto"
+
+    def batches(self, samples: int, earlier: Mapping[str, Any] = MappingProxyType({})) -> tuple[int, int]:
+        """Returns batch size and patience; where they are not given, those of an earlier run, or by the number of samples.
+
+        Example:
+            >>> FitOptions().batches(28), FitOptions().batches(16_000), FitOptions(batch_size=32).batches(28)
+            ((4, 29), (32, 10), (32, 200))
+        """
+        size = self.batch_size or earlier.get("batch_size") or min(32, max(4, samples // 16))
+        updates = math.ceil(samples / size)
+        return size, self.patience or earlier.get("patience") or max(10, math.ceil(FEWEST_UPDATES / updates))
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -133,6 +133,7 @@ def fit_and_show(
         label: Name of the training.
         more: Further options of :func:`topdown.training.fit`.
     """
+    batch_size, patience = options.batches(len(splits["train"]))
     with show_training(label, options.epochs) as show, tensorboard(options.tensorboard, label.replace(" ", "-")) as write:
 
         def on_epoch(record: dict[str, float]) -> None:
@@ -145,9 +146,9 @@ def fit_and_show(
             splits["valid"],
             seed=seed,
             learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
+            batch_size=batch_size,
             epochs=options.epochs,
-            patience=options.patience,
+            patience=patience,
             device=options.device,
             workers=options.workers,
             on_epoch=on_epoch,

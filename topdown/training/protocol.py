@@ -6,9 +6,9 @@ import contextlib
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from topdown.datasets.batch import Batch
 from topdown.datasets.batching import LARGEST_SEED, BatchLoader, BucketedSampler, data_loader
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.labels import label_range, labelled
 from topdown.training.checkpoints import (
     Progress,
     latch_options,
@@ -27,8 +28,9 @@ from topdown.training.checkpoints import (
 )
 from topdown.training.distributed import parallel, rank, total, world_size
 from topdown.training.fingerprints import fingerprint, named
-from topdown.training.losses import LOSSES, Loss, prediction_of
+from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, prediction_of
 from topdown.training.random_state import own_random_numbers
+from topdown.training.scaled_output import scaled_by_targets
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Augment = Callable[[SequenceDataset, int], SequenceDataset]
@@ -42,11 +44,13 @@ class Fit(NamedTuple):
         best_epoch: Epoch with the lowest validation loss, from 1; the model has its weights.
         best_loss: Lowest validation loss.
         history: Records of the epochs: epoch, train_loss, valid_loss, learning_rate, seconds.
+        model: Model that was trained; with `standardize_targets` it is inside a :class:`topdown.training.ScaledOutput`.
     """
 
     best_epoch: int
     best_loss: float
     history: list[dict[str, float]]
+    model: nn.Module
 
 
 def fit(
@@ -68,6 +72,8 @@ def fit(
     device: str | torch.device | None = None,
     workers: int = 0,
     find_unused_parameters: bool = False,
+    standardize_targets: bool = False,
+    class_weight: Literal["balanced"] | Mapping[int, float] | None = None,
     augment: Augment | None = None,
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -80,7 +86,7 @@ def fit(
     epochs are those of its public code.
 
     The order of the batches depends only on `seed`, the epoch and the lengths, so that different models see the same batches.
-    The random state of the caller does not change.
+    The random state of the caller does not change. Labels that are missing, nan or -100, do not count.
 
     In a process group of `torch.distributed`, each process trains on a share of every batch. Gradients and losses are means
     over all samples of the batch; without dropout each step is the same as in one process. Every process returns the same
@@ -108,6 +114,11 @@ def fit(
         workers: Processes that load batches: see :func:`topdown.datasets.data_loader`. (Default: 0)
         find_unused_parameters: As in DistributedDataParallel: set it where some steps do not use all parameters. (Default:
             False)
+        standardize_targets: Whether the model learns targets with mean 0 and standard deviation 1, by those of the training
+            data, as large numbers need. Losses, and predictions of `Fit.model`, are in the units of the labels. (Default:
+            False)
+        class_weight: Weights of classes in the loss, {class: weight}, 1 for all others; "balanced": N / (C N_c), as in
+            scikit-learn, so that rare classes count as much as frequent ones. For loss="cross_entropy". (Default: all 1)
         augment: Function (training data, epoch) -> training data with as many samples, none of them longer. It is called
             before each epoch: `lambda data, epoch: data.corrupt("noise", 0.3, seed=epoch)`. (Default: none)
         checkpoint: File that is written after every epoch. If it exists, training resumes from it, and ends with the same
@@ -116,7 +127,7 @@ def fit(
         on_step: Function that is called after each step with the epoch, the step, and the number of steps in an epoch.
 
     Returns:
-        Best epoch, its validation loss, and history.
+        Best epoch, its validation loss, history, and the model.
 
     Raises:
         DataError: if labels do not fit the loss, splits or the model differ in modalities, a loss or a gradient is not finite
@@ -124,6 +135,7 @@ def fit(
     """
     _check(model, train, valid, loss)
     seed = int(seed) % LARGEST_SEED  # of numpy, or larger than torch takes
+    weights = None if class_weight is None else class_weights(class_weight, train.labels, loss)
     path = None if checkpoint is None else Path(checkpoint)
     settings = {
         "data": [fingerprint(train), fingerprint(valid)],
@@ -137,13 +149,17 @@ def fit(
         "decay": decay,
         "samples": [len(train), len(valid)],
         **({"augment": named(augment)} if augment is not None else {}),
+        **({"standardize_targets": True} if standardize_targets else {}),
+        **({"class_weight": weights.tolist()} if weights is not None else {}),
         **({"latch": options} if (options := latch_options(model)) else {}),
     }
+    if standardize_targets:
+        model = scaled_by_targets(model, train)
     place = device_of(model, device)
     with own_random_numbers(place):
         torch.manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
         model.to(place)
-        compare = _compare(loss)
+        compare = _compare(loss, weights)
         steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
@@ -163,8 +179,8 @@ def fit(
                 torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
             record: dict[str, float] = {"epoch": epoch}
             with _training_mode(steps):
-                record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train.ids, on_step)
-            record["valid_loss"] = _validate(model, valid, loss, batch_size)
+                record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train, on_step)
+            record["valid_loss"] = _validate(model, valid, loss, compare, batch_size)
             _check_finite(record)
             record |= {"learning_rate": steps.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             rate.step(*([record["valid_loss"]] if isinstance(rate, plateau) else []))
@@ -175,7 +191,7 @@ def fit(
                 on_epoch(record)
         load_state(model, progress.best_weights)
         model.eval()
-        return Fit(progress.best_epoch, progress.best_loss, progress.history)
+        return Fit(progress.best_epoch, progress.best_loss, progress.history, model)
 
 
 def _adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
@@ -292,34 +308,37 @@ def _train_epoch(
     loss: Callable[[Any, Tensor], Tensor],
     epoch: int,
     gradient_clip: float | None,
-    ids: Sequence[str],
+    data: SequenceDataset,
     on_step: Callable[[int, int, int], None] | None,
 ) -> float:
-    """Returns the mean loss over all samples, of all processes."""
+    """Returns the mean loss over all labels, of all processes."""
     model.train()
     device = device_of(model)
     losses, count = torch.zeros((), device=device), 0
+    known = labelled(data.labels).reshape(len(data), -1).sum(1)  # labels of each sample
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)
     batches = sampler.batches()
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     needs_closure = closure is not None and closure.default is closure.empty  # as that of LBFGS
     for number, (batch, whole) in enumerate(zip(loader, batches, strict=True), 1):
+        mine, everyone = int(labelled(batch.labels).sum()), int(known[whole].sum())
+        share = mine * world_size() / max(1, everyone)
         batch = batch.to(device)
 
-        def compute(batch: Batch = batch, whole: Tensor = whole, number: int = number) -> Tensor:
+        def compute(batch: Batch = batch, whole: Tensor = whole, number: int = number, share: float = share) -> Tensor:
             """Computes the loss and its gradients, several times in a step of some optimizers."""
             optimizer.zero_grad(set_to_none=True)
             value = loss(model(batch.inputs, batch.lengths), batch.labels)
-            # Processes average their gradients: each counts by its share of the batch, so that every sample counts alike.
-            (value * (len(batch.labels) * world_size() / len(whole))).backward()
+            # Processes average their gradients: each counts by its share of the labels, so that all labels count alike.
+            (value * share).backward()
             if gradient_clip is None:
                 norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             else:
                 norm = nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
             if not math.isfinite(float(value.detach() + norm)):
                 found = f"the loss is {float(value.detach()):g} and the norm of its gradient {float(norm):g}"
-                where = f"epoch {epoch}, batch {number}, with samples {', '.join(ids[i] for i in whole.tolist()[:8])} ..."
+                where = f"epoch {epoch}, batch {number}, with samples {', '.join(data.ids[i] for i in whole.tolist()[:8])} ..."
                 raise DataError(f"{found} in {where}; look for extreme values in the features, or lower the learning rate")
             return value
 
@@ -328,22 +347,26 @@ def _train_epoch(
         else:
             value = compute()
             optimizer.step()
-        losses += value.detach() * len(batch.labels)
-        count += len(whole)
+        losses += value.detach() * mine
+        count += everyone
         if on_step is not None:
             on_step(epoch, number, len(batches))
     return float(total(losses)) / count
 
 
-def _compare(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
+def _compare(loss: Loss, weights: Tensor | None) -> Callable[[Any, Tensor], Tensor]:
     """Returns a function (output, labels) -> scalar."""
+    if weights is not None:
+        return lambda output, labels: cross_entropy(prediction_of(output), labels, weights)
     return loss if callable(loss) else lambda output, labels: LOSSES[loss](prediction_of(output), labels)
 
 
-def _validate(model: nn.Module, data: SequenceDataset, loss: Loss, batch_size: int) -> float:
+def _validate(
+    model: nn.Module, data: SequenceDataset, loss: Loss, compare: Callable[[Any, Tensor], Tensor], batch_size: int
+) -> float:
     """Returns the mean loss over all samples, of all processes, in evaluation mode."""
     if not callable(loss):
-        return float(LOSSES[loss](predict(model, data, batch_size=batch_size), data.labels))
+        return float(compare(predict(model, data, batch_size=batch_size), data.labels))
     device = device_of(model)
     losses = torch.zeros((), device=device)
     with torch.no_grad(), evaluation_mode(model):
@@ -368,7 +391,9 @@ def _check(model: nn.Module, train: SequenceDataset, valid: SequenceDataset, los
     for data, which in ((train, "training"), (valid, "validation")):
         if data.labels is None:
             raise DataError(f"the {which} data has no labels: give SequenceDataset.from_arrays labels=, or the file 'labels'")
-        whole, least, most = not data.labels.is_floating_point(), float(data.labels.min()), float(data.labels.max())
+        if not labelled(data.labels).any():
+            raise DataError(f"all labels of the {which} data are missing: give some")
+        whole, (least, most) = not data.labels.is_floating_point(), label_range(data.labels)
         if loss == "bce" and not 0 <= least <= most <= 1:
             raise DataError(f"labels lie in {least:g}..{most:g}, but loss='bce' takes labels of 0 or 1")
         if loss in ("mae", "cross_entropy") and whole != (loss == "cross_entropy"):

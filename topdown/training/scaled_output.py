@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from topdown.batch import Inputs
+from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import DataError
 from topdown.datasets.precision import dtype_for
 from topdown.sequence import Lengths
+from topdown.training.losses import prediction_of
 
 
 class ScaledOutput(nn.Module):
-    r"""Wraps a backbone of regression, :math:`y = \mu + \sigma \, \mathrm{backbone}(i)`.
+    r"""Wraps a model of regression, or its backbone, :math:`y = \mu + \sigma \, \mathrm{backbone}(i)`.
 
     An untrained network predicts numbers near 0, and Adam moves its weights in steps of the learning rate: targets near 250,000
     would take more epochs than there are. With mean :math:`\mu` and deviation :math:`\sigma` of the training targets it begins
@@ -22,7 +25,7 @@ class ScaledOutput(nn.Module):
     float32 would round the mean, as that of times in seconds, they and the predictions are float64.
 
     Args:
-        backbone: Module with `encode`, `fuse` and `forward`.
+        backbone: Any model; inside of a latch, one with `encode` and `fuse`.
         mean: Mean of each output, of shape (K,).
         deviation: Standard deviation of each output, of shape (K,).
 
@@ -61,25 +64,35 @@ class ScaledOutput(nn.Module):
 
     def fuse(self, encodings: Mapping[str, Any], lengths: Lengths = None) -> Tensor:
         """Predicts from all encodings, in the units of the targets, (B, K)."""
-        output: Tensor = cast(Any, self.backbone).fuse(encodings, lengths)
-        return self.mean + self.deviation * output
+        return self.mean + self.deviation * prediction_of(cast(Any, self.backbone).fuse(encodings, lengths))
 
-    def forward(self, inputs: Inputs, lengths: Lengths = None) -> Tensor:
-        """Encodes and fuses."""
-        output: Tensor = self.backbone(inputs, lengths)
-        return self.mean + self.deviation * output
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Calls the model as it is called itself, and returns its prediction in the units of the targets."""
+        return self.mean + self.deviation * prediction_of(self.backbone(*args, **kwargs))
 
 
 TargetMoments = tuple[list[float], list[float]]  # mean and standard deviation of each output
 
 
 def target_moments(labels: Tensor) -> TargetMoments:
-    """Returns mean and standard deviation of targets (N,) or (N, K); 1 in place of a deviation of 0.
+    """Returns mean and standard deviation of targets (N,) or (N, K) that are there; 1 in place of a deviation of 0.
 
     Example:
         >>> target_moments(torch.tensor([1.0, 3.0]))
         ([2.0], [1.0])
     """
     columns = labels.double().reshape(len(labels), -1)
-    deviation = columns.std(0, correction=0)
-    return columns.mean(0).tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
+    mean = columns.nanmean(0).nan_to_num()
+    deviation = (columns - mean).square().nanmean(0).sqrt()
+    return mean.tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
+
+
+def scaled_by_targets(model: nn.Module, train: SequenceDataset) -> ScaledOutput:
+    """Wraps a model by mean and standard deviation of the training targets.
+
+    Raises:
+        DataError: if the labels are no real numbers.
+    """
+    if train.labels is None or not train.labels.is_floating_point():
+        raise DataError("standardize_targets is for labels that are real numbers; leave it out for classes")
+    return ScaledOutput(model, *target_moments(train.labels))

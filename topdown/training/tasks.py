@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.labels import label_range, labelled
 from topdown.datasets.precision import in_float
 from topdown.training.losses import Loss
 from topdown.training.metrics import (
@@ -82,7 +84,7 @@ class Task(NamedTuple):
             DataError: if they are of another task.
         """
         columns = 1 if labels.dim() == 1 else labels.shape[1]
-        whole, least, most = not labels.is_floating_point(), float(labels.min()), float(labels.max())
+        whole, (least, most) = not labels.is_floating_point(), label_range(labels)
         fits = columns == (1 if self.name == "classification" else self.output_size)
         if self.name == "classification":
             fits = fits and whole and 0 <= least <= most < self.output_size
@@ -126,7 +128,7 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
         raise DataError("there are no labels: give SequenceDataset.from_arrays labels=, or the file 'labels'")
     some = next(iter(labels.values()))
     whole = all(not y.is_floating_point() for y in labels.values())
-    zeros_and_ones = all(bool(((y == 0) | (y == 1)).all()) for y in labels.values())
+    zeros_and_ones = all(bool(((y == 0) | (y == 1) | ~labelled(y)).all()) for y in labels.values())
     columns = 1 if some.dim() == 1 else some.shape[1]
     name: TaskName = "regression"
     if whole:
@@ -138,7 +140,8 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
         kind = f"{some.dtype} in {columns} column{'s' if columns > 1 else ''}"
         raise DataError(f"labels are {kind}, but classes must be whole numbers, one per sample: 0, 1, 2 ...")
     if name == "classification":
-        least, most = min(int(y.min()) for y in labels.values()), max(int(y.max()) for y in labels.values())
+        ranges = [label_range(y) for y in labels.values()]
+        least, most = int(min(low for low, _ in ranges)), int(max(high for _, high in ranges))
         if least < 0:
             raise DataError(f"a class is {least}: number classes from 0")
         count = sum(len(y) for y in labels.values())
@@ -153,4 +156,5 @@ def with_label_type(data: SequenceDataset, task: Task) -> SequenceDataset:
     """Returns data with labels of the type that the loss of the task takes."""
     if task.name != "regression" or data.labels is None or data.labels.is_floating_point():
         return data
-    return data.relabeled(torch.from_numpy(in_float(data.labels.numpy())))
+    labels = np.where(labelled(data.labels).numpy(), data.labels.numpy().astype(np.float64), np.nan)
+    return data.relabeled(torch.from_numpy(in_float(labels)))

@@ -28,10 +28,11 @@ class Options(NamedTuple):
     folds: Folds | None = None
     embeddings: Embeddings | None = None
     streams: Mapping[str, str] | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     split: tuple[float, ...] | None = None
     seed: int = 0
     columns: Mapping[str, str] | None = None
+    features: Mapping[str, Sequence[str]] | None = None
 
     def only(self, path: Path, what: str, *names: str) -> None:
         """Checks that no option is given but some.
@@ -39,7 +40,7 @@ class Options(NamedTuple):
         Raises:
             DataError: naming the option that has no meaning for this kind of file.
         """
-        for name in ("folds", "embeddings", "streams", "label", "split", "columns"):
+        for name in ("folds", "embeddings", "streams", "label", "split", "columns", "features"):
             if getattr(self, name) and name not in names:
                 raise DataError(f"{path}: is {what}, for which {name}= means nothing; leave it out")
 

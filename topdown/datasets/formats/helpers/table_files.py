@@ -24,8 +24,8 @@ class Table(NamedTuple):
     """Holds a table that was read.
 
     Args:
-        path: Path of the file.
-        frame: pandas.DataFrame, whose index is that of its rows in the file.
+        path: Path of the file; for a frame of the user, its name.
+        frame: pandas.DataFrame, whose index is that of its rows in the file, or a user's own.
         separator: Separator of cells in a text file; empty for other files.
         encoding: Encoding of a text file.
         notes: What was decided in order to read it.
@@ -41,12 +41,21 @@ class Table(NamedTuple):
         """Returns the column of a name, in any case."""
         return next((column for column in self.frame.columns if column.lower() == name), None)
 
+    def cells(self, name: str) -> Iterator[str]:
+        """Yields the cells of a column of a text file, as they are written."""
+        rows = (cells for _, cells in _rows(self) if cells)
+        at = [head.strip() for head in next(rows)].index(name)
+        return (cells[at] for cells in rows)
+
     def line(self, row: int) -> str:
-        """Returns the place of a row for messages: its line in a text file, or its number."""
+        """Returns the place of a row for messages: its line in a text file, its number, or its index in a frame of the user."""
+        index = self.frame.index[row]
+        if not self.path.suffix:
+            return f"{self.path}, row {index}"
         if not self.separator:
-            return f"{self.path}, row {row + 2}"
+            return f"{self.path}, row {index + 2}"
         lines = [line for line, cells in _rows(self) if cells]
-        return f"{self.path}, line {lines[row + 1]}"
+        return f"{self.path}, line {lines[index + 1]}"
 
 
 def read_table(path: Path) -> Table:
@@ -76,6 +85,25 @@ def read_table(path: Path) -> Table:
             _check_rows(table)
         said = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: cannot be read ({said}); save it as comma-separated text in UTF-8") from None
+    return _checked(table, frame)
+
+
+def table_of(frame: Any, name: str) -> Table:
+    """Returns a table of a pandas.DataFrame, whose ids may be its index.
+
+    Raises:
+        DataError: if it is no frame, or its columns do not fit.
+        ImportError: without the extra `datasets`.
+    """
+    if not isinstance(frame, require("pandas", "datasets").DataFrame):
+        raise DataError(f"{name!r} is a {type(frame).__name__}: give a pandas.DataFrame with a column 'id'")
+    frame = frame.reset_index() if str(frame.index.name).lower() == "id" else frame.copy(deep=False)
+    return _checked(Table(Path(name), None, "", "", []), frame)
+
+
+def _checked(table: Table, frame: Any) -> Table:
+    """Returns a table with its frame, whose columns have names, one of them 'id', and whose rows all have one."""
+    path = table.path
     frame.columns = [str(name).strip() for name in frame.columns]
     head = _head(table) if table.separator else list(frame.columns)
     if unnamed := [i for i, name in enumerate(head) if not name.strip() or name.startswith("Unnamed: ")]:

@@ -1,0 +1,238 @@
+"""Makes samples of tables: what their columns mean is said here (id, split, label, feature)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from topdown.datasets.errors import DataError
+from topdown.datasets.formats.helpers.fields import join_names
+from topdown.datasets.formats.helpers.random_split import draw_split
+from topdown.datasets.formats.helpers.table_files import Table, numbers
+from topdown.datasets.labels import MISSING
+from topdown.datasets.raw_samples import Array, RawSplit, Stream
+from topdown.files import require
+from topdown.wiring import nearest
+
+SPLITS = {"training": "train", "val": "valid", "dev": "valid", "validation": "valid", "eval": "valid", "testing": "test"}
+TOKENS = ("token", "token_id", "token_ids", "input_id", "input_ids")
+Label = str | Sequence[str] | None
+
+
+def make_samples(
+    labels: Table | None,
+    modalities: Mapping[str, tuple[Table, list[str]]],
+    label: Label,
+    shares: Sequence[float] | None,
+    seed: int,
+    features: Mapping[str, Sequence[str]] | None,
+    where: str,
+) -> dict[str, RawSplit]:
+    """Makes the samples of each split.
+
+    Args:
+        labels: Table with a row for each sample, or None.
+        modalities: Table of each modality, and its columns there.
+        label: Option of :func:`topdown.datasets.load_splits`.
+        shares: Shares of a random split, or None.
+        seed: Random seed of that split.
+        features: Option of :func:`topdown.datasets.load_splits`.
+        where: Name of the source, for messages.
+
+    Raises:
+        DataError: naming the table, the line and the column that does not fit.
+    """
+    place = str(labels.path) if labels else where
+    tables = {name: _Modality(table, columns, (features or {}).get(name)) for name, (table, columns) in modalities.items()}
+    notes = [note for table in tables.values() for note in table.notes]
+    if labels is None:
+        if isinstance(label, str):
+            raise DataError(f"{where}: has no table called 'labels', so label={label!r} means nothing; add one")
+        found = _Labels([*dict.fromkeys(i for table in tables.values() for i in table.ids)], None, [], None, [], [])
+    else:
+        found = _read_labels(labels, label, modalities)
+    ids, values, splits = found.ids, found.values, found.splits
+    notes += found.notes
+    for name, table in tables.items():
+        if stray := sorted(set(table.ids) - set(ids)):
+            what = f"{len(stray)} ids are not in {labels.path.name if labels else 'labels'}, such as {stray[0]!r}"
+            raise DataError(f"{modalities[name][0].path}: {what}; leave them out, or add them")
+    everywhere = {i for table in tables.values() for i in table.ids}
+    if lost := [i for i in ids if i not in everywhere]:
+        raise DataError(f"{place}: {lost[0]!r} has no rows in any table ({len(lost)} such ids) of {join_names(tables)}")
+    if shares is not None:
+        if splits is not None:
+            raise DataError(f"{place}: has a column 'split' already; leave out split=")
+        splits = draw_split(shares, seed, values)
+        alike = found.classes or (values is not None and values.ndim == 1 and values.dtype.kind == "i")
+        notes.append(f"split at random with seed {seed}" + (", each class alike" if alike else ""))
+    splits = splits or ["all"] * len(ids)
+    train = [i for i, split in zip(ids, splits, strict=True) if split == "train"] or ids
+    for table in tables.values():
+        table.fill(train)
+    feature_names = {name: table.features for name, table in tables.items()}
+    about = {"feature_names": feature_names, "label_names": found.names, "notes": [*dict.fromkeys(notes)]}
+    made = {}
+    for split in dict.fromkeys(splits):
+        at = [i for i, other in enumerate(splits) if other == split]
+        parts = {name: table.of([ids[i] for i in at]) for name, table in tables.items()}
+        vectors = {name: part for name, part in parts.items() if not isinstance(part, Stream)}
+        made[split] = RawSplit(
+            None if values is None else values[at],
+            [ids[i] for i in at],
+            {name: part for name, part in parts.items() if isinstance(part, Stream)},
+            {name: vector for name, (vector, _) in vectors.items()},
+            about | ({"class_names": found.classes} if found.classes else {}),
+            {name: there for name, (_, there) in vectors.items() if not there.all()},
+        )
+    return made
+
+
+class _Modality:
+    """The rows of one modality, by sample.
+
+    Args:
+        table: Table.
+        columns: Columns that may be features.
+        wanted: Those that are wanted, in this order; others are left out, which is noted. (Default: all)
+    """
+
+    def __init__(self, table: Table, columns: list[str], wanted: Sequence[str] | None = None) -> None:
+        frame, place = table.frame, table.column("id")
+        there = [name for name in columns if name != place and name != "id"]
+        self.features = there if wanted is None else [*wanted]
+        self.notes = [f"{table.path.name}: {note}" for note in table.notes]
+        if lacking := [name for name in self.features if name not in there]:
+            raise DataError(f"{table.path}: has no column {lacking[0]!r}, which is wanted; it has {join_names(there)}")
+        if unused := [name for name in there if name not in self.features]:
+            self.notes.append(f"{table.path.name}: columns that are not used: {', '.join(unused)}")
+        if not self.features:
+            raise DataError(f"{table.path}: has no column beside 'id': give each feature one")
+        if not len(frame):
+            raise DataError(f"{table.path}: has no rows; leave the table out")
+        values = numbers(table, self.features, "give each feature as a number")
+        gaps = {name: int(count) for name, count in zip(self.features, np.isnan(values).sum(0), strict=True) if count}
+        self.notes += [
+            f"{table.path.name}: {count} empty cells in {name!r}, filled with its mean" for name, count in gaps.items()
+        ]
+        self.are_tokens = len(self.features) == 1 and self.features[0].lower() in TOKENS and not gaps
+        if self.are_tokens and not (values == np.round(values)).all():
+            raise DataError(f"{table.path}: {self.features[0]!r} must hold ids of tokens, which are whole numbers")
+        codes, ids = require("pandas", "datasets").factorize(frame[place])
+        if (parts := 1 + int((np.diff(codes) != 0).sum())) > len(ids):
+            what = f"rows of one id stand apart ({parts} runs of {len(ids)} ids), and are taken in the order of the file"
+            self.notes.append(f"{table.path.name}: {what}")
+        self.ids = [str(name) for name in ids]
+        self.rows = values if parts == len(ids) else values[codes.argsort(kind="stable")]
+        counts = np.bincount(codes, minlength=len(ids))
+        self.is_sequence = counts.max(initial=0) > 1
+        self.place = dict(zip(self.ids, zip((np.cumsum(counts) - counts).tolist(), counts.tolist(), strict=True), strict=True))
+
+    def fill(self, names: list[str]) -> None:
+        """Fills empty cells with the mean of their column over some samples; a column without numbers there stays empty."""
+        gaps = np.isnan(self.rows)
+        if gaps.any():
+            rows = np.concatenate(
+                [self.rows[start : start + count] for start, count in (self.place.get(i, (0, 0)) for i in names)]
+            )
+            counts = (~np.isnan(rows)).sum(0)
+            means = np.where(counts > 0, np.nansum(rows, 0) / np.maximum(counts, 1), np.nan)
+            self.rows = np.where(gaps, means, self.rows)
+
+    def of(self, names: list[str]) -> Stream | tuple[Array, Array]:
+        """Returns the sequences of some samples, or their vectors and which of them are there."""
+        places = [self.place.get(name, (0, 0)) for name in names]
+        lengths = np.array([count for _, count in places])
+        arrays = [self.rows[start : start + count] for start, count in places]
+        if self.are_tokens:
+            return Stream(1, lengths, [array[:, 0].astype(np.int64) for array in arrays], {"dtype": "int64"}, tokens=True)
+        if self.is_sequence:
+            return Stream(len(self.features), lengths, arrays, {"dtype": "text"})
+        vectors = np.zeros((len(names), len(self.features)))
+        vectors[lengths > 0] = np.concatenate([np.zeros((0, len(self.features))), *arrays])
+        return vectors, lengths
+
+
+class _Labels(NamedTuple):
+    """Holds what a table of labels says: labels are of shape (N,) or (N, K), and classes have names where they are words."""
+
+    ids: list[str]
+    values: Array | None
+    names: list[str]
+    splits: list[str] | None
+    classes: list[str]
+    notes: list[str]
+
+
+def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Table, list[str]]]) -> _Labels:
+    frame, place, split = table.frame, table.column("id"), table.column("split")
+    features = {name for other, columns in modalities.values() if other is table for name in columns}
+    if features:  # one table with everything has a row for each step
+        frame = frame.drop_duplicates(place)
+        table = table._replace(frame=frame)
+    ids = [str(name) for name in frame[place]]
+    if len(set(ids)) < len(ids):
+        twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+        raise DataError(f"{table.path}: the id {twice!r} is there twice; give every sample one row")
+    columns = [name for name in frame.columns if name not in (place, split) and name not in features]
+    if isinstance(label, str):
+        found = [name for name in columns if name.lower() == label.lower()]
+        if not found:
+            raise DataError(f"{table.path}: has no column {label!r}; it has {nearest(label, columns)}")
+        columns = found
+    elif label is not None:
+        columns = [name for name in label if name in columns]
+    notes = [f"{table.path.name}: {note}" for note in table.notes]
+    splits = None
+    if split is not None:
+        if lacking := np.flatnonzero(frame[split].isna()).tolist():
+            raise DataError(f"{table.line(lacking[0])}: has no split ({len(lacking)} such rows); give each sample one")
+        splits = [SPLITS.get(name, name) for name in (str(value).strip().lower() for value in frame[split])]
+    if not columns or not len(frame):
+        return _Labels(ids, None, [], splits, [], notes)
+    missing = frame[columns].isna().to_numpy()
+    if missing.all():
+        raise DataError(f"{table.path}: every label is missing; leave out the column, or the table")
+    if len(columns) == 1 and (classes := _classes(frame[columns[0]].dropna())):
+        of = {name: i for i, name in enumerate(classes)}
+        cells = zip(frame[columns[0]], missing[:, 0], strict=True)
+        values = np.array([MISSING if gone else of[str(value).strip()] for value, gone in cells], np.int64)
+        found = np.bincount(values[values != MISSING], minlength=len(classes)).tolist()
+        counts = ", ".join(f"{name} {count}" for name, count in zip(classes, found, strict=True))
+        notes.append(f"{len(classes)} classes in {columns[0]!r}: {counts}")
+        return _Labels(ids, values, columns, splits, classes, notes)
+    choose = " or name the column of the label with label= (--label)" if len(columns) > 1 else ""
+    values = numbers(table, columns, f"give labels as numbers,{choose}" if choose else "give classes as 0, 1, 2 ...")
+    whole = all(_are_whole(table, name) for name in columns)
+    if not whole and len(columns) == 1 and (values == np.round(values))[~missing].all():
+        notes.append(
+            f"labels in {columns[0]!r} have a decimal point, so they are numbers; write classes as 0, 1, 2 or as words"
+        )
+    if whole:
+        values = np.where(missing, MISSING, values).astype(np.int64)
+    values = values[:, 0 if len(columns) == 1 else slice(None)]
+    return _Labels(ids, values, columns, splits, [], notes)
+
+
+def _classes(column: Any) -> list[str]:
+    """Returns the names of the classes in a column of words or booleans, in order; none for numbers."""
+    pandas = require("pandas", "datasets")
+    if pandas.api.types.is_bool_dtype(column) or all(isinstance(value, bool) for value in column):
+        return [str(value) for value in (False, True)]
+    if pandas.api.types.is_numeric_dtype(column):
+        return []
+    if pandas.to_numeric(column, errors="coerce").notna().any():
+        return []  # numbers with a slip among them
+    return sorted({str(value).strip() for value in column})
+
+
+def _are_whole(table: Table, name: str) -> bool:
+    """Returns whether a column holds whole numbers; where cells are missing, pandas reads those as floating-point."""
+    column = table.frame[name]
+    if column.dtype.kind in "iub" or not column.isna().any():
+        return bool(column.dtype.kind in "iub")
+    if column.dtype.kind not in "fiub":  # of pandas, which may be missing
+        return bool(require("pandas", "datasets").api.types.is_integer_dtype(column))
+    return bool(table.separator) and not any("." in cell for cell in table.cells(name))

@@ -1,0 +1,77 @@
+"""Labels, some of which may be missing: nan among real numbers, -100 among whole ones, as `ignore_index` of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topdown.datasets.errors import DataError
+
+Array = np.ndarray[Any, Any]
+MISSING = -100
+
+
+def plain(value: Any) -> Any:
+    """Returns a tensor of any type and device as an array."""
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value] if any(isinstance(part, Tensor) for part in value) else value
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def check_labels(labels: Any) -> Array:
+    """Checks labels: numbers of shape (N,), or (N, K), which may be missing, but not infinite.
+
+    Raises:
+        DataError: if a shape, a type or a value does not fit, or all are missing.
+    """
+    targets = np.asarray(plain(labels))
+    if targets.dtype.kind not in "fiub":
+        raise DataError(f"labels are of {targets.dtype}: they must be numbers; give classes as 0, 1, 2 ...")
+    if targets.ndim not in (1, 2) or len(targets) == 0:
+        raise DataError(f"labels have shape {targets.shape}: there must be one per sample, (N,), or several, (N, K)")
+    with np.errstate(over="ignore"):
+        infinite = np.isinf(targets.astype(np.float32)).reshape(len(targets), -1).any(1)
+    if len(wrong := np.flatnonzero(infinite)):
+        remedy = "give nan for a label that is missing"
+        raise DataError(f"label {wrong[0]} is not finite ({len(wrong)} such labels): leave out such samples, or {remedy}")
+    if not bool(labelled(torch.from_numpy(np.ascontiguousarray(targets))).any()):
+        raise DataError(f"label 0 is not finite, nor any other of {len(targets)}: leave labels out, or give some")
+    return targets
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """Returns which labels are there, of their shape.
+
+    Example:
+        >>> labelled(torch.tensor([0.5, float("nan")])), labelled(torch.tensor([2, -100]))
+        (tensor([ True, False]), tensor([ True, False]))
+    """
+    return ~labels.isnan() if labels.is_floating_point() else labels != MISSING
+
+
+def label_range(labels: Tensor) -> tuple[float, float]:
+    """Returns the smallest and the largest of the labels that are there; nan without any.
+
+    Example:
+        >>> label_range(torch.tensor([3, -100, 1]))
+        (1.0, 3.0)
+    """
+    there = labels[labelled(labels)]
+    return (float(there.min()), float(there.max())) if len(there) else (float("nan"), float("nan"))
+
+
+def describe_labels(labels: Tensor) -> dict[str, Any]:
+    """Describes labels for a report; `missing` is the number of samples that lack one."""
+    there = labelled(labels)
+    found: dict[str, Any] = {"shape": list(labels.shape)}
+    if bool(there.any()):
+        least, most = label_range(labels)
+        found |= {"minimum": least, "maximum": most, "zeros": float((labels[there] == 0).float().mean())}
+    lacking = int((~there.reshape(len(labels), -1)).any(1).sum())
+    return found | ({"missing": lacking} if lacking else {})
