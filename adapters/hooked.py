@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from topdown.adapters.called_as_model import latch_class
 from topdown.backbone import takes_lengths
 from topdown.sequence import Lengths
 from topdown.sites import Site, check_sites, optional_sites, run_with_hooks, to_sequence
@@ -28,12 +29,12 @@ class Run(dict[str, Any]):
 class HookedBackbone(nn.Module):
     """Wraps any model, without a change to its forward, so that a latch can read encodings inside it.
 
-    Call the latch as the model, `latch(**batch)`; it returns the result of the model. Masks act at the `sites=` of the latch,
-    or on raw inputs of the model that are features. Each pass is one call of the whole model.
+    Call the latch as the model, `latch(image, text)` or `latch(**batch)`; it returns the result of the model, and its `forward`
+    shows the signature of the model's. A mapping that has names of these parameters is taken for `**mapping`. Masks act at the
+    `sites=` of the latch, or on raw inputs of the model that are features. Each pass is one call of the whole model.
 
     The latch cannot know where a sequence ends: pass `lengths={"text": attention_mask.sum(1)}`, by the names of encodings and
-    sites. Padding must be on the right. Pass arguments by name: a model that takes one mapping `batch` is called as
-    latch(batch=mapping).
+    sites. Padding must be on the right.
 
     Args:
         model: Module that is called as model(**inputs).
@@ -53,7 +54,7 @@ class HookedBackbone(nn.Module):
         ...     def forward(self, ids):
         ...         return self.head(self.body(self.words(ids)).mean(1))
         >>> latch = TopDownLatch(HookedBackbone(Model(), {"text": "body"}), sites={"text": "words"})
-        >>> latch(ids=torch.tensor([[1, 2, 3]])).shape, latch.masks(ids=torch.tensor([[1, 2, 3]]))["text"].shape
+        >>> latch(ids=torch.tensor([[1, 2, 3]])).shape, latch.masks(torch.tensor([[1, 2, 3]]))["text"].shape
         (torch.Size([1, 2]), torch.Size([1, 3, 4]))
     """
 
@@ -64,6 +65,10 @@ class HookedBackbone(nn.Module):
         if not self.encodings:
             raise ValueError("encodings={} must name at least one, as in {'text': 'encoder'}")
         self.uses_lengths = takes_lengths(model) != "never"
+
+    def latch_class(self, base: type[nn.Module]) -> type[nn.Module]:
+        """Returns the class of latches around this backbone: see :class:`CalledAsModel`."""
+        return latch_class(base, self.model)
 
     @property
     def user_model(self) -> nn.Module:

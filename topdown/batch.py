@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import Lengths, Steps, described, lengths_of, readable, valid_steps
+from topdown.sequence import TIME_LAST, Lengths, Steps, described, lengths_of, readable, valid_steps
 from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
@@ -166,7 +166,7 @@ def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, 
         if not can_be_masked(x):
             raise TypeError(f"{name!r} has {described(x)}: a mask multiplies floating-point (B, T, D) or (B, D); {SAY_WHO}")
         if (size := sizes[name]) is not None and size != x.shape[-1]:
-            raise ValueError(f"{name!r} has {x.shape[-1]} features, but the feedback was built for {size}")
+            raise ValueError(f"{name!r} has {x.shape[-1]} features, but the feedback was built for {size}: {TIME_LAST}")
         if x.shape[1] == 0:
             raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is absent")
         if x.shape[0] != batch.size(name, x):

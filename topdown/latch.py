@@ -131,6 +131,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
     backbone: Model
     feedback: PairwiseFeedback  # or any module with feedback[target][source]; a user-defined module may lack it
 
+    def __new__(cls, backbone: Any = None, *args: Any, **options: Any) -> Self:
+        """Makes a latch of the class that the backbone wants, if it wants one."""
+        return cast(Self, super().__new__(getattr(backbone, "latch_class", lambda kind: kind)(cls)))
+
     def __init__(
         self,
         backbone: Model,
@@ -246,7 +250,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             RuntimeError: if the feedback is not built yet.
             ImportError: without the extra `hub`.
         """
-        saving.save(Path(folder), self._tensors(), self.backbone, self.wiring, self.options(), also)
+        saving.save(Path(folder), self.feedback, self.backbone, self.wiring, self.options(), also)
 
     @classmethod
     def from_pretrained(cls, backbone: Model, folder: str | Path, **functions: Any) -> Self:
@@ -268,7 +272,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         latch = cls(backbone, **saved["options"], **functions)
         if saved["target_sizes"] is not None:
             latch._build(latch.wiring.decide(saved["target_sizes"], saved["source_sizes"]))
-        saving.copy_tensors(tensors, latch._tensors(), backbone, saved["also"])
+        saving.copy_tensors(tensors, latch.feedback, backbone, saved["also"])
         return latch
 
     @property
@@ -389,9 +393,6 @@ class TopDownLatch(nn.Module, Generic[Model]):
         mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
         mask = torch.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
         return detach_padding(ones_where_absent(mask, [*present.values()]), x)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))

@@ -83,8 +83,8 @@ class SequenceLSTM(nn.RNNBase):
         # cuDNN has a backward pass in training mode alone, and a frozen encoder in evaluation mode needs one for the masks.
         train = self.training or torch.is_grad_enabled()
         states, *_ = torch.lstm(packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, train, self.bidirectional)
-        output, _ = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)
-        output = output.index_select(0, to_original)
+        padded = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)[0]
+        output = padded.index_select(0, to_original)
         summed = self.bidirectional and self.directions == "sum"
         return zero_padding(output.unflatten(-1, (2, -1)).sum(-2) if summed else output, lengths)
 
@@ -141,8 +141,7 @@ def _in_graph(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Te
 
 def autocast_dtype(values: Tensor) -> torch.dtype | None:
     """Returns the type that autocast wants where these values are; None where it is off."""
-    kind = values.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return torch.get_autocast_dtype(values.device.type) if torch.is_autocast_enabled(values.device.type) else None
 
 
 def _lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import Steps, along_batch, described, zero_padding
+from topdown.sequence import TIME_LAST, Steps, along_batch, described, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
@@ -25,6 +25,7 @@ Pair: TypeAlias = tuple[str, str]  # names of source and target
 Masks: TypeAlias = Mapping[str, Tensor]
 Presence: TypeAlias = Sequence[Tensor | None]
 
+CAUSES = f" (first the encoding, then the site or input; one step more may be a class token; {TIME_LAST})"
 ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
 # Functions of two masks.
 COMBINE: dict[str, Any] = {"mean": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
@@ -163,7 +164,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
         >>> align_mask(Steps(torch.zeros(2, 9, 4)), Steps(torch.zeros(2, 7, 4)), names=("audio", "text"))
         Traceback (most recent call last):
         ...
-        ValueError: 'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool', or align them first
+        ValueError: 'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool', or align them first ...
     """
     steps, target_steps = mask.values.shape[1], target.values.shape[1]
     if target.values.dim() == 2:
@@ -175,7 +176,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
     if steps == target_steps and mask.lengths is target.lengths:
         return mask.values
     if align == "error" and steps != target_steps:
-        raise ValueError(f"{names[0]!r} has {steps} steps but {names[1]!r} has {target_steps}: {ALIGN_FIRST}")
+        raise ValueError(f"{names[0]!r} has {steps} steps but {names[1]!r} has {target_steps}: {ALIGN_FIRST}{CAUSES}")
     m, n = (v.new_full((1,), v.shape[1], dtype=torch.int64) if n is None else n.to(v.device) for v, n, *_ in (mask, target))
     if align == "interpolate":
         return interpolate_mask(mask.values, m, target_steps, n)

@@ -42,7 +42,7 @@ def plot_profile(
         raise ValueError("there is no profile to draw: did the latch make any masks?")
     figure = _figure(6.5, 0.9 + sum(0.9 + 0.28 * len(p.classes) for p in profile.values()))
     grid = figure.subplots(len(profile), 1, squeeze=False)
-    limit = _limit(torch.cat([p.mean.flatten() for p in profile.values()]), neutral)
+    limit = max(1e-6, *(float((p.mean - neutral).abs().nan_to_num(0.0, posinf=0.0).max()) for p in profile.values()))
     for (axes,), (name, p) in zip(grid, profile.items(), strict=True):
         image = draw_profile(axes, p, title=f"mean masks of {name!r}", limit=limit, neutral=neutral, class_names=class_names)
         names = _names_of(feature_names, name, p.mean.shape[1])
@@ -75,7 +75,9 @@ def draw_profile(
 def plot_sample(
     trace: LatchTrace, sample: int, *, lengths: Lengths = None, step_names: Names = None, feature_names: Names = None
 ) -> Any:
-    """Draws the masks of one sample: a row per target, with its mask and that of each source; steps on the axis.
+    """Draws the masks of one sample: a row per target, with its mask, and that of each source where there are several.
+
+    Steps are on the axis. All panels have one scale, from 0 to twice the neutral mask.
 
     Args:
         trace: Result of `latch.trace(...)`.
@@ -95,13 +97,13 @@ def plot_sample(
     """
     if not -(count := _count_samples(trace)) <= sample < count:
         raise ValueError(f"sample={sample} is not among the {count} of the batch")
-    columns = 1 + max(len(by_source) for by_source in trace.feedback.values())
-    figure = _figure(4.5 * columns, 0.3 + 2.8 * len(trace.masks))
+    columns = max(1 + len(by_source) * (len(by_source) > 1) for by_source in trace.feedback.values())
+    figure = _figure(0.8 + 4.5 * columns, 0.3 + 2.8 * len(trace.masks))
     for row, (target, mask) in enumerate(trace.masks.items()):
         valid, site = lengths_of(lengths, target), (trace.sites or {}).get(target)
         positions = () if site is None else site.order(mask)[1]
         panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
-        panels |= {f"from {source!r}": f for source, f in trace.feedback[target].items()}
+        panels |= {f"from {j!r}": f for j, f in trace.feedback[target].items() if len(trace.feedback[target]) > 1}
         for column, (title, values) in enumerate(panels.items()):
             axes = figure.add_subplot(len(trace.masks), columns, row * columns + column + 1)
             x = torch.atleast_2d(values[sample].detach().float().cpu())
@@ -112,10 +114,13 @@ def plot_sample(
                 continue
             as_image = len(positions) == 2 and shown.shape[1] == positions[0] * positions[1]
             image = shown.mean(0).view(positions) if as_image else shown
-            figure.colorbar(_draw(axes, image, trace.neutral, _limit(image, trace.neutral), title), ax=axes)
+            _draw(axes, image, trace.neutral, trace.neutral, title)
             if not as_image:
+                axes.set_ylabel("feature", fontsize=8)
                 _name_features(axes.set_yticks, shown, trace.neutral, _names_of(feature_names, target, len(shown)), 16)
                 _name_steps(axes, step_names, target, shown.shape[1])
+    if images := [image for axes in figure.axes for image in axes.images]:
+        figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {trace.neutral:g}, unchanged)")
     return figure
 
 
@@ -157,8 +162,8 @@ def write_page(
         rows = "<tr><th>target<th>feature<th>mask<th>average<th>against the average<th>most by</tr>"
         for target, c in [(k, c) for k, listed in changes[sample].items() for c in listed if count > 1]:
             feature = _names_of(feature_names, target, next(iter(trace.feedback[target].values())).shape[-1])[c.feature]
-            above = "kept" if c.mask > c.average else "attenuated"
-            cells = (target, feature, f"{c.mask:.3f}", f"{c.average:.3f}", above, c.source)
+            apart = "less than 1 % apart" if abs(c.mask - c.average) < 0.01 * trace.neutral else f"{c.mask - c.average:+.3f}"
+            cells = (target, feature, f"{c.mask:.3f}", f"{c.average:.3f}", apart, c.source)
             rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
         body = f"<div class=wide>{picture(figure, f'masks of {head}')}</div><div class=wide><table>{rows}</table></div>"
         sections.append(f"<section><h2>{html.escape(head)}</h2>{body}</section>")
@@ -188,11 +193,6 @@ def _draw(axes: Any, x: Tensor, neutral: float, limit: float, title: str) -> Any
     return axes.imshow(x.numpy(), "RdBu_r", aspect="auto", interpolation="nearest", vmin=neutral - limit, vmax=neutral + limit)
 
 
-def _limit(values: Tensor, neutral: float) -> float:
-    """Returns the largest distance from neutral."""
-    return max(float((values.double() - neutral).abs().nan_to_num(0.0, posinf=0.0).max()), 1e-6)
-
-
 def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int, **style: Any) -> None:
     """Names features, of shape (D, ...), all of them if they are few, or those that are farthest from neutral.
 
@@ -204,9 +204,8 @@ def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[s
         room: Number of names for which there would be room side by side.
         style: Style of the names.
     """
-    strength = (values.double() - neutral).abs().nan_to_num(0.0).amax(1)
     apart: list[int] = []
-    for feature in strength.topk(min(12, len(names))).indices.tolist():
+    for feature in (values.double() - neutral).abs().nan_to_num(0.0).amax(1).topk(min(12, len(names))).indices.tolist():
         if all(abs(feature - other) >= len(names) / room for other in apart):  # or their names would lie on one another
             apart.append(feature)
     ticks(sorted(apart), [names[feature] for feature in sorted(apart)], fontsize=7, parse_math=False, **style)
@@ -214,11 +213,10 @@ def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[s
 
 def _name_steps(axes: Any, names: Names, target: str, count: int) -> None:
     labels = ["all steps"] if count == 1 else (names or {}).get(target)
-    if labels is None:
-        axes.set_xlabel("step", fontsize=8)
-    elif len(labels) < count:
+    axes.set_xlabel("step", fontsize=8)
+    if labels is not None and len(labels) < count:
         raise ValueError(f"step_names[{target!r}] has {len(labels)} names, but there are {count} steps")
-    else:
+    if labels is not None:
         axes.set_xticks(range(count), map(str, labels[:count]), fontsize=7, rotation=60, ha="right", parse_math=False)
 
 

@@ -162,11 +162,10 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
         pooled, marks = _over_time(mask, valid), _present(valid, mask)
         average = pooled[marks].mean(0)
         for sample in marks.nonzero().flatten().tolist():
-            x = pooled[sample]
-            order = (x - average).argsort(descending=True, stable=True).tolist()
+            order = (pooled[sample] - average).argsort(descending=True, stable=True).tolist()
             chosen = order if len(order) <= 2 * top else order[:top] + order[-top:]
             by = {j: f[sample] - averages[j] for j, f in by_source.items() if present[j][sample]}
-            listed = [(d, float(x[d]), float(average[d])) for d in chosen]
+            listed = [(d, float(pooled[sample, d]), float(average[d])) for d in chosen]
             changes[sample][target] = [Change(d, at, mean, _most(by, d, at - mean)) for d, at, mean in listed]
     return changes
 
@@ -177,8 +176,7 @@ def _present(lengths: Tensor | None, mask: Tensor) -> Tensor:
 
 def _most(changes: Masks, feature: int, change: float) -> str:
     """Returns the source that differs most in the direction of a change; nothing where a sample has no source."""
-    sign = 1.0 if change >= 0 else -1.0
-    return max(changes, key=lambda j: sign * float(changes[j][feature]), default="")
+    return max(changes, key=lambda j: float(changes[j][feature]) * (1.0 if change >= 0 else -1.0), default="")
 
 
 def _over_time(mask: Tensor, lengths: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from topdown.backbone import user_model
 from topdown.files import require, write_file, write_text
 from topdown.sites import Site
-from topdown.wiring import OPTIONS, Wiring, nearest
+from topdown.wiring import OPTIONS, Names, Wiring, nearest
 
 FORMAT = 1
 OPTIONS_FILE, TENSORS_FILE = "topdown.json", "feedback.safetensors"
@@ -24,10 +24,10 @@ Tensors: TypeAlias = Mapping[str, Tensor]
 Options: TypeAlias = Mapping[str, Any]
 
 
-def save(folder: Path, latch: Tensors, backbone: nn.Module, wiring: Wiring, options: Options, also: Collection[str]) -> None:
+def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring, options: Options, also: Names) -> None:
     """Writes the feedback of a latch: see :meth:`topdown.TopDownLatch.save_pretrained`."""
     also = [also] if isinstance(also, str) else list(also)
-    tensors = {**latch, **_parts(backbone, also)}
+    tensors = {**feedback.state_dict(prefix="feedback."), **_parts(backbone, also)}
     functions = {k: re.sub(" at 0x[0-9a-f]+", "", repr(v).partition("(\n")[0]) for k, v in options.items() if callable(v)}
     content = {
         "format": FORMAT,
@@ -72,13 +72,13 @@ def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[st
     return content, tensors
 
 
-def copy_tensors(saved: Tensors, latch: Tensors, backbone: nn.Module, also: Collection[str]) -> None:
-    """Copies saved tensors into those of a latch and of parts of its backbone.
+def copy_tensors(saved: Tensors, feedback: nn.Module, backbone: nn.Module, also: Names) -> None:
+    """Copies saved tensors into the feedback of a latch and parts of its backbone.
 
     Raises:
         ValueError: if names or shapes differ, or a tensor has no values.
     """
-    tensors = {**latch, **_parts(backbone, also)}
+    tensors = {**feedback.state_dict(prefix="feedback."), **_parts(backbone, also)}
     for name in {**tensors, **saved}:
         shapes = [tuple(group[name].shape) if name in group else None for group in (saved, tensors)]
         if shapes[0] != shapes[1]:
@@ -122,7 +122,7 @@ def _encodings(backbone: nn.Module) -> dict[str, Site]:
     return {k: site for k, site in encodings.items() if isinstance(site, Site)} if isinstance(encodings, Mapping) else {}
 
 
-def _parts(backbone: nn.Module, also: Collection[str]) -> dict[str, Tensor]:
+def _parts(backbone: nn.Module, also: Names) -> dict[str, Tensor]:
     """Returns the tensors of submodules, and parameters, of the user's model.
 
     Raises:
@@ -140,7 +140,7 @@ def _parts(backbone: nn.Module, also: Collection[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def _warn_of_parameters_not_saved(backbone: nn.Module, also: Collection[str]) -> None:
+def _warn_of_parameters_not_saved(backbone: nn.Module, also: Names) -> None:
     model = user_model(backbone)
     inner = model.named_parameters(remove_duplicate=False)
     saved = {id(p) for name, p in inner if any(f"{name}.".startswith(f"{path}.") for path in also)}
