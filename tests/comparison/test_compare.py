@@ -23,6 +23,7 @@ from topdown.comparison.compare import Comparison, metric_of
 from topdown.comparison.differences import Runs, collapsed, compare_rows
 from topdown.comparison.linear import fit_linear, pooled_features
 from topdown.comparison.parallel import run_all
+from topdown.comparison.pictures import draw_curves, draw_differences
 from topdown.comparison.report import table
 from topdown.comparison.robustness import robustness, robustness_rows
 from topdown.comparison.variants import (
@@ -261,6 +262,28 @@ def test_the_report(done):
     assert table(again) == table(found)
     with pytest.raises(DataError, match="holds no comparison"):
         read_comparison(out / "runs")
+
+
+def test_figures_tell_kinds_from_controls(done):
+    _, found = done
+    axes = draw_differences(found).axes[0]
+    shown = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert shown[-1] == "feedback 'linear'"
+    assert {*shown[:-1]} == {*found.compared} - {"linear"}  # below it, the controls
+    figure = draw_curves(robustness(found.runs), found.runs)
+    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes if axes.get_legend()]
+    assert legends[0] == ["none", "feedback 'linear'"]  # a kind beside none alone
+    assert legends[1][0] == "none"
+    assert "feedback 'linear'" not in legends[1]
+    assert len(legends) == 2
+
+
+def test_settings_of_the_page_are_for_readers(done):
+    out, found = done
+    settings = (out / "report.html").read_text(encoding="utf-8").rpartition("<summary>Settings")[2]
+    assert "fingerprint" in settings
+    assert "build" not in settings
+    assert found.configuration["build"]
 
 
 def test_robustness(done):

@@ -240,3 +240,14 @@ def test_samples_and_features_are_counted_in_the_layout_of_a_site(layout, tmp_pa
     page = (tmp_path / "page.html").read_text()
     assert page.count("<section>") == 2
     assert page.count("<td>right</td>") == 2
+
+
+def test_changes_of_less_than_a_percent_are_called_so(tmp_path):
+    """A public complaint: a mask of .843 against .843 on average was called attenuated."""
+    masks = {"a": torch.tensor([[[0.843, 0.2]], [[0.8435, 0.8]]])}
+    write_page(tmp_path / "page.html", LatchTrace(None, masks, {"a": {"b": masks["a"]}}, {}))
+    cells = re.findall(r"<tr>((?:<td>.*?</td>)+)</tr>", (tmp_path / "page.html").read_text())
+    rows = [tuple(re.findall(r"<td>(.*?)</td>", row)[1:5]) for row in cells]
+    assert ("0", "0.843", "0.843", "less than 1 % apart") in rows
+    assert ("1", "0.200", "0.500", "-0.300") in rows
+    assert ("1", "0.800", "0.500", "+0.300") in rows

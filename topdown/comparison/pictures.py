@@ -10,6 +10,7 @@ import numpy as np
 from topdown.comparison.compare import Comparison
 from topdown.comparison.differences import LEVEL, Runs
 from topdown.comparison.robustness import Curves
+from topdown.comparison.variants import NONE
 from topdown.files import require
 
 
@@ -17,20 +18,37 @@ def _figure(width: float, height: float) -> Any:
     return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
 
 
+def _label(runs: Runs, row: str) -> str:
+    """Names a row in a figure, in which a kind of feedback is to be told from the models that it is compared with."""
+    name = f"feedback {row!r}" if row in _dynamic(runs) else row
+    return name.replace("$", r"\$")
+
+
+def _dynamic(runs: Runs) -> list[str]:
+    """Returns the kinds of feedback that read encodings; all other rows are controls."""
+    return [row for row in runs.kinds if row not in runs.static]
+
+
 def draw_differences(comparison: Comparison) -> Any:
-    """Draws the difference of each row from no feedback, with its interval."""
-    rows = list(comparison.compared)
+    """Draws the difference of each row from no feedback, with its interval: kinds of feedback above, controls below."""
+    runs, compared = comparison.runs, comparison.compared
+    kinds = [row for row in _dynamic(runs) if row in compared]
+    controls = [row for row in compared if row not in kinds]
+    rows = [*reversed(controls), *reversed(kinds)]  # from below
     figure = _figure(9.0, 1.0 + 0.4 * len(rows))
     axes = figure.subplots()
-    for place, row in enumerate(reversed(rows)):
-        d, p = comparison.compared[row].difference, comparison.compared[row].p
+    for place, row in enumerate(rows):
+        d, p = compared[row].difference, compared[row].p
         sure = p < LEVEL
         colour = ("tab:green" if d.mean > 0 else "tab:red") if sure else "tab:gray"
         half = 0.0 if math.isinf(d.high) else d.high - d.mean
         axes.errorbar(d.mean, place, xerr=half, fmt="o", color=colour, capsize=3)
     axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [row.replace("$", r"\$") for row in reversed(rows)])
-    axes.set_xlabel(f"better than no feedback by ({comparison.runs.metric.name}, 95 % interval); grey: may be luck")
+    if kinds and controls:
+        axes.axhline(len(controls) - 0.5, color="lightgray", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [_label(runs, row) for row in rows])
+    what = f"better than no feedback by ({runs.metric.name}, 95 % interval); grey: may be luck"
+    axes.set_xlabel(what + ("; below the line: controls" if kinds and controls else ""))
     return figure
 
 
@@ -43,32 +61,35 @@ def draw_runs(runs: Runs) -> Any:
         scores = [runs.records[i]["test"] for i in runs.of(row).values()]
         axes.plot(scores, [place] * len(scores), "o", alpha=0.5, color="tab:blue")
         axes.plot([np.mean(scores)], [place], "|", markersize=18, color="black")
-    axes.set_yticks(range(len(names)), [row.replace("$", r"\$") for row in reversed(names)])
+    axes.set_yticks(range(len(names)), [_label(runs, row) for row in reversed(names)])
     axes.set_xlabel(f"{runs.metric.name} on the test split, one dot per seed; bar: mean")
     return figure
 
 
-def draw_curves(curves: Curves, metric: str) -> Any:
-    """Draws a metric against severity, with a band of one standard deviation over seeds for each row."""
-    across = min(3, len(curves))
-    down = -(-len(curves) // across)
-    figure = _figure(4.2 * across, 3.4 * down + 0.6)
-    grid = figure.subplots(down, across, squeeze=False).flatten()
+def draw_curves(curves: Curves, runs: Runs) -> Any:
+    """Draws the metric against severity: a row of panels for each kind of feedback beside none, and one for all controls.
+
+    Bands are one standard deviation over seeds; controls have none.
+    """
     names = list(dict.fromkeys(row for rows in curves.values() for row in rows))
-    lines: dict[str, Any] = {}
-    for axes, (kind, rows) in zip(grid, curves.items(), strict=False):
-        for row, found in rows.items():
-            x = [float(severity) for severity in found]
-            mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
-            number = names.index(row)  # the same colour in every panel, and another style beyond ten
-            style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
-            (lines[row],) = axes.plot(x, mean, marker="o", markersize=3, label=row.replace("$", r"\$"), **style)
-            axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=style["color"])
-        axes.set_title(kind.replace("$", r"\$"), fontsize=10)
-        axes.set_xlabel("severity")
-        axes.set_ylabel(metric)
-    for axes in grid[len(curves) :]:
-        axes.set_visible(False)
-    plain = [row.replace("$", r"\$") for row in names]
-    figure.legend([lines[row] for row in names], plain, loc="outside lower center", ncols=4, fontsize=8)
+    kinds = [row for row in names if row in _dynamic(runs)]
+    controls = [row for row in names if row not in kinds and row != NONE]
+    groups = [[kind] for kind in kinds] + ([controls] if controls else [])
+    figure = _figure(1.0 + 2.6 * len(curves), 0.6 + 2.4 * len(groups))
+    grid = figure.subplots(len(groups), len(curves), squeeze=False, sharey="col")
+    for line, group in zip(grid, groups, strict=True):
+        for axes, (corruption, rows) in zip(line, curves.items(), strict=True):
+            for number, row in enumerate([NONE, *group]):
+                found = rows.get(row, {})
+                x = [float(severity) for severity in found]
+                mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
+                colour = "black" if row == NONE else f"C{(names.index(row) if group is controls else 0) % 10}"
+                style = {"color": colour, "linestyle": ("-", "--", ":")[number // 10 % 3]}
+                axes.plot(x, mean, marker="o", markersize=3, label=_label(runs, row), **style)
+                if group is not controls and len(x):
+                    axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=colour)
+            axes.set_title(corruption.replace("$", r"\$"), fontsize=9)
+            axes.set_xlabel("severity", fontsize=8)
+        line[0].set_ylabel(runs.metric.name)
+        line[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
     return figure

@@ -194,18 +194,20 @@ def _page(comparison: Comparison) -> str:
     sections.append(_section("Every run", picture(draw_runs(runs), "score of every run")))
     curves = robustness(runs)
     if curves:
-        drawn = picture(draw_curves(curves, runs.metric.name), "metric against severity") + _html_table(robustness_rows(curves))
+        drawn = picture(draw_curves(curves, runs), "metric against severity") + _html_table(robustness_rows(curves))
         sections.append(_section("Robustness", drawn, f"{_made_worse(runs)} Bands: one standard deviation."))
     spreads = _spreads(runs)
     if spreads:
         note = "Standard deviations, averaged over features and seeds."
         sections.append(_section("How masks vary", _html_table(spreads), note))
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in [*_warnings(comparison), " ".join(_explained(comparison))])
+    # Fingerprints of functions are for resuming, not for readers.
+    settings = {name: value for name, value in comparison.configuration.items() if name not in ("build", "widen")}
     filled = {
         "VERDICT": "<br>".join(html.escape(line) for line in [comparison.verdict, *_baseline_warning(comparison)]),
         "TABLE": _html_table([_head(runs), *_rows(comparison)]) + notes,
         "SECTIONS": "\n".join(sections),
-        "SETTINGS": html.escape(json.dumps(comparison.configuration, indent=1, default=str)),
+        "SETTINGS": html.escape(json.dumps(settings, indent=1, default=str)),
     }
     page = PAGE
     for name, content in filled.items():
@@ -239,9 +241,10 @@ PAGE = """<!doctype html>
 <title>Does feedback help?</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; color: #222 }
-section { border-top: 1px solid #ccc; padding: 1rem 0 } h2 { font-size: 1.1rem } img { width: 100%; min-width: 40rem }
+section { border-top: 1px solid #ccc; padding: 1rem 0 } h2 { font-size: 1.1rem } img { max-width: 100% }
 .verdict { font-size: 1.25rem; border-left: .3rem solid #888; padding-left: 1rem }
-.wide { overflow-x: auto } table { border-collapse: collapse } th, td { padding: .2rem .7rem; text-align: left }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem }
+th, td { padding: .2rem .5rem; text-align: left; vertical-align: bottom }
 td { white-space: nowrap }
 tr:nth-child(even) { background: #f4f4f4 } pre { font-size: .8rem; overflow-x: auto }
 </style>

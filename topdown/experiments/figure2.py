@@ -142,7 +142,9 @@ def write_mask_table(path: Path, profiles: Profiles, *, data: str) -> None:
     write_text(path, text.getvalue())
 
 
-def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title: str) -> None:
+def draw_masks(
+    path: Path, profiles: Profiles, *, best: Mapping[str, int], title: str, relevance: Mapping[str, Tensor] | None = None
+) -> None:
     """Draws masks.png: a row per kind of feedback (its best seed), a column per modality, classes over features.
 
     Args:
@@ -150,6 +152,8 @@ def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title
         profiles: Profiles of all runs.
         best: Seed to show of each kind.
         title: Title of the figure.
+        relevance: Share of the samples in which each feature is relevant, (D_k,) per modality, where it is known: features
+            that always are relevant get a mark above, those that never are one below. (Default: unknown)
 
     Raises:
         ImportError: if matplotlib is missing.
@@ -170,5 +174,11 @@ def draw_masks(path: Path, profiles: Profiles, *, best: Mapping[str, int], title
                 axes, by_name[name], title=heading, limit=limit, class_names=[CLASSES[label] for label in by_name[name].classes]
             )
             axes.set_xlabel("feature", fontsize=8)
+            if relevance is not None:
+                top, bottom = -0.5, len(by_name[name].classes) - 0.5
+                for place, marker, features in ((top, "v", relevance[name] == 1), (bottom, "x", relevance[name] == 0)):
+                    at = features.nonzero().flatten().tolist()
+                    axes.plot(at, [place] * len(at), marker, color="black", markersize=4, clip_on=False)
+                axes.set_xlabel("feature (triangle above: relevant in every sample; x below: in none)", fontsize=8)
     figure.colorbar(image, ax=grid, label="mean mask (white: 0.5)")
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))

@@ -128,7 +128,7 @@ def run_experiment(options: SentimentOptions, experiment: Experiment) -> None:
         profiles = {k: sentiment_profile(latch, inputs.splits["test"], device=options.device) for k, latch in latches.items()}
         table += f"\n\n{mask_change_table(profiles)}" if profiles else ""
         write_text(out / "table.md", table + "\n")
-        drawn = _write_masks(out, runs, profiles, inputs.source)
+        drawn = _write_masks(out, runs, profiles, inputs)
         print(f"Written to {out}: {', '.join(['results.json', 'history.csv', 'table.md', *drawn, 'checkpoints'])}")
 
 
@@ -242,12 +242,13 @@ def _load(out: Path, kind: str, seed: int, options: SentimentOptions, experiment
     return model
 
 
-def _write_masks(out: Path, runs: Sequence[Run], profiles: Profiles, source: str) -> list[str]:
+def _write_masks(out: Path, runs: Sequence[Run], profiles: Profiles, inputs: Inputs) -> list[str]:
     """Writes mean masks as a table and as a picture, and returns the names of the files."""
-    write_mask_table(out / "masks.csv", profiles, data=source)
+    write_mask_table(out / "masks.csv", profiles, data=inputs.source)
     if not profiles:
         return ["masks.csv"]
     best = {kind: entry["best_seed"] for kind, entry in summarize(runs).items()}
-    title = f"Mean top-down mask per feature and sentiment class, test split of {source}"
-    draw_masks(out / "masks.png", profiles, best=best, title=title)
+    title = f"Mean top-down mask per feature and sentiment class, test split of {inputs.source}"
+    relevance = {name: shown.mean(0) for name, shown in inputs.relevance.get("test", {}).items()}
+    draw_masks(out / "masks.png", profiles, best=best, title=title, relevance=relevance or None)
     return ["masks.csv", "masks.png"]
