@@ -137,3 +137,46 @@ def test_integer_features_are_no_tokens():
     assert data.vectors["a"].tolist() == [[3.0, 4.0], [5.0, 6.0]]
     with pytest.raises(DataError, match="must be a list of arrays"):
         SequenceDataset.from_arrays({"a": [np.array([0.5]), np.array([0.5])]}, [0.0, 1.0])
+
+
+@pytest.mark.parametrize("form", ["arrays", "list", "vectors", "archive", "store", "tables", "far", "far store"])
+def test_gaps_get_the_mean_of_the_training_samples(form, tmp_path):
+    """A feature of 37 +- 0.1 with a tenth missing had moments of 33.3 +- 11.1, where gaps counted as 0."""
+    base = 5_334_000.0 if form.startswith("far") else 37.0
+    values = base + 0.1 * np.random.default_rng(0).normal(size=(100, 5, 2))
+    values = values[:, :1].repeat(5, 1) if form == "vectors" else values
+    values[::10, :, 0] = np.nan
+    train, test = values[:80], values[80:]
+    arrays = {"test.x": test, "test.labels": np.zeros(20), "train.x": train, "train.labels": np.zeros(80)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    if form in ("arrays", "list", "vectors"):
+        given = {"arrays": train, "list": [*train], "vectors": train[:, 0]}[form]
+        data = {"train": SequenceDataset.from_arrays({"x": given}, np.zeros(80))}
+    elif form == "tables":
+        rows = [
+            f"{i},{t},{','.join('' if v != v else repr(float(v)) for v in step)}"
+            for i, x in enumerate(values)
+            for t, step in enumerate(x)
+        ]
+        (tmp_path / "tables").mkdir()
+        (tmp_path / "tables/x.csv").write_text("\n".join(["id,t,a,b", *rows]))
+        labels = [f"{i},{'train' if i < 80 else 'test'},0.5" for i in range(100)]
+        (tmp_path / "tables/labels.csv").write_text("\n".join(["id,split,y", *labels]))
+        data = load_splits(tmp_path / "tables", features={"x": ["a", "b"]})
+    else:
+        data = prepare(tmp_path / "x.npz", tmp_path / "store") if "store" in form else load_splits(tmp_path / "x.npz")
+    moments = data["train"].moments()["x"]
+    np.testing.assert_allclose(moments.mean.double().numpy(), np.nanmean(train, (0, 1)), rtol=1e-6 if base < 100 else 1e-10)
+    share = np.isnan(train[..., 0]).mean()
+    np.testing.assert_allclose(float(moments.deviation[0]), np.sqrt(1 - share) * np.nanstd(train[..., 0]), rtol=1e-3)
+    for split, found in data.items():
+        first = found.standardized(data["train"].moments())[0].inputs["x"].reshape(-1, 2)[:, 0]
+        torch.testing.assert_close(first, torch.zeros_like(first), rtol=0, atol=1e-3)  # the mean of train, also in test
+        count = int(np.isnan(train[:, :1] if form == "vectors" else {"train": train, "test": test}[split]).sum())
+        assert found.report["modalities"]["x"]["filled"] == count
+        assert f"{split} x: {count} missing values got the mean of their feature" in data_table(data)
+
+
+def test_infinite_values_of_arrays_are_refused():
+    with pytest.raises(DataError, match="'a' has 1 values that are not finite, the first in sample 2"):
+        SequenceDataset.from_arrays({"a": np.array([[1.0], [np.nan], [np.inf], [2.0]])}, np.zeros(4))

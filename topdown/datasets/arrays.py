@@ -43,7 +43,7 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
     targets = None if labels is None else check_labels(labels)
-    return RawSplit(targets, identifiers(plain(ids), "ids"), streams, vectors, {}, present)
+    return RawSplit(targets, identifiers(plain(ids), "ids"), streams, vectors, {}, present, fills=True)
 
 
 def _numbers(name: str, value: Any) -> Array:

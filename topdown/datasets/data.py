@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from topdown.datasets.arrays import from_arrays
 from topdown.datasets.batch import Batch, Sample, are_aligned, pad, padded_steps
+from topdown.datasets.cleaning import Cleaner
 from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.table_files import table_of
@@ -86,7 +88,8 @@ class SequenceDataset(Dataset[Sample]):
 
         Args:
             inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
-                Arrays, or tensors. In a list, None is a sample that lacks the modality. Ids of tokens are integers: a list of
+                Arrays, or tensors. In a list, None is a sample that lacks the modality. A value of nan is a gap, which gets the
+                mean of its feature; the report counts them. Ids of tokens are integers: a list of
                 N arrays (T_i,), or one array (N, T) with its lengths.
             labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, nan where one is
                 missing; integer for classes, -100 where one is missing. (Default: None, for new data)
@@ -98,7 +101,7 @@ class SequenceDataset(Dataset[Sample]):
             Data set; values are copied to float32, or to float64 until they are standardized if float32 would lose digits.
 
         Raises:
-            DataError: if numbers of samples or features differ, a value is not finite, or lengths do not fit.
+            DataError: if numbers of samples or features differ, a value is infinite, or lengths do not fit.
 
         Example:
             >>> data = SequenceDataset.from_arrays({"audio": [np.ones((3, 2)), np.ones((1, 2))]}, [0.5, -1.0])
@@ -153,17 +156,20 @@ class SequenceDataset(Dataset[Sample]):
         made = make_samples(about, chosen, label, None, 0, None, "frames")
         if (wanted := split or "all") not in made:
             raise DataError(f"labels have no split {wanted!r}; they have {list(made)}")
-        return cls.from_split(made[wanted], "frames")
+        train = cls.from_split(made["train"], "frames") if "train" in made else None
+        return train if train is not None and wanted == "train" else cls.from_split(made[wanted], "frames", like=train)
 
     @classmethod
-    def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory, exact: Collection[str] = ()) -> SequenceDataset:
+    def from_split(
+        cls, raw: RawSplit, where: str, sink: Sink = in_memory, like: SequenceDataset | None = None
+    ) -> SequenceDataset:
         """Makes a data set of the samples that a reader found: see :mod:`topdown.datasets.raw_samples`.
 
         Args:
             raw: Samples; its streams are used up.
             where: Name of the split, for messages.
             sink: Function that keeps the values. (Default: in memory)
-            exact: Modalities whose values stay in float64, as those of another split do. (Default: none)
+            like: Training samples, whose means fill gaps, and whose features decide which need float64. (Default: these)
 
         Raises:
             DataError: if numbers of samples differ, there is none, one has no steps at all, or a feature is never finite.
@@ -185,13 +191,21 @@ class SequenceDataset(Dataset[Sample]):
                 which = "" if raw.ids is None else f", the first is {raw.ids[int(empty[0])]!r}"
                 what = f"sample {empty[0]} has no steps, only zeros ({len(empty)} such samples)"
                 raise DataError(f"{prefix}{what}; remove them{which}")
+
+        def cleaner(name: str, size: int) -> Cleaner:
+            if like is None or name not in like.sizes:
+                return Cleaner(size, fills=raw.fills)
+            exact = "rounded" in like.report["modalities"][name]
+            mean = functools.cache(lambda: like._moments_of(name).mean.double().numpy())
+            return Cleaner(size, fills=raw.fills, exact=exact, mean=mean)
+
         sequences, vectors, modalities = {}, {}, {}
-        for name in list(raw.streams):
-            sequences[name], modalities[name] = clean_sequences(
-                name, raw.streams.pop(name), sink, f"{where}: {name!r}", exact=name in exact
-            )
+        for name, stream in list(raw.streams.items()):
+            del raw.streams[name]
+            made = clean_sequences(name, stream, sink, f"{where}: {name!r}", cleaner(name, stream.size))
+            sequences[name], modalities[name] = made
         for name, array in raw.vectors.items():
-            vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name), exact=name in exact)
+            vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name), cleaner(name, array.shape[1]))
         labels = None
         if raw.labels is not None:
             labels = torch.from_numpy(in_float(raw.labels) if raw.labels.dtype.kind == "f" else raw.labels.astype(np.int64))
@@ -414,12 +428,15 @@ class SequenceDataset(Dataset[Sample]):
 
         Ids of tokens have none.
         """
-        parts = torch.arange(len(self), device="cpu").split(256)
-        sequences = {k: r for k, r in self.sequences.items() if not r.are_tokens}
-        found = {k: moments((r.subset(part).all_rows() for part in parts), r.size) for k, r in sequences.items()}
-        for name, vector in self.vectors.items():
-            found[name] = moments([vector[self.present[name]] if name in self.present else vector], vector.shape[1])
-        return found
+        tokens = [name for name, ragged in self.sequences.items() if ragged.are_tokens]
+        return {name: self._moments_of(name) for name in self.sizes if name not in tokens}
+
+    def _moments_of(self, name: str) -> Moments:
+        if name in self.vectors:
+            vector = self.vectors[name]
+            return moments([vector[self.present[name]] if name in self.present else vector], vector.shape[1])
+        ragged, parts = self.sequences[name], torch.arange(len(self), device="cpu").split(256)
+        return moments((ragged.subset(part).all_rows() for part in parts), ragged.size)
 
     def standardized(self, by: Mapping[str, Moments]) -> SequenceDataset:
         """Returns the samples with mean 0 and standard deviation 1 of each feature, by the moments of the training data.

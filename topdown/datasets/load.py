@@ -120,10 +120,10 @@ def make_splits(path: Path, found: Found, sink_of: Callable[[str], Sink]) -> dic
     if found.limit is not None and not found.limit.allows(wanted, found.size):
         raise DataError(f"{path}: refused, since its {found.size} bytes would become {wanted}; it repeats arrays")
     splits: dict[str, SequenceDataset] = {}
-    order, exact = list(found.splits), set[str]()
-    for split in sorted(order, key=lambda name: name != "train"):  # whose values decide which features need float64
-        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split), exact)
-        exact |= {name for name, about in splits[split].report["modalities"].items() if "rounded" in about}
+    order = list(found.splits)
+    for split in sorted(order, key=lambda name: name != "train"):  # whose means fill the gaps of all
+        train = splits.get("train")
+        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split), train)
     splits = {split: splits[split] for split in order}
     first = next(iter(splits), None)
     if first is None:

@@ -30,17 +30,24 @@ class Precision:
     """
 
     def __init__(self, size: int) -> None:
-        self.count, self.start = 0, np.zeros(size)
+        self.count, self.start = np.zeros(size), np.zeros(size)
         self.error, self.total, self.squares = np.zeros(size), np.zeros(size), np.zeros(size)
 
-    def add(self, rows: Array) -> None:
-        """Adds rows (R, D) of float64, all finite in float32; rows of float32 are rounded already."""
+    def add(self, rows: Array, known: Array | None = None) -> None:
+        """Adds rows (R, D) of float64, finite in float32; rows of float32 are rounded already.
+
+        Args:
+            rows: Rows.
+            known: Values that count, of shape (R, D). (Default: all)
+        """
         if rows.dtype != np.float64 or not len(rows):
             return
-        if not self.count:
-            self.start = rows[0].copy()  # squares of what is far from zero would lose its deviations
-        apart = rows - self.start
-        self.count, self.total = self.count + len(rows), self.total + apart.sum(0)
+        known = np.ones(rows.shape, bool) if known is None else known
+        # Squares of what is far from zero would lose its deviations: the first value of each feature is subtracted.
+        new = (self.count == 0) & known.any(0)
+        self.start[new] = rows[known.argmax(0), np.arange(rows.shape[1])][new]
+        apart = np.where(known, rows - self.start, 0.0)
+        self.count, self.total = self.count + known.sum(0), self.total + apart.sum(0)
         self.squares += (apart * apart).sum(0)
         self.error = np.maximum(self.error, np.abs(rows - rows.astype(np.float32)).max(0))
 
@@ -55,8 +62,8 @@ class Precision:
         return bool((self.error > LARGEST_ROUNDING * self._deviation()).any())
 
     def _deviation(self) -> Array:
-        mean = self.total / max(1, self.count)
-        deviation: Array = np.sqrt(np.maximum(self.squares / max(1, self.count) - mean * mean, 0.0))
+        count = np.maximum(1, self.count)
+        deviation: Array = np.sqrt(np.maximum(self.squares / count - (self.total / count) ** 2, 0.0))
         return deviation
 
 

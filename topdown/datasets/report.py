@@ -62,6 +62,7 @@ def _classes(data: SequenceDataset) -> dict[str, int] | None:
 
 
 NOTES = {
+    "filled": "{} missing values got the mean of their feature",
     "all_zero_samples": "{} samples are all zeros",
     "samples_without_steps": "{} samples lack it",
     "samples_with_zeros_at_the_start": "{} samples begin with rows of zeros, kept",

@@ -25,6 +25,7 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
+from topdown.datasets.cleaning import Cleaner
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import write_json
@@ -62,15 +63,14 @@ class StoreWriter:
     def sink(self, split: str) -> Sink:
         """Returns a :data:`topdown.datasets.raw_samples.Sink` that writes the values of a split."""
 
-        def write(
-            name: str, shape: tuple[int, ...], arrays: Iterable[Array], exact: Callable[[], bool] = lambda: False
-        ) -> MappedArray:
+        def write(name: str, shape: tuple[int, ...], arrays: Iterable[Array], cleaner: Cleaner | None = None) -> MappedArray:
             file_name, done, remaining = _file_name(split, name, "values.npy"), 0, iter(arrays)
             first = next(remaining, np.zeros((0, *shape[1:]), np.float32))
             arrays, dtype = itertools.chain([first], remaining), first.dtype.newbyteorder("<")
-            if first.dtype == np.float64:  # whether float32 will do is known at the end
-                values = self._set_aside(shape, arrays)
-                dtype = np.dtype("<f8" if exact() else "<f4")
+            if cleaner is not None and (cleaner.fills or first.dtype == np.float64):  # both need to have seen all values
+                values = self._set_aside(shape, arrays, dtype)
+                cleaner.fill(values)
+                dtype = cleaner.dtype(first.dtype).newbyteorder("<")
                 arrays = (values[row : row + BLOCK] for row in range(0, shape[0], BLOCK))
             with self._file(file_name) as file:
                 np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
@@ -83,13 +83,13 @@ class StoreWriter:
 
         return write
 
-    def _set_aside(self, shape: tuple[int, ...], arrays: Iterable[Array]) -> Array:
-        """Writes arrays of float64 to a file that goes when nobody reads it any more, and maps it."""
+    def _set_aside(self, shape: tuple[int, ...], arrays: Iterable[Array], dtype: np.dtype[Any]) -> Array:
+        """Writes arrays to a file that goes when nobody reads it any more, and maps it."""
         with tempfile.TemporaryFile(dir=self.folder) as file:
             for array in arrays:
-                file.write(np.ascontiguousarray(array, "<f8").tobytes())
+                file.write(np.ascontiguousarray(array, dtype).tobytes())
             file.flush()
-            return np.memmap(file, "<f8", "r", 0, shape) if math.prod(shape) else np.zeros(shape)
+            return np.memmap(file, dtype, "r+", 0, shape) if math.prod(shape) else np.zeros(shape, dtype)
 
     def finish(self, splits: dict[str, SequenceDataset]) -> None:
         """Writes labels, lengths and ids, and moves the store to its destination."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from topdown.datasets.cleaning import KINDS, count_kinds
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import SPLITS, as_text, check_range, join_names
 from topdown.datasets.formats.helpers.folds import read_folds
@@ -21,7 +22,7 @@ from topdown.datasets.formats.helpers.hdf5 import check_streams, child, choose, 
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_HDF5
 from topdown.datasets.formats.helpers.words import LEFT_OUT, Embeddings, word_vectors
 from topdown.datasets.formats.source import Found, Source
-from topdown.datasets.raw_samples import KINDS, Array, RawSplit, Stream, count_kinds
+from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 SHORTEST = 1e-5  # seconds
 

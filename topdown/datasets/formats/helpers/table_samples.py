@@ -69,9 +69,6 @@ def make_samples(
         alike = found.classes or (values is not None and values.ndim == 1 and values.dtype.kind == "i")
         notes.append(f"split at random with seed {seed}" + (", each class alike" if alike else ""))
     splits = splits or ["all"] * len(ids)
-    train = [i for i, split in zip(ids, splits, strict=True) if split == "train"] or ids
-    for table in tables.values():
-        table.fill(train)
     feature_names = {name: table.features for name, table in tables.items()}
     about = {"feature_names": feature_names, "label_names": found.names, "notes": [*dict.fromkeys(notes)]}
     made = {}
@@ -86,6 +83,7 @@ def make_samples(
             {name: vector for name, (vector, _) in vectors.items()},
             about | ({"class_names": found.classes} if found.classes else {}),
             {name: there for name, (_, there) in vectors.items() if not there.all()},
+            fills=True,
         )
     return made
 
@@ -129,17 +127,6 @@ class _Modality:
         counts = np.bincount(codes, minlength=len(ids))
         self.is_sequence = counts.max(initial=0) > 1
         self.place = dict(zip(self.ids, zip((np.cumsum(counts) - counts).tolist(), counts.tolist(), strict=True), strict=True))
-
-    def fill(self, names: list[str]) -> None:
-        """Fills empty cells with the mean of their column over some samples; a column without numbers there stays empty."""
-        gaps = np.isnan(self.rows)
-        if gaps.any():
-            rows = np.concatenate(
-                [self.rows[start : start + count] for start, count in (self.place.get(i, (0, 0)) for i in names)]
-            )
-            counts = (~np.isnan(rows)).sum(0)
-            means = np.where(counts > 0, np.nansum(rows, 0) / np.maximum(counts, 1), np.nan)
-            self.rows = np.where(gaps, means, self.rows)
 
     def of(self, names: list[str]) -> Stream | tuple[Array, Array]:
         """Returns the sequences of some samples, or their vectors and which of them are there."""

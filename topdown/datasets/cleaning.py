@@ -1,0 +1,105 @@
+"""Cleans the values of one modality, some rows at a time.
+
+Values that are not finite in float32 become 0, or, where the source marks gaps with nan, gaps become the mean of their feature
+over the training samples. Both are counted. Values stay in float64 where float32 would lose digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from topdown.datasets.precision import Precision, distinct
+
+Array = np.ndarray[Any, Any]
+KINDS = ("nan", "+inf", "-inf", "beyond float32")
+
+
+class Cleaner:
+    """Cleans rows, and at the end all values together.
+
+    Args:
+        size: Number of features D.
+        fills: Whether nan is a gap, which gets the mean of its feature, and not 0. (Default: False)
+        exact: Whether float64 stays float64 in any case, as that of another split does. (Default: False)
+        mean: Function that returns the mean of each feature over the training samples. (Default: those that were cleaned)
+
+    Example:
+        >>> cleaner = Cleaner(1, fills=True)
+        >>> rows = np.concatenate([cleaner.clean(np.array([[1.0], [np.nan]]), 0), cleaner.clean(np.array([[3.0]]), 1)])
+        >>> cleaner.fill(rows)
+        >>> rows.tolist(), cleaner.dtype(rows.dtype)
+        ([[1.0], [2.0], [3.0]], dtype('float32'))
+    """
+
+    def __init__(self, size: int, *, fills: bool = False, exact: bool = False, mean: Callable[[], Array] | None = None) -> None:
+        self.fills, self.exact, self.mean = fills, exact, mean
+        self.counts = dict.fromkeys(KINDS, 0)
+        self.first: int | None = None  # sample with a value that was replaced
+        self.usable = np.zeros(size, bool)  # features that are finite anywhere
+        self.zeros, self.row, self.rounding = 0, 0, Precision(size)
+        self.gaps: list[Array] = []  # pairs of row and feature, (G, 2)
+        self.filled = 0
+
+    def clean(self, array: Array, sample: int) -> Array:
+        """Returns rows (T, D) that are finite in float32: in float32 if they need no more, else in float64; 0 in gaps."""
+        clean = np.array(array, dtype=np.float32 if np.can_cast(array.dtype, np.float32) else np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(clean.astype(np.float32, copy=False))
+        self.usable |= finite.any(0)
+        if not finite.all():
+            gaps = np.isnan(clean) if self.fills else np.zeros_like(finite)
+            self.gaps += [np.add(np.argwhere(gaps), [self.row, 0])] if gaps.any() else []
+            self._count(array[~finite & ~gaps], sample)
+            clean[~finite] = 0.0
+        self.row += len(clean)
+        self.rounding.add(clean, finite)
+        self.zeros += not clean.any()
+        return clean
+
+    def _count(self, wrong: Array, sample: int) -> None:
+        if len(wrong) and self.first is None:
+            self.first = sample
+        count_kinds(wrong, self.counts)
+
+    def dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Returns the type in which values are kept, now that all have been seen in some type."""
+        narrow = dtype == np.float64 and not (self.exact or self.rounding.needs_float64())
+        return np.dtype(np.float32) if narrow else dtype
+
+    def fill(self, values: Array) -> None:
+        """Fills gaps of all values (R, D), in place."""
+        if self.gaps:
+            rows, features = np.concatenate(self.gaps).T
+            for feature in np.unique(features):
+                at = rows[features == feature]
+                if not self.usable[feature]:  # it has no mean
+                    self._count(np.full(len(at), np.nan), 0)
+                    continue
+                self.filled += len(at)
+                known = values.shape[0] - len(at)
+                own = values[:, feature].sum(dtype=np.float64) / max(1, known)
+                values[at, feature] = own if self.mean is None else self.mean()[feature]
+
+    def found(self, column: Callable[[int], Array]) -> dict[str, Any]:
+        """Returns entries of a report.
+
+        Args:
+            column: Function that returns the values of a feature.
+        """
+        found: dict[str, Any] = {"replaced": dict(self.counts)}
+        found |= {"first_replaced": self.first} if self.first is not None else {}
+        found |= {"filled": self.filled} if self.filled else {}
+        if len(lost := np.flatnonzero(self.rounding.lost())):
+            found["rounded"] = {"features": len(lost), "first": int(lost[0]), "distinct": distinct(column(int(lost[0])))}
+        return found
+
+
+def count_kinds(wrong: Array, counts: dict[str, int]) -> None:
+    """Counts values that are not finite in float32, by kind."""
+    counts["nan"] += int(np.isnan(wrong).sum())
+    counts["+inf"] += int(np.isposinf(wrong).sum())
+    counts["-inf"] += int(np.isneginf(wrong).sum())
+    counts["beyond float32"] += int(np.isfinite(wrong).sum())
