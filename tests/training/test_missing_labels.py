@@ -246,3 +246,9 @@ def test_standardized_targets_are_kept_in_checkpoints(tmp_path):
     classes = data.relabeled(torch.zeros(40).long())
     with pytest.raises(DataError, match="standardize_targets is for labels that are real numbers"):
         fit(Linear(2), classes, classes, loss="cross_entropy", standardize_targets=True)
+
+
+def test_classes_that_begin_at_one_are_said():
+    data = SequenceDataset.from_arrays({"a": X}, RNG.integers(1, 4, 40))
+    assert "classes begin at 1, so the model has an output for 0, too" in data_table({"train": data})
+    assert "classes begin" not in data_table({"train": SequenceDataset.from_arrays({"a": X}, np.arange(40) % 3)})

@@ -627,3 +627,31 @@ def test_a_table_that_grows_in_validation_is_trained_on_later():
         torch.manual_seed(0)
         losses.append([record["train_loss"] for record in fit(kind(), numbers(8), longer, epochs=3).history])
     assert losses[0] == losses[1]
+
+
+class Words(nn.Module):
+    """Looks rows of a table up, with gradients for these alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(5, 3, sparse=True), nn.Linear(3, 1)
+
+    def forward(self, inputs, lengths=None):
+        return self.head(self.table(inputs["words"]).mean(1))
+
+
+def test_sparse_gradients_train_or_are_refused_before_the_first_step():
+    words = SequenceDataset.from_arrays({"words": [np.array([i % 5, 1]) for i in range(20)]}, np.arange(20.0))
+    dense, sparse = Words(), Words()
+    dense.table.sparse = False
+    for model in (dense, sparse):
+        fit(model, words, words, epochs=2, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1))
+    torch.testing.assert_close(sparse.state_dict(), dense.state_dict())
+    assert not torch.equal(sparse.table.weight, Words().table.weight)
+    for options, message in (
+        ({}, "the layer 'table' has sparse gradients, which Adam does not take: pass optimizer="),
+        ({"optimizer": lambda p: torch.optim.SGD(p, 0.1), "gradient_clip": 1.0}, "which gradient_clip= does not take"),
+    ):
+        with pytest.raises(DataError, match=message):
+            fit(Words(), words, words, **options)

@@ -41,6 +41,8 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
         if labels is not None and labels.get("missing"):
             notes.append(f"{labels['missing']} of {len(data)} samples of {split} lack a label; losses and metrics leave it out")
         notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
+    if "train" in splits and (note := _first_class(splits["train"])):
+        notes.append(note)
     known = (_classes(splits["train"]) if "train" in splits else None) or {}
     for split, data in splits.items() if known else ():
         for name in [name for name, count in (_classes(data) or {}).items() if count and not known.get(name)]:
@@ -59,6 +61,15 @@ def _classes(data: SequenceDataset) -> dict[str, int] | None:
     counts = there.bincount().tolist()
     names = data.report.get("class_names") or [str(i) for i in range(len(counts))]
     return dict(zip(names, [*counts, *[0] * (len(names) - len(counts))], strict=True))
+
+
+def _first_class(data: SequenceDataset) -> str | None:
+    """Says that classes are numbered from 1, since the model then has an output that no sample has."""
+    counts = _classes(data) or {}
+    if data.report.get("class_names") or not counts or next(iter(counts.values())):
+        return None
+    first = next((name for name, count in counts.items() if count), "")
+    return f"classes begin at {first}, so the model has an output for 0, too; number them from 0 to save it"
 
 
 NOTES = {

@@ -133,7 +133,7 @@ def fit(
         DataError: if labels do not fit the loss, splits or the model differ in modalities, a loss or a gradient is not finite
             (naming the epoch, the batch and its samples), or the checkpoint is of another training.
     """
-    _check(model, train, valid, loss)
+    _check(model, train, valid, loss, optimizer, gradient_clip)
     seed = int(seed) % LARGEST_SEED  # of numpy, or larger than torch takes
     weights = None if class_weight is None else class_weights(class_weight, train.labels, loss)
     path = None if checkpoint is None else Path(checkpoint)
@@ -333,7 +333,8 @@ def _train_epoch(
             # Processes average their gradients: each counts by its share of the labels, so that all labels count alike.
             (value * share).backward()
             if gradient_clip is None:
-                norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+                gradients = [p.grad for p in model.parameters() if p.grad is not None]
+                norm = nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
             else:
                 norm = nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
             if not math.isfinite(float(value.detach() + norm)):
@@ -377,7 +378,14 @@ def _validate(
     return float(total(losses)) / len(data)
 
 
-def _check(model: nn.Module, train: SequenceDataset, valid: SequenceDataset, loss: Loss) -> None:
+def _check(
+    model: nn.Module,
+    train: SequenceDataset,
+    valid: SequenceDataset,
+    loss: Loss,
+    optimizer: MakeOptimizer | None,
+    gradient_clip: float | None,
+) -> None:
     """Checks the arguments before the first step."""
     if not callable(loss) and loss not in LOSSES:
         raise DataError(f"loss={loss!r} is not known: use one of {list(LOSSES)}, or a function (output, labels) -> scalar")
@@ -388,6 +396,12 @@ def _check(model: nn.Module, train: SequenceDataset, valid: SequenceDataset, los
         raise DataError(
             f"the model takes features {dict(sizes)}, but the data has {train.sizes}: make the model from data.sizes"
         )
+    if sparse := [name for name, module in model.named_modules() if getattr(module, "sparse", False) is True]:
+        layer = f"the layer {sparse[0]!r} has sparse gradients"
+        if optimizer is None:
+            raise DataError(f"{layer}, which Adam does not take: pass optimizer=, such as SGD, or make it with sparse=False")
+        if gradient_clip is not None:
+            raise DataError(f"{layer}, which gradient_clip= does not take: leave it out, or make the layer with sparse=False")
     for data, which in ((train, "training"), (valid, "validation")):
         if data.labels is None:
             raise DataError(f"the {which} data has no labels: give SequenceDataset.from_arrays labels=, or the file 'labels'")
