@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -832,3 +833,27 @@ def test_yes_or_no_in_real_numbers_is_scored_as_such():
 def test_small_numbers_keep_their_digits():
     runs = fake({NONE: [1.0e-5, 1.1e-5, 0.9e-5], "linear": [0.5e-5, 0.6e-5, 0.41e-5]})
     assert "lowers mae by 5e-06 (95 % interval 4.8e-06 to 5.1e-06" in verdict(runs, compare_rows(runs))
+
+
+def test_where_seeds_cannot_decide_the_verdict_asks_for_test_samples():
+    """Every seed shows the same small difference, which 40 test samples leave in doubt: more of them would decide."""
+    generator = np.random.default_rng(0)
+    apart = generator.normal(0.02, 0.2, 40)
+    apart += 0.02 - apart.mean()
+    records, outputs = [], []
+    for row, gain in ((NONE, 0.0), ("linear", 1.0)):
+        for seed in range(3):
+            errors = 1.0 - gain * apart + 0.001 * seed
+            records.append({"row": row, "gaps": False, "seed": seed, "test": float(errors.mean())})
+            outputs.append(errors.astype(np.float32))
+    metric = Metric("mae", lambda outputs, y: float((outputs - y).abs().mean()), True)
+    runs = Runs(records, outputs, torch.zeros(40), metric, ("linear",), ())
+    said = verdict(runs, compare_rows(runs))
+    found = re.search(
+        r"more test samples are needed, rather than more seeds: about ([\d,]+) test samples with (\d+) seeds", said
+    )
+    assert found
+    # With many seeds alone the error is that of the samples: N = ((1.96 + 0.84) s / m)^2
+    least = (2.8 * apart.std(ddof=1) / 0.02) ** 2
+    assert 0.8 * least < int(found[1].replace(",", "")) < 2 * least
+    assert "seeds or so would decide" not in said
