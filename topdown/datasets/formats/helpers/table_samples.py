@@ -72,7 +72,8 @@ def make_samples(
     feature_names = {name: table.features for name, table in tables.items()}
     about = {"feature_names": feature_names, "label_names": found.names, "notes": [*dict.fromkeys(notes)]}
     made = {}
-    for split in dict.fromkeys(splits):
+    usual = ["train", "valid", "test"]
+    for split in sorted(dict.fromkeys(splits), key=lambda name: usual.index(name) if name in usual else len(usual)):
         at = [i for i, other in enumerate(splits) if other == split]
         parts = {name: table.of([ids[i] for i in at]) for name, table in tables.items()}
         vectors = {name: part for name, part in parts.items() if not isinstance(part, Stream)}
