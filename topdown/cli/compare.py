@@ -39,6 +39,8 @@ class CompareOptions(ModelOptions, FitOptions):
         robust: test on corrupted data, too: noise, missing features, steps and modalities
         gaps: train each kind with randomly missing steps, too, and test it with up to 90 % of them missing
         no_alone: do not train models of single modalities
+        no_diagnosis: do not train the rows that say why feedback helps or not: fusion by FiLM, masks averaged over time, and
+            feedback that reads inputs
         resume: reuse the runs in --out; kinds and seeds may be added
         earlier: write the report of the comparison in DIR again, without DATA and without training
     """
@@ -50,6 +52,7 @@ class CompareOptions(ModelOptions, FitOptions):
     robust: bool = False
     gaps: bool = False
     no_alone: bool = False
+    no_diagnosis: bool = False
     resume: bool = False
     earlier: Annotated[Path | None, Value("DIR", Path, flag="--from")] = None
 
@@ -96,8 +99,8 @@ def compare_command(options: CompareOptions) -> None:
     earlier = {} if out is None else read_earlier(out / "runs/configuration.json").get("training", {})
     batch_size, patience = options.batches(len(splits["train"]), earlier)
     more: dict[str, Any] = {"standardize_targets": True} if task.name == "regression" and not options.raw else {}
-    if options.class_weight is not None:
-        more["class_weight"] = options.class_weight
+    for name in ("class_weight", "feedback_learning_rate"):
+        more |= {name: value} if (value := getattr(options, name)) is not None else {}
     found = compare(
         made,
         splits,
@@ -110,6 +113,7 @@ def compare_command(options: CompareOptions) -> None:
         alone=not options.no_alone,
         robust=options.robust,
         gaps=options.gaps,
+        diagnose=not options.no_diagnosis,
         out=out,
         resume=options.resume,
         about={"model": description._asdict(), "standardized": moments is not None},

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from topdown.training.options import Positive, Share, SplitOptions, Value, by_name
+from topdown.training.options import Positive, Rate, Share, SplitOptions, Value, by_name
 
 BackboneName = Literal["lstm", "mult"]
 
@@ -58,6 +58,7 @@ class ModelOptions(LatchOptions, SplitOptions):
     Args:
         raw: do not standardize features and targets of regression, which is done by the training split
         task: what to predict; by default derived from the labels
+        feedback_learning_rate: initial learning rate of the feedback; by default that of all parameters
         class_weight: balanced: rare classes count as much as frequent ones in the loss
         backbone: the paper's LSTM baseline, or MulT; by default mult if modalities are not aligned
         size: hidden size of the backbone; by default 100 for lstm, 40 for mult
@@ -67,6 +68,7 @@ class ModelOptions(LatchOptions, SplitOptions):
 
     raw: bool = False
     task: Literal["regression", "classification", "multilabel"] | None = None
+    feedback_learning_rate: Rate | None = None
     class_weight: Literal["balanced"] | None = None
     backbone: BackboneName | None = None
     size: Positive | None = None

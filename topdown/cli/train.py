@@ -148,7 +148,13 @@ def train(options: TrainOptions) -> None:
     model = build_model(description, options.seed, target)
     augment = augmentation(options.corrupt, options.seed)
     checkpoint = None if out is None else out / "training.pt"
-    own = {"loss": task.loss, "augment": augment, "checkpoint": checkpoint, "class_weight": options.class_weight}
+    own: dict[str, Any] = {
+        "loss": task.loss,
+        "augment": augment,
+        "checkpoint": checkpoint,
+        "class_weight": options.class_weight,
+    }
+    own["feedback_learning_rate"] = options.feedback_learning_rate
     fitted = fit_and_show(model, splits, options, options.seed, options.feedback, **own)
     held_out = {name: data for name, data in splits.items() if name != "train"}
     metrics = evaluate_splits(model, held_out, task, batch_size=batch_size, device=options.device)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from topdown.comparison.diagnosis import AVERAGED, FILM, READS_INPUTS
 from topdown.comparison.differences import Compared, Runs, compare_rows
 from topdown.comparison.parallel import run_all
 from topdown.comparison.saved_runs import RunStore
@@ -79,6 +80,7 @@ def compare(
     alone: bool = True,
     robust: bool = False,
     gaps: bool = False,
+    diagnose: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
@@ -111,6 +113,8 @@ def compare(
         robust: Whether to test on corrupted data, too: noise, or missing features, steps and modalities. (Default: False)
         gaps: Whether to train every kind a second time, with steps missing at random rates, and test at rates 0 to 0.9.
             (Default: False)
+        diagnose: Whether to add rows that say why feedback helps or not, for the first kind: see
+            :mod:`topdown.comparison.diagnosis`. (Default: False)
         out: Directory for the runs. (Default: none)
         resume: Whether to reuse the runs in that directory. (Default: False)
         about: Further settings that runs must share to be resumed, such as those of the model. (Default: none)
@@ -157,7 +161,7 @@ def compare(
         loss = task.loss
     plan = Plan(build, widen, dict(splits), task, loss, metric, dict(training), robust)
     kinds = with_static({name: _options(value, latch or {}) for name, value in _by_name(feedback).items()}, latch or {})
-    rows, left_out = make_rows(plan, kinds, alone=alone, gaps=gaps)
+    rows, left_out = make_rows(plan, kinds, alone=alone, gaps=gaps, diagnose=diagnose)
     wanted = [(row, seed) for seed in range(seeds) for row in rows if row.name != LINEAR or seed == 0]
     configuration = _configuration(plan, rows, about)
     store = RunStore(directory, configuration, splits["test"].labels, resume=resume)
@@ -213,7 +217,7 @@ def _score(outputs: torch.Tensor, labels: torch.Tensor, *, task: Task) -> float:
 
 
 def make_rows(
-    plan: Plan, kinds: Mapping[str, Mapping[str, Any]], *, alone: bool, gaps: bool
+    plan: Plan, kinds: Mapping[str, Mapping[str, Any]], *, alone: bool, gaps: bool, diagnose: bool = False
 ) -> tuple[list[Row], dict[str, str]]:
     """Returns the rows of a comparison, and the reason for each row that is left out."""
     left_out: dict[str, str] = {}
@@ -247,11 +251,27 @@ def make_rows(
         nobody = "nobody said how to make the model wider: pass widen="
         left_out[WIDENED] = nobody if plan.widen is None else "no factor gives it as many parameters as the largest latch has"
     rows += latches
+    for row in _diagnostic_rows(kinds) if diagnose else ():
+        try:
+            make_model(plan, row, 0)
+        except Exception as error:  # a backbone whose encodings are no plain tensors, or that has one, may raise any error
+            left_out[row.name] = f"{type(error).__name__}: {error}"
+            continue
+        rows.append(row)
     if twice := [row.name for i, row in enumerate(rows) if row.name in [other.name for other in rows[:i]]]:
         raise ValueError(f"feedback has a kind called {twice[0]!r}, which is the name of another row: call it otherwise")
     if gaps:
         rows += [row._replace(gaps=True) for row in rows if row.name == NONE or row.latch is not None]
     return rows, left_out
+
+
+def _diagnostic_rows(kinds: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Returns the rows that say why feedback helps or not, for the first kind that reads encodings."""
+    rows = [Row(FILM, form="film")]
+    for kind in [kind for kind in kinds if kind not in static_kinds(kinds)][:1]:
+        rows.append(Row(AVERAGED.format(kind), latch=kinds[kind], form="averages"))
+        rows.append(Row(READS_INPUTS.format(kind), latch=kinds[kind], form="inputs"))
+    return rows
 
 
 def _by_name(feedback: Feedback) -> dict[str, Any]:

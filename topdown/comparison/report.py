@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from topdown.comparison.compare import Comparison, metric_of
+from topdown.comparison.diagnosis import diagnosis
 from topdown.comparison.differences import LEVEL, Runs, collapsed, compare_rows, inflation, spreads_of
 from topdown.comparison.pictures import draw_curves, draw_differences, draw_runs
 from topdown.comparison.robustness import robustness, robustness_rows
@@ -37,7 +38,8 @@ def table(comparison: Comparison) -> str:
     head = [*said, markdown([_head(comparison.runs), *_rows(comparison)]), ""]
     curves = robustness(comparison.runs)
     worse = ["", _made_worse(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
-    return "\n".join([*head, *_warnings(comparison), *_explained(comparison), *worse])
+    why = diagnosis(comparison.runs, comparison.compared)
+    return "\n".join([*head, *why, *_warnings(comparison), *_explained(comparison), *worse])
 
 
 def _made_worse(runs: Runs) -> str:
@@ -201,10 +203,11 @@ def _page(comparison: Comparison) -> str:
         note = "Standard deviations, averaged over features and seeds."
         sections.append(_section("How masks vary", _html_table(spreads), note))
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in [*_warnings(comparison), " ".join(_explained(comparison))])
+    lines = [comparison.verdict, *_baseline_warning(comparison), *diagnosis(runs, comparison.compared)]
     # Fingerprints of functions are for resuming, not for readers.
     settings = {name: value for name, value in comparison.configuration.items() if name not in ("build", "widen")}
     filled = {
-        "VERDICT": "<br>".join(html.escape(line) for line in [comparison.verdict, *_baseline_warning(comparison)]),
+        "VERDICT": "<br>".join(html.escape(line) for line in lines),
         "TABLE": _html_table([_head(runs), *_rows(comparison)]) + notes,
         "SECTIONS": "\n".join(sections),
         "SETTINGS": html.escape(json.dumps(settings, indent=1, default=str)),

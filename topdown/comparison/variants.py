@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topdown.comparison.forms import reading, with_film
 from topdown.comparison.linear import fit_linear
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
@@ -60,6 +61,7 @@ class Row(NamedTuple):
         modalities: Modalities that it sees; None for all.
         width: Factor by which the backbone is wider.
         gaps: Whether steps are missing in training, at random rates.
+        form: "film", "inputs" or "averages" for a row of :mod:`topdown.comparison.diagnosis`; else empty.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Row(NamedTuple):
     modalities: tuple[str, ...] | None = None
     width: float = 1.0
     gaps: bool = False
+    form: str = ""
 
     @property
     def slug(self) -> str:
@@ -105,11 +108,15 @@ def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
         sizes = {name: sizes[name] for name in row.modalities}
     with seeded(seed):
         backbone = plan.build(sizes) if row.width == 1.0 or plan.widen is None else plan.widen(sizes, row.width)
+        example = plan.splits["train"].batch([0, 1] if len(plan.splits["train"]) > 1 else [0])
+        if row.form == "film":
+            return with_film(backbone, example)
         if row.latch is None:
             return backbone
         options: dict[str, Any] = dict(row.latch)
+        if row.form:
+            backbone, options["sources"] = reading(backbone, row.form, [*sizes])
         options |= {k: copy.deepcopy(v) for k, v in options.items() if isinstance(v, nn.Module)}  # of no other run
-        example = plan.splits["train"].batch([0, 1] if len(plan.splits["train"]) > 1 else [0])
         return TopDownLatch(backbone, **options, example_inputs=example.inputs)
 
 

@@ -18,6 +18,7 @@ from topdown.datasets.batching import LARGEST_SEED, BatchLoader, BucketedSampler
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.labels import label_range, labelled
+from topdown.latch import TopDownLatch
 from topdown.training.checkpoints import (
     Progress,
     latch_options,
@@ -73,6 +74,7 @@ def fit(
     workers: int = 0,
     find_unused_parameters: bool = False,
     standardize_targets: bool = False,
+    feedback_learning_rate: float | None = None,
     class_weight: Literal["balanced"] | Mapping[int, float] | None = None,
     augment: Augment | None = None,
     checkpoint: str | Path | None = None,
@@ -117,6 +119,7 @@ def fit(
         standardize_targets: Whether the model learns targets with mean 0 and standard deviation 1, by those of the training
             data, as large numbers need. Losses, and predictions of `Fit.model`, are in the units of the labels. (Default:
             False)
+        feedback_learning_rate: Learning rate of the feedback of latches, with Adam. (Default: that of all parameters)
         class_weight: Weights of classes in the loss, {class: weight}, 1 for all others; "balanced": N / (C N_c), as in
             scikit-learn, so that rare classes count as much as frequent ones. For loss="cross_entropy". (Default: all 1)
         augment: Function (training data, epoch) -> training data with as many samples, none of them longer. It is called
@@ -135,6 +138,8 @@ def fit(
     """
     _check(model, train, valid, loss, optimizer, gradient_clip)
     seed = int(seed) % LARGEST_SEED  # of numpy, or larger than torch takes
+    if feedback_learning_rate is not None and optimizer is not None:
+        raise DataError("feedback_learning_rate is for Adam: give an optimizer of your own the groups of parameters it needs")
     weights = None if class_weight is None else class_weights(class_weight, train.labels, loss)
     path = None if checkpoint is None else Path(checkpoint)
     settings = {
@@ -150,6 +155,7 @@ def fit(
         "samples": [len(train), len(valid)],
         **({"augment": named(augment)} if augment is not None else {}),
         **({"standardize_targets": True} if standardize_targets else {}),
+        **({"feedback_learning_rate": feedback_learning_rate} if feedback_learning_rate is not None else {}),
         **({"class_weight": weights.tolist()} if weights is not None else {}),
         **({"latch": options} if (options := latch_options(model)) else {}),
     }
@@ -160,7 +166,7 @@ def fit(
         torch.manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
         model.to(place)
         compare = _compare(loss, weights)
-        steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate)
+        steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate, feedback_learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
         parts = {"model": model, "optimizer": steps, "scheduler": rate}
@@ -194,10 +200,15 @@ def fit(
         return Fit(progress.best_epoch, progress.best_loss, progress.history, model)
 
 
-def _adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+def _adam(model: nn.Module, learning_rate: float, of_feedback: float | None = None) -> torch.optim.Optimizer:
     """Returns Adam, with fused kernels where they can be: they know no complex numbers."""
     fused = not any(p.is_complex() for p in model.parameters())
-    return torch.optim.Adam(model.parameters(), learning_rate, fused=fused)
+    if of_feedback is None:
+        return torch.optim.Adam(model.parameters(), learning_rate, fused=fused)
+    feedback = {p: None for m in model.modules() if isinstance(m, TopDownLatch) for p in m.feedback.parameters()}
+    others = [p for p in model.parameters() if p not in feedback]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": [*feedback], "lr": of_feedback}]
+    return torch.optim.Adam([group for group in groups if group["params"]], learning_rate, fused=fused)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,66 @@
+r"""Planted data in which only part of a modality can be trusted, and another modality says which part.
+
+Modality `a` has three groups of three features and T steps. At each step one group shows the label :math:`y = \pm 1`, and each
+of the other two shows a stranger's label, which looks the same. Modality `b` says which group shows it. What changes is how
+often the group does: once per sample, per segment of four steps, or at each step.
+
+A model that averages over time before it fuses can undo the first with a fusion that multiplies, and neither of the others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from topdown.datasets.data import SequenceDataset
+
+Changes = Literal["sample", "segment", "step"]
+GROUPS, WIDTH, SEGMENT = 3, 3, 4
+NOISE = 0.5  # standard deviation at each feature and step, of a label of 1 or -1
+
+
+class Planted(NamedTuple):
+    """Holds samples and the planted relevance of each feature of `a`, (N, T, 9), 1 where a feature shows the label."""
+
+    data: SequenceDataset
+    relevance: Tensor
+
+
+def planted(samples: int, changes: Changes, *, steps: int = 12, cue: float = 1.0, seed: int = 0) -> Planted:
+    """Generates samples.
+
+    Args:
+        samples: Number of samples.
+        changes: How often the group that shows the label changes: once per "sample", "segment" or "step".
+        steps: Number of steps T. (Default: 12)
+        cue: Strength with which `b` shows the group, against noise of standard deviation 0.5. (Default: 1)
+        seed: Random seed. (Default: 0)
+
+    Returns:
+        Samples with classes 0 and 1, and the relevance of each feature.
+
+    Raises:
+        ValueError: if `changes` is not known.
+
+    Example:
+        >>> data, relevance = planted(4, "step")
+        >>> data.sizes, relevance.shape, relevance.sum(-1).unique()
+        ({'a': 9, 'b': 3}, torch.Size([4, 12, 9]), tensor([3.]))
+    """
+    if changes not in get_args(Changes):
+        raise ValueError(f"changes={changes!r} must be one of {list(get_args(Changes))}")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draws = {"sample": 1, "segment": -(-steps // SEGMENT), "step": steps}[changes]
+    drawn = torch.randint(0, GROUPS, (samples, draws), generator=generator, device="cpu")
+    group = drawn.repeat_interleave(-(-steps // draws), 1)[:, :steps]
+    relevant = torch.nn.functional.one_hot(group, GROUPS).bool()  # (N, T, groups)
+    signs = torch.randint(0, 2, (samples, 1 + GROUPS), generator=generator, device="cpu") * 2.0 - 1
+    label, strangers = signs[:, :1, None], signs[:, 1:].unsqueeze(1)
+    shown = torch.where(relevant, label, strangers).repeat_interleave(WIDTH, -1)
+    a = shown + NOISE * torch.randn(shown.shape, generator=generator, device="cpu")
+    b = cue * relevant + NOISE * torch.randn(relevant.shape, generator=generator, device="cpu")
+    classes = (signs[:, 0] > 0).long()
+    data = SequenceDataset.from_arrays({"a": a, "b": b}, classes)
+    return Planted(data, relevant.repeat_interleave(WIDTH, -1).float())
