@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -41,7 +41,12 @@ class CalledAsModel(nn.Module):
 
 
 def latch_class(base: Any, model: nn.Module) -> type[nn.Module]:
-    """Returns the class of latches around a model, whose `forward` has the signature of the model's."""
+    """Returns the class of latches around a model, whose `forward` has the signature of the model's.
+
+    A class of the user's own that has another `forward` stays as it is.
+    """
+    if issubclass(base, CalledAsModel) or base.forward.__module__ != "topdown.latch":
+        return cast(type[nn.Module], base)
     parameters = inspect.signature(model.forward).parameters.values()
     return _latch_class(base, tuple((p.name, p.kind, p.default is not p.empty) for p in parameters))
 
@@ -53,7 +58,7 @@ def _latch_class(base: Any, parameters: Parameters) -> type[nn.Module]:
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     shown = [inspect.Parameter(name, kind, default=None if optional else own.empty) for name, kind, optional in parameters]
-    if any(p.kind == p.POSITIONAL_OR_KEYWORD for p in shown) or not shown:
+    if not any(p.kind == p.POSITIONAL_ONLY for p in shown):
         own = own.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     forward.__signature__ = inspect.Signature([own, *shown])  # type: ignore[attr-defined]
     forward.__doc__ = CalledAsModel.forward.__doc__
@@ -87,8 +92,9 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     if len(args) in (1, 2) and isinstance(args[0], Mapping) and not named and (not names or {*args[0]} & {*names}):
         return args[0], args[1] if len(args) == 2 else lengths
     if len(args) > len(names):
-        takes = ", ".join(names) or "no positional arguments by name"
-        raise TypeError(f"the model takes {takes}, but got {len(args)} positional arguments: pass each by its name")
+        takes = f"({', '.join(map(str, parameters))})"
+        remedy = "pass each by its name, or wrap the model in a module whose forward names all arguments"
+        raise TypeError(f"the model takes {takes}, but got {len(args)} positional arguments: {remedy}")
     if twice := [name for name in names[: len(args)] if name in kwargs]:
         raise TypeError(f"{twice[0]!r} is there twice, as a positional argument and by name: pass it once")
     named |= dict(zip(names, args, strict=False))

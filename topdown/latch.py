@@ -131,10 +131,6 @@ class TopDownLatch(nn.Module, Generic[Model]):
     backbone: Model
     feedback: PairwiseFeedback  # or any module with feedback[target][source]; a user-defined module may lack it
 
-    def __new__(cls, backbone: Any = None, *args: Any, **options: Any) -> Self:
-        """Makes a latch of the class that the backbone wants, if it wants one."""
-        return cast(Self, super().__new__(getattr(backbone, "latch_class", lambda kind: kind)(cls)))
-
     def __init__(
         self,
         backbone: Model,
@@ -154,6 +150,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         super().__init__()
         check_backbone(backbone)
         check_feedback(feedback, sources)
+        self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))  # see CalledAsModel
         self.wiring = Wiring(check_sources(sources), check_sites(sites, user_model(backbone)))
         self.backbone, self.start = backbone, start
         self.factor = 2.0 if start == "identity" else 1.0  # of each mask before they are combined: 2 sigmoid(0) = 1
@@ -404,6 +401,6 @@ class TopDownLatch(nn.Module, Generic[Model]):
             if not isinstance(self.feedback, UnbuiltFeedback):  # it was given, or another thread has built it
                 return
             batch = read_batch(inputs, lengths, {})
-            check_complete(batch, self.wiring.sources)
+            check_complete(batch, self.wiring)
             encodings, at_sites = self._run_first_pass(batch, {})
             self._build(measure(batch, encodings, at_sites, self.wiring), next(iter(encodings.values())).values)

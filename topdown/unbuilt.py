@@ -1,7 +1,7 @@
 """Feedback of unknown sizes, which the first call measures."""
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -55,9 +55,9 @@ class UnbuiltFeedback(nn.Module):
         self._parameters["to_come"] = UnbuiltParameter()  # type: ignore[assignment]
 
 
-def check_complete(batch: Batch, sources: Mapping[str, Sequence[str]] | None) -> None:
+def check_complete(batch: Batch, wiring: Wiring) -> None:
     """Raises a ValueError if a modality is absent in the call that measures the sizes."""
-    names = batch.inputs if sources is None else {name for target, names in sources.items() for name in (target, *names)}
+    names = {n for k, sources in (wiring.sources or {}).items() for n in (k, *sources)} or {*(wiring.sites or batch.inputs)}
     if absent := [name for name, value in batch.inputs.items() if value is None and name in names]:
         raise ValueError(f"{absent} are None, but the first call measures all modalities: pass example_inputs=")
 

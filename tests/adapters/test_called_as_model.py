@@ -93,7 +93,7 @@ def test_the_signature_is_that_of_the_model():
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
-        ((X, 1.0, 2), {}, "the model takes inputs, scale, but got 3 positional arguments: pass each by its name"),
+        ((X, 1.0, 2), {}, r"the model takes \(inputs, scale=1.0\), but got 3 positional arguments: pass each by its name"),
         ((X,), {"inputs": X}, "'inputs' is there twice, as a positional argument and by name: pass it once"),
     ],
 )
@@ -156,3 +156,57 @@ def test_one_step_more_may_be_a_class_token():
     latch = TopDownLatch(HookedBackbone(WithToken(), {"image": "body"}), sites={"image": "patches"})
     with pytest.raises(ValueError, match=r"'image' has 5 steps but 'image' has 4: .* one step more may be a class token"):
         latch(torch.randn(2, 4, 6))
+
+
+class WithLabels(nn.Module):
+    """A model with an argument that may be left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.e = nn.Linear(3, 4), nn.Linear(4, 4)
+
+    def forward(self, x, labels=None):
+        return self.e(self.a(x))
+
+
+def test_arguments_that_are_none_are_no_modalities():
+    for arguments in ((torch.ones(2, 5, 3), None), (torch.ones(2, 5, 3),)):
+        latch = TopDownLatch(HookedBackbone(WithLabels(), {"p": "e"}), sites={"p": "a"})
+        assert latch(*arguments).shape == (2, 5, 4)
+    assert latch(torch.ones(2, 5, 3), labels=None).shape == (2, 5, 4)
+
+
+def test_a_class_with_a_constructor_of_its_own_is_called_as_the_model():
+    class Mine(TopDownLatch):
+        def __init__(self, model):
+            super().__init__(HookedBackbone(model, {"p": "e"}), sites={"p": "a"})
+
+    latch = Mine(WithLabels())
+    assert latch(torch.ones(2, 5, 3)).shape == (2, 5, 4)
+    assert isinstance(copy.deepcopy(latch), Mine)
+
+
+def test_a_forward_of_ones_own_stays():
+    class Mine(TopDownLatch):
+        def forward(self, x, scale):
+            return scale * super().forward(x=x)
+
+    latch = Mine(HookedBackbone(WithLabels(), {"p": "e"}), sites={"p": "a"})
+    x = torch.ones(2, 5, 3)
+    assert torch.equal(latch(x, 2.0), 2.0 * latch.backbone.model(x))
+    assert type(latch) is Mine
+
+
+def test_odd_signatures_can_be_built():
+    class PositionalOnly(WithLabels):
+        def forward(self, x, /, y=None):
+            return super().forward(x)
+
+    class Star(WithLabels):
+        def forward(self, *xs):
+            return super().forward(xs[0])
+
+    TopDownLatch(HookedBackbone(PositionalOnly(), {"p": "e"}), sites={"p": "a"})
+    latch = TopDownLatch(HookedBackbone(Star(), {"p": "e"}), sites={"p": "a"})
+    with pytest.raises(TypeError, match=r"the model takes \(\*xs\), but got 1 positional arguments: .* forward names all"):
+        latch(torch.ones(2, 5, 3))

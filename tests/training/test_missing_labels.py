@@ -252,3 +252,37 @@ def test_classes_that_begin_at_one_are_said():
     data = SequenceDataset.from_arrays({"a": X}, RNG.integers(1, 4, 40))
     assert "classes begin at 1, so the model has an output for 0, too" in data_table({"train": data})
     assert "classes begin" not in data_table({"train": SequenceDataset.from_arrays({"a": X}, np.arange(40) % 3)})
+
+
+def test_weights_hold_for_classes_that_only_validation_has():
+    train = SequenceDataset.from_arrays({"a": X}, np.arange(40) % 2)
+    valid = SequenceDataset.from_arrays({"a": X}, np.arange(40) % 3)
+    for weight in ("balanced", {0: np.float32(2)}):
+        fit(Linear(3), train, valid, loss="cross_entropy", class_weight=weight, epochs=1)
+    with pytest.raises(DataError, match="there is a class 2 but the model returns logits for 2 classes"):
+        fit(Linear(2), train, valid, loss="cross_entropy", class_weight="balanced", epochs=1)
+
+
+def test_losses_of_ones_own_count_labels_too():
+    """torch's own loss, which ignores -100, is what "cross_entropy" is."""
+    classes = with_gaps(RNG.integers(0, 3, 40), -100)
+    data = SequenceDataset.from_arrays({"a": X}, classes)
+    lacking = data.subset([*range(0, 40, 3), 1])  # in batches of four, some have no label at all
+    found = [
+        fit(Linear(3), data, lacking, loss=loss, batch_size=4, epochs=2) for loss in ("cross_entropy", nn.CrossEntropyLoss())
+    ]
+    for a, b in zip(*(result.history for result in found), strict=True):
+        assert a["valid_loss"] == pytest.approx(b["valid_loss"], rel=1e-5)
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+    numbers = SequenceDataset.from_arrays({"a": X}, with_gaps(RNG.normal(size=40), NAN))
+    with pytest.raises(DataError, match=r"not finite|the loss is nan"):
+        fit(Linear(), numbers, numbers, loss=lambda output, y: (output.squeeze(1) - y).square().mean(), epochs=1)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    data = SequenceDataset.from_arrays({"a": X}, RNG.normal(size=40))
+    options = {"learning_rate": np.float64(0.01), "batch_size": np.int64(8), "checkpoint": tmp_path / "c.pt"}
+    options["scheduler"] = lambda steps: torch.optim.lr_scheduler.LambdaLR(steps, lambda epoch: np.float64(0.9) ** epoch)
+    options["gradient_clip"] = np.float64(1.0)
+    fit(Linear(), data, data, epochs=2, **options)
+    assert len(fit(Linear(), data, data, epochs=4, **options).history) == 4

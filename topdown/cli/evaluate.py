@@ -187,7 +187,7 @@ def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDatase
     if names and is_table(options.data):
         asked["features"] = names
         asked["label"] = options.label or tuple(trained.about.get("label_names") or ())
-    splits = load_splits(options.data, **asked)
+    splits = load_splits(options.data, **asked, moments=trained.moments)
     names = options.split or (["test"] if "test" in splits else list(splits))
     if missing := [name for name in names if name not in splits]:
         raise DataError(f"{options.data}: has no split {missing[0]!r}; it has {list(splits)}")

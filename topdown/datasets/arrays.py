@@ -60,7 +60,9 @@ def _are_steps(valid: Any) -> bool:
 
 def _listed(name: str, values: list[Array | None]) -> Stream:
     there = [array for array in values if array is not None]
-    if there and all(array.ndim == 1 and array.dtype.kind in "iu" for array in there):
+    if any(len(array) for array in there) and all(
+        array.ndim == 1 and (array.dtype.kind in "iu" or not len(array)) for array in there
+    ):
         arrays = [np.zeros(0, np.int64) if array is None else array for array in values]
         return Stream(1, np.array([len(array) for array in arrays]), arrays, {"dtype": "int64"}, tokens=True)
     shapes = {array.shape[1:] for array in there}

@@ -6,8 +6,8 @@ over the training samples. Both are counted. Values stay in float64 where float3
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,18 @@ from topdown.datasets.precision import Precision, distinct
 
 Array = np.ndarray[Any, Any]
 KINDS = ("nan", "+inf", "-inf", "beyond float32")
+
+
+class Training(NamedTuple):
+    """Says what other samples must know of the training samples.
+
+    Args:
+        exact: Modalities whose values stay in float64.
+        mean: Function from a modality to the mean of each feature, which fills gaps.
+    """
+
+    exact: Collection[str]
+    mean: Callable[[str], Array]
 
 
 class Cleaner:
@@ -75,7 +87,7 @@ class Cleaner:
             rows, features = np.concatenate(self.gaps).T
             for feature in np.unique(features):
                 at = rows[features == feature]
-                if not self.usable[feature]:  # it has no mean
+                if not self.usable[feature] and self.mean is None:  # it has no mean
                     self._count(np.full(len(at), np.nan), 0)
                     continue
                 self.filled += len(at)

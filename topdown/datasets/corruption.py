@@ -52,7 +52,7 @@ class Corruption(NamedTuple):
             if self.kind == "noise":
                 done[name] = x + severity * self.scale[name].float() * torch.randn(x.shape, generator=generator, device="cpu")
             else:
-                shape = (1, x.shape[1]) if self.kind == "features" else (len(x), 1)
+                shape = (1, x.shape[1]) if self.kind == "features" else (len(x), *[1] * (x.dim() - 1))
                 done[name] = x * (torch.rand(shape, generator=generator, device="cpu") >= severity)
         return done
 

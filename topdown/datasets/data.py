@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from topdown.datasets.arrays import from_arrays
 from topdown.datasets.batch import Batch, Sample, are_aligned, pad, padded_steps
-from topdown.datasets.cleaning import Cleaner
+from topdown.datasets.cleaning import Cleaner, Training
 from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.table_files import table_of
@@ -157,19 +157,19 @@ class SequenceDataset(Dataset[Sample]):
         if (wanted := split or "all") not in made:
             raise DataError(f"labels have no split {wanted!r}; they have {list(made)}")
         train = cls.from_split(made["train"], "frames") if "train" in made else None
-        return train if train is not None and wanted == "train" else cls.from_split(made[wanted], "frames", like=train)
+        if train is None or wanted == "train":
+            return train or cls.from_split(made[wanted], "frames")
+        return cls.from_split(made[wanted], "frames", training=train.as_training())
 
     @classmethod
-    def from_split(
-        cls, raw: RawSplit, where: str, sink: Sink = in_memory, like: SequenceDataset | None = None
-    ) -> SequenceDataset:
+    def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory, training: Training | None = None) -> SequenceDataset:
         """Makes a data set of the samples that a reader found: see :mod:`topdown.datasets.raw_samples`.
 
         Args:
             raw: Samples; its streams are used up.
             where: Name of the split, for messages.
             sink: Function that keeps the values. (Default: in memory)
-            like: Training samples, whose means fill gaps, and whose features decide which need float64. (Default: these)
+            training: What is to be known of the training samples. (Default: these are they)
 
         Raises:
             DataError: if numbers of samples differ, there is none, one has no steps at all, or a feature is never finite.
@@ -193,11 +193,10 @@ class SequenceDataset(Dataset[Sample]):
                 raise DataError(f"{prefix}{what}; remove them{which}")
 
         def cleaner(name: str, size: int) -> Cleaner:
-            if like is None or name not in like.sizes:
+            if training is None:
                 return Cleaner(size, fills=raw.fills)
-            exact = "rounded" in like.report["modalities"][name]
-            mean = functools.cache(lambda: like._moments_of(name).mean.double().numpy())
-            return Cleaner(size, fills=raw.fills, exact=exact, mean=mean)
+            mean = functools.cache(lambda: training.mean(name)) if raw.fills else None
+            return Cleaner(size, fills=raw.fills, exact=name in training.exact, mean=mean)
 
         sequences, vectors, modalities = {}, {}, {}
         for name, stream in list(raw.streams.items()):
@@ -403,7 +402,10 @@ class SequenceDataset(Dataset[Sample]):
             0.0
         """
         values = check_severity(kind, severity, len(self))
-        names = tuple(self.sizes if modalities is None else modalities)
+        tokens = [name for name, ragged in self.sequences.items() if ragged.are_tokens and kind in ("noise", "features")]
+        names = tuple([name for name in self.sizes if name not in tokens] if modalities is None else modalities)
+        if stray := [name for name in names if name in tokens]:
+            raise DataError(f"{stray[0]!r} holds ids of tokens, which have neither noise nor features: leave it out")
         if isinstance(modalities, str):
             raise DataError(f"modalities={modalities!r}: give a list of names")
         if unknown := [name for name in names if name not in self.sizes]:
@@ -430,6 +432,11 @@ class SequenceDataset(Dataset[Sample]):
         """
         tokens = [name for name, ragged in self.sequences.items() if ragged.are_tokens]
         return {name: self._moments_of(name) for name in self.sizes if name not in tokens}
+
+    def as_training(self) -> Training:
+        """Returns what other samples must know of these, if these are the training samples."""
+        exact = [name for name, found in self.report["modalities"].items() if "rounded" in found]
+        return Training(exact, lambda name: self._moments_of(name).mean.double().numpy())
 
     def _moments_of(self, name: str) -> Moments:
         if name in self.vectors:
@@ -489,10 +496,11 @@ class SequenceDataset(Dataset[Sample]):
         )._reported(self.report)
 
     def relabeled(self, labels: Tensor | None) -> SequenceDataset:
-        """Returns the same samples with other labels, of shape (N,) or (N, K), or without."""
+        """Returns the same samples with other labels, of shape (N,) or (N, K), or without; names of classes go."""
+        report = {name: value for name, value in self.report.items() if name != "class_names"}
         return SequenceDataset(
             self.sequences, self.vectors, labels, self.ids, present=self.present, corruptions=self.corruptions
-        )._reported(self.report)
+        )._reported(report)
 
     def as_sequences(self) -> SequenceDataset:
         """Returns the same samples, each vector as a sequence of one step: for models that take sequences alone."""
@@ -506,12 +514,17 @@ class SequenceDataset(Dataset[Sample]):
     def masked(self, masks: Mapping[str, Tensor]) -> SequenceDataset:
         """Returns a copy whose inputs are multiplied by masks of shape (N, D_k), the same for all steps of a sample.
 
+        Ids of tokens stay as they are.
+
         Raises:
             DataError: if the samples are corrupted; mask them first.
         """
         self._check_clean("mask them")
         sequences = {}
         for name, ragged in self.sequences.items():
+            if ragged.are_tokens:
+                sequences[name] = ragged
+                continue
             mask = masks[name].repeat_interleave(ragged.lengths, 0)
             sequences[name] = Ragged.packed(ragged.all_rows() * mask, ragged.lengths)
         vectors = {name: vector * masks[name] for name, vector in self.vectors.items()}

@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from topdown.datasets.cleaning import Training
+from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.detect import read_source
@@ -29,6 +33,7 @@ def load_splits(
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
+    moments: Mapping[str, Moments] | None = None,
 ) -> dict[str, SequenceDataset]:
     """Loads the splits of a file or a folder, whose layout is found by its content.
 
@@ -60,6 +65,7 @@ def load_splits(
         seed: Random seed of that split. (Default: 0)
         columns: {modality: pattern of its columns, such as "audio_*"}, where one table holds all modalities. (Default: none)
         features: {modality: its columns in tables, in this order}; others are left out. (Default: all, as in the file)
+        moments: Moments of the training data of a model, whose means fill gaps. (Default: those of the split "train")
 
     Returns:
         Splits, each a :class:`SequenceDataset` of float32 with a `report` of findings.
@@ -92,7 +98,7 @@ def load_splits(
         options.only(path, "a store")
         return open_store(path, options.modalities)
     try:
-        return make_splits(path, read_source(Source(path, options)), lambda split: in_memory)
+        return make_splits(path, read_source(Source(path, options)), lambda split: in_memory, _training(moments))
     except MemoryError:
         raise DataError(
             f"{path}: does not fit into the memory of this machine; where there is more, make a store of it with "
@@ -100,13 +106,24 @@ def load_splits(
         ) from None
 
 
-def make_splits(path: Path, found: Found, sink_of: Callable[[str], Sink]) -> dict[str, SequenceDataset]:
+def _training(moments: Mapping[str, Moments] | None) -> Training | None:
+    """Returns what moments of the training data say about it."""
+    if moments is None:
+        return None
+    exact = [name for name, found in moments.items() if found.mean.dtype == torch.float64]
+    return Training(exact, lambda name: moments[name].mean.double().numpy())
+
+
+def make_splits(
+    path: Path, found: Found, sink_of: Callable[[str], Sink], training: Training | None = None
+) -> dict[str, SequenceDataset]:
     """Makes data sets of the content of a file, with reports.
 
     Args:
         path: Path of the file.
         found: Content of it, which is used up.
         sink_of: Function that returns what keeps the values of a split.
+        training: What is to be known of the training samples. (Default: the split "train", or each split by itself)
 
     Raises:
         DataError: if features differ between splits, or a pickle repeats itself to fill the memory.
@@ -122,8 +139,8 @@ def make_splits(path: Path, found: Found, sink_of: Callable[[str], Sink]) -> dic
     splits: dict[str, SequenceDataset] = {}
     order = list(found.splits)
     for split in sorted(order, key=lambda name: name != "train"):  # whose means fill the gaps of all
-        train = splits.get("train")
-        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split), train)
+        known = training or (splits["train"].as_training() if "train" in splits else None)
+        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split), known)
     splits = {split: splits[split] for split in order}
     first = next(iter(splits), None)
     if first is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 LARGEST_ROUNDING = 1e-3  # in standard deviations
+NO_FRACTION = 0.25  # how far float32 rounds values beyond 4 million
 
 
 class Precision:
@@ -58,8 +59,11 @@ class Precision:
         return lost
 
     def needs_float64(self) -> bool:
-        """Returns whether values must stay in float64: some lose digits, or nobody can tell, where they are all the same."""
-        return bool((self.error > LARGEST_ROUNDING * self._deviation()).any())
+        """Returns whether values must stay in float64: some lose digits, or nobody can tell from the deviation of these.
+
+        That is where they are all the same, or so large that float32 has no fractions, as beside an outlier.
+        """
+        return bool(((self.error > LARGEST_ROUNDING * self._deviation()) | (self.error >= NO_FRACTION)).any())
 
     def _deviation(self) -> Array:
         count = np.maximum(1, self.count)
@@ -68,8 +72,8 @@ class Precision:
 
 
 def dtype_for(mean: Tensor, deviation: Tensor) -> torch.dtype:
-    """Returns float32, or float64 where float32 would round a mean by more than a thousandth of the standard deviation."""
-    lost = (mean - mean.float()).abs() > LARGEST_ROUNDING * deviation
+    """Returns float32, or float64 where it rounds values near a mean by more than a thousandth of the standard deviation."""
+    lost = mean.abs() * (torch.finfo(torch.float32).eps / 2) > LARGEST_ROUNDING * deviation
     return torch.float64 if bool((lost & (deviation > 0)).any()) else torch.float32
 
 
@@ -81,9 +85,10 @@ def in_float(values: Array) -> Array:
         (dtype('float32'), dtype('float64'))
     """
     rows = values.astype(np.float64).reshape(len(values), -1)
-    rounding = Precision(rows.shape[1])
-    rounding.add(rows[np.isfinite(rows).all(1)])
-    return values.astype(np.float64 if rounding.lost().any() else np.float32)
+    rounding, known = Precision(rows.shape[1]), np.isfinite(rows)
+    rounding.add(np.where(known, rows, 0.0), known)
+    exact = rounding.lost().any() or (rounding.error >= NO_FRACTION).any()
+    return values.astype(np.float64 if exact else np.float32)
 
 
 def distinct(values: Array) -> tuple[int, int]:

@@ -102,7 +102,7 @@ def clean_sequences(name: str, stream: Stream, sink: Sink, where: str, cleaner: 
         return Ragged.packed(values, torch.from_numpy(lengths)), {**about, **stream.found}
     arrays = (cleaner.clean(array, i) for i, array in enumerate(stream.arrays) if len(array))
     values = sink(name, (int(lengths.sum()), stream.size), arrays, cleaner)
-    if lengths.any() and len(never := np.flatnonzero(~cleaner.usable)):
+    if lengths.any() and cleaner.mean is None and len(never := np.flatnonzero(~cleaner.usable)):
         raise DataError(f"{where}: feature {never[0]} is never finite ({len(never)} such features); leave it out of the file")
     column = values.column if isinstance(values, MappedArray) else lambda index: values[:, index].numpy()
     found = {**about, **stream.found, **cleaner.found(column), "all_zero_samples": cleaner.zeros}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,7 +69,18 @@ def resume_training(path: Path, parts: Mapping[str, Any], settings: Mapping[str,
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint, atomically, that `torch.load(path, weights_only=True)` can read."""
-    write_file(path, lambda file: torch.save(state, file))
+    write_file(path, lambda file: torch.save(_without_numpy(state), file))
+
+
+def _without_numpy(value: Any) -> Any:
+    """Returns a value with numbers of Python in place of those of numpy, which cannot be read without running code."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: _without_numpy(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_without_numpy(part) for part in value)
+    return value
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -81,7 +81,9 @@ def cross_entropy(output: Tensor, labels: Tensor, weights: Tensor | None = None)
     try:
         if weights is None:
             return nn.functional.cross_entropy(output, classes)
-        return (weights.to(output)[classes] * nn.functional.cross_entropy(output, classes, reduction="none")).mean()
+        full = output.new_ones(output.shape[1])
+        full[: len(weights)] = weights[: output.shape[1]].to(output)
+        return (full[classes] * nn.functional.cross_entropy(output, classes, reduction="none")).mean()
     except IndexError:
         found = f"there is a class {int(classes.max())} but the model returns logits for {output.shape[1]} classes"
         raise DataError(f"{found}: make it with output_size={int(classes.max()) + 1} or more") from None
@@ -114,7 +116,7 @@ def class_weights(weight: Literal["balanced"] | Mapping[int, float], labels: Ten
     for c, value in weight.items():
         if not (int(c) == c >= 0 and 0 <= value < float("inf")):
             raise DataError(f"class_weight={{{c!r}: {value!r}}}: classes are 0, 1, 2 ..., and weights finite, at least 0")
-        weights[int(c)] = value
+        weights[int(c)] = float(value)
     return weights
 
 

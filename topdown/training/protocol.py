@@ -33,6 +33,7 @@ from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, 
 from topdown.training.random_state import own_random_numbers
 from topdown.training.scaled_output import scaled_by_targets
 
+EXTREME = "look for extreme values in the features, or lower the learning rate"
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Augment = Callable[[SequenceDataset, int], SequenceDataset]
 MakeScheduler = Callable[[torch.optim.Optimizer], Any]
@@ -137,6 +138,7 @@ def fit(
             (naming the epoch, the batch and its samples), or the checkpoint is of another training.
     """
     _check(model, train, valid, loss, optimizer, gradient_clip)
+    batch_size, epochs, patience = int(batch_size), int(epochs), int(patience)  # of numpy
     seed = int(seed) % LARGEST_SEED  # of numpy, or larger than torch takes
     if feedback_learning_rate is not None and optimizer is not None:
         raise DataError("feedback_learning_rate is for Adam: give an optimizer of your own the groups of parameters it needs")
@@ -166,6 +168,7 @@ def fit(
         torch.manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
         model.to(place)
         compare = _compare(loss, weights)
+        own_gets_missing = callable(loss) and not all(bool(labelled(data.labels).all()) for data in (train, valid))
         steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate, feedback_learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
@@ -187,7 +190,7 @@ def fit(
             with _training_mode(steps):
                 record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train, on_step)
             record["valid_loss"] = _validate(model, valid, loss, compare, batch_size)
-            _check_finite(record)
+            _check_finite(record, "a loss of your own gets labels that are missing" if own_gets_missing else EXTREME)
             record |= {"learning_rate": steps.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             rate.step(*([record["valid_loss"]] if isinstance(rate, plateau) else []))
             progress = progress.updated(record, model)
@@ -231,10 +234,9 @@ def _augmented(found: object, train: SequenceDataset) -> SequenceDataset:
     return found
 
 
-def _check_finite(record: Mapping[str, float]) -> None:
+def _check_finite(record: Mapping[str, float], remedy: str) -> None:
     if not math.isfinite(record["train_loss"] + record["valid_loss"]):
         found = f"(train {record['train_loss']}, validation {record['valid_loss']})"
-        remedy = "look for extreme values in the features, or lower the learning rate"
         raise DataError(f"the loss of epoch {record['epoch']:.0f} is not finite {found}; {remedy}")
 
 
@@ -351,7 +353,7 @@ def _train_epoch(
             if not math.isfinite(float(value.detach() + norm)):
                 found = f"the loss is {float(value.detach()):g} and the norm of its gradient {float(norm):g}"
                 where = f"epoch {epoch}, batch {number}, with samples {', '.join(data.ids[i] for i in whole.tolist()[:8])} ..."
-                raise DataError(f"{found} in {where}; look for extreme values in the features, or lower the learning rate")
+                raise DataError(f"{found} in {where}; {EXTREME}")
             return value
 
         if needs_closure:
@@ -370,23 +372,26 @@ def _compare(loss: Loss, weights: Tensor | None) -> Callable[[Any, Tensor], Tens
     """Returns a function (output, labels) -> scalar."""
     if weights is not None:
         return lambda output, labels: cross_entropy(prediction_of(output), labels, weights)
-    return loss if callable(loss) else lambda output, labels: LOSSES[loss](prediction_of(output), labels)
+    if not callable(loss):
+        return lambda output, labels: LOSSES[loss](prediction_of(output), labels)
+    return lambda output, labels: loss(output, labels) if labelled(labels).any() else prediction_of(output).sum() * 0.0
 
 
 def _validate(
     model: nn.Module, data: SequenceDataset, loss: Loss, compare: Callable[[Any, Tensor], Tensor], batch_size: int
 ) -> float:
-    """Returns the mean loss over all samples, of all processes, in evaluation mode."""
+    """Returns the mean loss over all labels, of all processes, in evaluation mode."""
     if not callable(loss):
         return float(compare(predict(model, data, batch_size=batch_size), data.labels))
     device = device_of(model)
-    losses = torch.zeros((), device=device)
+    losses, count = torch.zeros((), device=device), int(labelled(data.labels).sum())
     with torch.no_grad(), evaluation_mode(model):
         for number, indices in enumerate(data.batch_lengths().argsort(stable=True).split(batch_size)):
             if number % world_size() == rank():
-                batch = data.batch(indices).to(device)
-                losses += loss(model(batch.inputs, batch.lengths), batch.labels) * len(indices)
-    return float(total(losses)) / len(data)
+                batch = data.batch(indices)
+                known, batch = int(labelled(batch.labels).sum()), batch.to(device)
+                losses += compare(model(batch.inputs, batch.lengths), batch.labels) * known
+    return float(total(losses)) / count
 
 
 def _check(

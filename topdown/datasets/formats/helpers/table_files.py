@@ -198,6 +198,8 @@ def numbers(table: Table, columns: list[str], remedy: str) -> Array:
     pandas = require("pandas", "datasets")
     for name in columns:
         cells = table.frame[name]
+        if cells.dtype.kind in "mM" or pandas.api.types.is_datetime64_any_dtype(cells):
+            raise DataError(f"{table.path}: column {name!r} holds dates; give numbers, such as seconds")
         if not pandas.api.types.is_numeric_dtype(cells):
             wrong = pandas.to_numeric(cells, errors="coerce").isna() & cells.notna()
             if wrong.any():

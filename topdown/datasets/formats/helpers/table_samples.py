@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -158,7 +159,7 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
     frame, place, split = table.frame, table.column("id"), table.column("split")
     features = {name for other, columns in modalities.values() if other is table for name in columns}
     if features:  # one table with everything has a row for each step
-        frame = frame.drop_duplicates(place)
+        frame = _one_row_each(table, place, [name for name in frame.columns if name != place and name not in features])
         table = table._replace(frame=frame)
     ids = [str(name) for name in frame[place]]
     if len(set(ids)) < len(ids):
@@ -193,6 +194,8 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
         return _Labels(ids, values, columns, splits, classes, notes)
     choose = " or name the column of the label with label= (--label)" if len(columns) > 1 else ""
     values = numbers(table, columns, f"give labels as numbers,{choose}" if choose else "give classes as 0, 1, 2 ...")
+    if len(infinite := np.flatnonzero(np.isinf(values).any(1))):
+        raise DataError(f"{table.line(int(infinite[0]))}: a label is infinite ({len(infinite)} such rows); leave it empty")
     whole = all(_are_whole(table, name) for name in columns)
     if not whole and len(columns) == 1 and (values == np.round(values))[~missing].all():
         notes.append(
@@ -202,6 +205,22 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
         values = np.where(missing, MISSING, values).astype(np.int64)
     values = values[:, 0 if len(columns) == 1 else slice(None)]
     return _Labels(ids, values, columns, splits, [], notes)
+
+
+def _one_row_each(table: Table, place: str | None, columns: list[str]) -> Any:
+    """Returns a row for each id, with its first value of each column.
+
+    Raises:
+        DataError: if a column has several values for one id.
+    """
+    first = table.frame.drop_duplicates(place).copy()
+    for name in columns:
+        by_id = table.frame.groupby(place, sort=False)[name]
+        if len(several := by_id.nunique()[lambda counts: counts > 1]):
+            what = f"{name!r} has several values for the id {several.index[0]!r} ({len(several)} such ids)"
+            raise DataError(f"{table.path}: {what}; give all rows of a sample the same")
+        first[name] = first[place].map(by_id.first())
+    return first
 
 
 def _classes(column: Any) -> list[str]:
@@ -219,8 +238,11 @@ def _classes(column: Any) -> list[str]:
 def _are_whole(table: Table, name: str) -> bool:
     """Returns whether a column holds whole numbers; where cells are missing, pandas reads those as floating-point."""
     column = table.frame[name]
-    if column.dtype.kind in "iub" or not column.isna().any():
+    missing = column.isna().to_numpy()
+    if column.dtype.kind in "iub" or not missing.any():
         return bool(column.dtype.kind in "iub")
-    if column.dtype.kind not in "fiub":  # of pandas, which may be missing
-        return bool(require("pandas", "datasets").api.types.is_integer_dtype(column))
-    return bool(table.separator) and not any("." in cell for cell in table.cells(name))
+    if not table.separator:  # of a library, which knows no text
+        there = column[~missing].astype(float)
+        return bool((there == there.round()).all())
+    cells = list(table.cells(name))
+    return all(re.fullmatch(r"[+-]?\d+", cells[row]) for row in column.index[~missing])

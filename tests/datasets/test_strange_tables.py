@@ -1,0 +1,160 @@
+"""Tables and arrays as a reviewer gave them, who looked for what goes wrong in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from topdown.datasets import DataError, SequenceDataset, load_splits
+from topdown.datasets.report import data_table
+
+NAN = float("nan")
+
+
+def write(folder, **tables):
+    for name, rows in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (["id;score", "a;1,5", "b;", "c;2,7"], [1.5, NAN, 2.7]),
+        (["id;score", "a;5e-1", "b;", "c;25e-1"], [0.5, NAN, 2.5]),
+        (["id;score", "a;1", "b;", "c;2"], [1, -100, 2]),
+    ],
+)
+def test_a_missing_label_does_not_make_numbers_of_others(tmp_path, rows, expected):
+    data = load_splits(write(tmp_path, a=["id;x", "a;0,5", "b;1,5", "c;2,5"], labels=rows))["all"]
+    assert np.allclose(data.labels.double().numpy(), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("apart", [np.arange(-10, 11.0), np.array([-3.0, -1, 1, 3])])
+def test_values_keep_their_digits_where_float32_has_their_mean(apart):
+    base = 1.7e9 if len(apart) > 4 else 2e7
+    data = SequenceDataset.from_arrays({"t": (base + apart)[:, None]})
+    found = data.standardized(data.moments()).batch(range(len(apart))).inputs["t"].flatten()
+    torch.testing.assert_close(found, torch.from_numpy(apart / apart.std()).float(), rtol=1e-5, atol=1e-6)
+
+
+def test_labels_keep_their_digits_whatever_is_beside_them():
+    assert SequenceDataset.from_arrays({"t": np.ones((1, 1))}, [1_700_000_037.0]).labels.tolist() == [1_700_000_037.0]
+    y = np.array([[1.7e9 + 1, NAN], [1.7e9 + 2, NAN], [NAN, 3.0], [NAN, 4.0]])
+    assert SequenceDataset.from_arrays({"t": np.ones((4, 1))}, y).labels[:2, 0].tolist() == [1.7e9 + 1, 1.7e9 + 2]
+    assert SequenceDataset.from_arrays({"t": np.ones((2, 1))}, [0.1, 0.1]).labels.dtype == torch.float32
+
+
+def test_one_far_value_does_not_flatten_the_others():
+    times = 1.7e9 + np.arange(0, 100, 7.0)[:, None]
+    moments = SequenceDataset.from_arrays({"t": times}).moments()
+    new = 1.7e9 + np.array([[3.0], [30.0], [60.0], [90.0]])
+    both = [SequenceDataset.from_arrays({"t": x}).standardized(moments) for x in (new, np.concatenate([new, [[0.0]]]))]
+    first, second = (data.batch([0, 1, 2, 3]).inputs["t"] for data in both)
+    torch.testing.assert_close(first, second)
+    assert len(first.unique()) == 4
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_feature_that_a_split_lacks_gets_the_mean_of_train(tmp_path, steps):
+    cells = {"a": "1.0,5", "b": "2.0,7", "c": "3.0,", "d": "4,8"}
+    rows = [f"{name},{cell}" for name, cell in cells.items() for _ in range(steps)]
+    labels = ["id,split,y", "a,train,1.5", "b,train,2.5", "c,valid,3.5", "d,test,1.5"]
+    valid = load_splits(write(tmp_path, a=["id,x,y", *rows], labels=labels))["valid"]
+    assert valid[0].inputs["a"].reshape(-1, 2).tolist() == [[3.0, 6.0]] * steps
+    assert valid.report["modalities"]["a"]["filled"] == steps
+
+
+def test_gaps_of_new_data_get_the_mean_of_the_training_data(tmp_path):
+    moments = SequenceDataset.from_arrays({"a": np.array([[1.0, 5.0], [2.0, 7.0]])}).moments()
+    data = load_splits(write(tmp_path, a=["id,x,y", "n,3.0,", "m,1000,"]), moments=moments)["all"]
+    assert data.vectors["a"].tolist() == [[3.0, 6.0], [1000.0, 6.0]]
+
+
+def with_tokens():
+    arrays = {"text": [np.array([1, 2, 3]), np.array([4, 5])], "a": np.ones((2, 3))}
+    return SequenceDataset.from_arrays(arrays, [0, 1])
+
+
+@pytest.mark.parametrize("kind", ["noise", "features", "steps", "missing"])
+def test_corruption_leaves_tokens_what_they_are(kind):
+    worse = with_tokens().corrupt(kind, 1.0)
+    text = worse.batch([0, 1]).inputs["text"]
+    assert text.dtype == torch.int64
+    expected = torch.zeros(2, 3) if kind == "steps" else torch.tensor([[1, 2, 3], [4, 5, 0]])
+    if kind != "missing":
+        assert text.tolist() == expected.tolist()
+    if kind in ("noise", "features"):
+        with pytest.raises(DataError, match="'text' holds ids of tokens, which have neither noise nor features"):
+            with_tokens().corrupt(kind, 1.0, modalities=["text"])
+
+
+def test_masks_leave_tokens_what_they_are():
+    masked = with_tokens().masked({"text": torch.ones(2, 1), "a": torch.full((2, 3), 2.0)})
+    assert masked[0].inputs["text"].tolist() == [1, 2, 3]
+    assert masked[0].inputs["a"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_dates_are_refused():
+    frame = pandas.DataFrame({"id": list("abc"), "t": pandas.to_datetime(["2024-01-01", None, "2024-01-04"])})
+    with pytest.raises(DataError, match="a: column 't' holds dates; give numbers, such as seconds"):
+        SequenceDataset.from_frames({"a": frame})
+    features = pandas.DataFrame({"id": list("abc"), "x": [1.0, 2.0, 3.0]})
+    with pytest.raises(DataError, match="labels: column 't' holds dates"):
+        SequenceDataset.from_frames({"a": features}, frame)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["s,1,2,0.5,train", "s,1,2,0.7,train"], "'y' has several values for the id 's'"),
+        (["s,1,2,0.5,train", "s,1,2,0.5,valid"], "'split' has several values for the id 's'"),
+    ],
+)
+def test_a_sample_has_one_label_in_one_table(tmp_path, rows, message):
+    path = write(tmp_path, one=["id,t,x,y,split", *rows]) / "one.csv"
+    with pytest.raises(DataError, match=message):
+        load_splits(path, columns={"a": "[tx]"})
+
+
+def test_a_label_may_stand_in_any_row_of_its_sample(tmp_path):
+    path = write(tmp_path, one=["id,t,x,y", "s,1,2,", "s,1,2,0.5", "r,1,2,1.5"]) / "one.csv"
+    assert load_splits(path, columns={"a": "[tx]"})["all"].labels.tolist() == [0.5, 1.5]
+
+
+def test_infinite_labels_name_their_line(tmp_path):
+    with pytest.raises(DataError, match=r"labels.csv, line 3: a label is infinite \(1 such rows\); leave it empty"):
+        load_splits(write(tmp_path, a=["id,x", "a,1", "b,2"], labels=["id,y", "a,0.5", "b,inf"]))
+
+
+def two_frames(labels):
+    ids = list("abc")
+    return pandas.DataFrame({"id": ids, "x": [1.0, 2.0, 3.0]}), pandas.DataFrame({"id": ids, "y": labels})
+
+
+def test_whole_labels_with_a_gap_are_classes_in_every_form(tmp_path):
+    frame, labels = (
+        pandas.DataFrame({"id": list("abc"), "x": [1.0, 2.0, 3.0]}),
+        pandas.DataFrame({"id": list("abc"), "y": [0, 1, None]}),
+    )
+    assert SequenceDataset.from_frames({"a": frame}, labels).labels.tolist() == [0, 1, -100]
+    frame.to_parquet(tmp_path / "a.parquet")
+    labels.to_excel(tmp_path / "labels.xlsx", index=False)
+    assert load_splits(tmp_path)["all"].labels.tolist() == [0, 1, -100]
+
+
+def test_other_labels_have_other_names():
+    frame, labels = (
+        pandas.DataFrame({"id": list("abc"), "x": [1.0, 2.0, 3.0]}),
+        pandas.DataFrame({"id": list("abc"), "y": ["hi", "lo", "hi"]}),
+    )
+    data = SequenceDataset.from_frames({"a": frame}, labels).relabeled(torch.tensor([0, 2, 1]))
+    assert "labels of train: 0 1, 1 1, 2 1" in data_table({"train": data})
+
+
+def test_tokens_may_be_lists():
+    data = SequenceDataset.from_arrays({"text": [[1, 2], []], "a": np.ones((2, 1))}, [0, 1])
+    assert data[0].inputs["text"].tolist() == [1, 2]
+    assert data.lengths["text"].tolist() == [2, 0]
