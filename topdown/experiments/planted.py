@@ -2,7 +2,8 @@ r"""Planted data in which only part of a modality can be trusted, and another mo
 
 Modality `a` has three groups of three features and T steps. At each step one group shows the label :math:`y = \pm 1`, and each
 of the other two shows a stranger's label, which looks the same. Modality `b` says which group shows it. What changes is how
-often the group does: once per sample, per segment of four steps, or at each step.
+often the group does: once per sample, per segment of four steps, or at each step. Within a sample each group has its turn as
+often as any other.
 
 A model that averages over time before it fuses can undo the first with a fusion that multiplies, and neither of the others.
 """
@@ -53,7 +54,10 @@ def planted(samples: int, changes: Changes, *, steps: int = 12, cue: float = 1.0
         raise ValueError(f"changes={changes!r} must be one of {list(get_args(Changes))}")
     generator = torch.Generator("cpu").manual_seed(seed)
     draws = {"sample": 1, "segment": -(-steps // SEGMENT), "step": steps}[changes]
-    drawn = torch.randint(0, GROUPS, (samples, draws), generator=generator, device="cpu")
+    # As often each group as any other, in random order: averages over time cannot tell one from another.
+    order = torch.rand(samples, draws, generator=generator, device="cpu").argsort(1) if draws > 1 else None
+    one = torch.randint(0, GROUPS, (samples, 1), generator=generator, device="cpu")
+    drawn = one if order is None else order % GROUPS
     group = drawn.repeat_interleave(-(-steps // draws), 1)[:, :steps]
     relevant = torch.nn.functional.one_hot(group, GROUPS).bool()  # (N, T, groups)
     signs = torch.randint(0, 2, (samples, 1 + GROUPS), generator=generator, device="cpu") * 2.0 - 1
