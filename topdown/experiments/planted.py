@@ -1,11 +1,13 @@
-r"""Planted data in which only part of a modality can be trusted, and another modality says which part.
+r"""Planted data in which only half of a modality can be trusted, and another modality says which half.
 
-Modality `a` has three groups of three features and T steps. At each step one group shows the label :math:`y = \pm 1`, and each
-of the other two shows a stranger's label, which looks the same. Modality `b` says which group shows it. What changes is how
-often the group does: once per sample, per segment of four steps, or at each step. Within a sample each group has its turn as
-often as any other.
+Modality `a` has two groups of four features and T steps. At each step one group shows the label :math:`y = \pm 1`, and the
+other shows a stranger's label, which looks the same. Modality `b` says which group shows it. What changes is how often the
+group does: once per sample, per segment of three steps, or at each step. Within a sample both groups have their turn equally
+often.
 
-A model that averages over time before it fuses can undo the first with a fusion that multiplies, and neither of the others.
+A model that averages over time before it fuses can undo the first with a fusion that multiplies. It can undo neither of the
+others: the averages of both groups are the same, :math:`(y + s) / 2`, and label and stranger can be told from one another in
+three of four samples at best.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from torch import Tensor
 from topdown.datasets.data import SequenceDataset
 
 Changes = Literal["sample", "segment", "step"]
-GROUPS, WIDTH, SEGMENT = 3, 3, 4
+GROUPS, WIDTH, SEGMENT = 2, 4, 3
 NOISE = 0.5  # standard deviation at each feature and step, of a label of 1 or -1
 
 
 class Planted(NamedTuple):
-    """Holds samples and the planted relevance of each feature of `a`, (N, T, 9), 1 where a feature shows the label."""
+    """Holds samples and the planted relevance of each feature of `a`, (N, T, 8), 1 where a feature shows the label."""
 
     data: SequenceDataset
     relevance: Tensor
@@ -48,7 +50,7 @@ def planted(samples: int, changes: Changes, *, steps: int = 12, cue: float = 1.0
     Example:
         >>> data, relevance = planted(4, "step")
         >>> data.sizes, relevance.shape, relevance.sum(-1).unique()
-        ({'a': 9, 'b': 3}, torch.Size([4, 12, 9]), tensor([3.]))
+        ({'a': 8, 'b': 2}, torch.Size([4, 12, 8]), tensor([4.]))
     """
     if changes not in get_args(Changes):
         raise ValueError(f"changes={changes!r} must be one of {list(get_args(Changes))}")
@@ -60,9 +62,8 @@ def planted(samples: int, changes: Changes, *, steps: int = 12, cue: float = 1.0
     drawn = one if order is None else order % GROUPS
     group = drawn.repeat_interleave(-(-steps // draws), 1)[:, :steps]
     relevant = torch.nn.functional.one_hot(group, GROUPS).bool()  # (N, T, groups)
-    signs = torch.randint(0, 2, (samples, 1 + GROUPS), generator=generator, device="cpu") * 2.0 - 1
-    label, strangers = signs[:, :1, None], signs[:, 1:].unsqueeze(1)
-    shown = torch.where(relevant, label, strangers).repeat_interleave(WIDTH, -1)
+    signs = torch.randint(0, 2, (samples, 2), generator=generator, device="cpu") * 2.0 - 1
+    shown = torch.where(relevant, signs[:, :1, None], signs[:, 1:, None]).repeat_interleave(WIDTH, -1)
     a = shown + NOISE * torch.randn(shown.shape, generator=generator, device="cpu")
     b = cue * relevant + NOISE * torch.randn(relevant.shape, generator=generator, device="cpu")
     classes = (signs[:, 0] > 0).long()
