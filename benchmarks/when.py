@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from common.rows import gain, mean_score, merged
 from torch import Tensor, nn
 
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.comparison import compare
-from topdown.comparison.differences import Runs, difference_of, pairs_of
+from topdown.comparison.differences import Runs
 from topdown.datasets import SequenceDataset
 from topdown.datasets.report import markdown
 from topdown.experiments.planted import Changes, planted
@@ -152,16 +153,11 @@ def run_cell(cell: Cell, out: Path, jobs: int) -> Runs:
     kinds = [KIND] if slow else [KIND, "shared"]
     found = compare(made, splits, widen=made, feedback=kinds, diagnose=True, out=out / cell.name, **shared)
     known = {k: _masked(part.data, part.relevance) for k, part in parts.items()}
-    others = {ORACLE: compare(made, known, feedback=[], out=out / f"{cell.name}-oracle", **shared)}
+    others = {ORACLE: compare(made, known, feedback=[], out=out / f"{cell.name}-oracle", **shared).runs}
     if not slow:
         early = functools.partial(build_early, fusion=cell.fusion, encoder=cell.encoder)
-        others[EARLY] = compare(early, splits, feedback=[], out=out / f"{cell.name}-early", **shared)
-    records, outputs = [*found.runs.records], [*found.runs.outputs]
-    for name, other in others.items():
-        for i in other.runs.of("none").values():
-            records.append({**other.runs.records[i], "row": name})
-            outputs.append(other.runs.outputs[i])
-    return found.runs._replace(records=records, outputs=outputs)
+        others[EARLY] = compare(early, splits, feedback=[], out=out / f"{cell.name}-early", **shared).runs
+    return merged(found.runs, others)
 
 
 def _masked(data: SequenceDataset, relevance: Tensor) -> SequenceDataset:
@@ -169,16 +165,10 @@ def _masked(data: SequenceDataset, relevance: Tensor) -> SequenceDataset:
     return SequenceDataset.from_arrays({"a": batch.inputs["a"] * relevance, "b": batch.inputs["b"]}, batch.labels)
 
 
-def gain(runs: Runs, row: str, other: str) -> tuple[float, float, float]:
-    """Returns how much better a row is than another, and the 95 % interval."""
-    d = difference_of(runs, pairs_of(runs, row, other))
-    return d.mean, d.low, d.high
-
-
 def best_control(runs: Runs) -> str:
     """Returns the control with the best mean score: of one pass, with nothing of feedback."""
     there = [row for row in CONTROLS if runs.of(row)]
-    return max(there, key=lambda row: float(np.mean([runs.records[i]["test"] for i in runs.of(row).values()])))
+    return max(there, key=lambda row: mean_score(runs, row))
 
 
 def write_table(path: Path, found: Mapping[Cell, Runs], seconds: float, command: str) -> None:
@@ -196,10 +186,7 @@ def write_table(path: Path, found: Mapping[Cell, Runs], seconds: float, command:
     )
     rows: list[tuple[str, ...]] = [head]
     for cell, runs in found.items():
-        scores = []
-        for row in SHOWN:
-            values = [runs.records[i]["test"] for i in runs.of(row).values()]
-            scores.append(f"{np.mean(values):.3f}" if values else "")
+        scores = [f"{mean_score(runs, row):.3f}" if runs.of(row) else "" for row in SHOWN]
         control = best_control(runs)
         mean, low, high = gain(runs, KIND, control)
         about = (cell.fusion, cell.encoder, cell.changes, str(cell.samples), f"{cell.cue:g}", str(cell.seeds))
