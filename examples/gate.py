@@ -90,7 +90,7 @@ def draw(path: str, mask: Tensor, relevant: Tensor) -> None:
     figure = require("matplotlib.figure", "plots").Figure(figsize=(9.0, 2.6), layout="constrained")
     panels = {"relevant channels (planted)": 2 * relevant, "mask of the signal (learned)": mask}
     for axes, (title, values) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        image = axes.imshow(values.T, "RdBu_r", vmin=0.0, vmax=2.0, aspect="auto", interpolation="nearest")
+        image = axes.imshow(values.T.numpy(), "RdBu_r", vmin=0.0, vmax=2.0, aspect="auto", interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
     figure.axes[0].set_ylabel("channel")
