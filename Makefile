@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test coverage check lint types wheel clean
+.PHONY: demo test coverage check docs lint types wheel clean
 
 # Under a minute after installation: the gate, and a small experiment on synthetic data, with tables and figures in build/demo.
 demo: .venv/ready
@@ -23,6 +23,11 @@ check: lint types test wheel
 	rm -rf build/tiny build/tiny-mult
 	$(BIN)/python examples/mosei_lstm.py --samples 64 --epochs 1 --seeds 1 --out build/tiny
 	$(BIN)/python examples/mosei_mult.py --samples 32 --epochs 1 --seeds 1 --unaligned --out build/tiny-mult
+
+# The site, in build/docs: warnings are errors, no network. Its code blocks and links are tests.
+docs: .venv/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
 
 lint: .venv/ready
 	$(BIN)/ruff check .

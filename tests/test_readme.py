@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""What the README and the pages of docs show runs as it stands."""
 
 import re
 from pathlib import Path
@@ -7,21 +7,29 @@ import processes
 import pytest
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = ("frameworks", "many_processes")  # whose programs have tests of their own, or are parts of one
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{number}", marks=pytest.mark.uncovered)
+    for page in PAGES
+    if page.stem not in ELSEWHERE
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of torch's exporters, about themselves
-@pytest.mark.parametrize("number", [pytest.param(i, marks=pytest.mark.uncovered) for i in range(len(BLOCKS))])
-def test_code_runs_and_prints_what_it_says(number, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("block", BLOCKS)
+def test_code_runs_and_prints_what_it_says(block, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    block, names = BLOCKS[number], {}
+    names = {}
     if "topdown.export" in block:
         pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
         pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     if "transformers" in block:
         pytest.importorskip("transformers", reason="needs the extra 'models'")
-    exec(compile(block, f"README.md, block {number}", "exec"), names)
+    exec(compile(block, "a block of a page", "exec"), names)
     if "topdown.export" in block:
         check_exported(**names)
     # A comment behind print(...) is what it prints.
@@ -55,7 +63,15 @@ def load_and_run(path, expected):
     torch.testing.assert_close(program.module()(*inputs), output, atol=1e-6, rtol=0)
 
 
-def test_the_first_block_is_short_and_comes_early():
-    assert len(BLOCKS) >= 2
-    assert BLOCKS[0].count("\n") <= 26
-    assert README[: README.index("```python")].count("\n") < 30
+def test_the_readme_is_short_and_begins_with_code():
+    assert len(README.splitlines()) <= 150
+    first = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert first[1].count("\n") <= 26
+    assert README[: first.start()].count("\n") < 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
