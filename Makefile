@@ -19,7 +19,7 @@ test: .venv/ready
 coverage: .venv/ready
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m "not uncovered" --cov
 
-check: lint types test wheel
+check: lint types test wheel docs
 	rm -rf build/tiny build/tiny-mult
 	$(BIN)/python examples/mosei_lstm.py --samples 64 --epochs 1 --seeds 1 --out build/tiny
 	$(BIN)/python examples/mosei_mult.py --samples 32 --epochs 1 --seeds 1 --unaligned --out build/tiny-mult

@@ -29,9 +29,9 @@ class Run(dict[str, Any]):
 class HookedBackbone(nn.Module):
     """Wraps any model, without a change to its forward, so that a latch can read encodings inside it.
 
-    Call the latch as the model, by position or by name; it returns the result of the model, and its `forward` shows the signature
-    of the model's. A mapping that has names of these parameters is taken for keyword arguments. Masks act at the `sites=` of the
-    latch, or on raw inputs of the model that are features. Each pass is one call of the whole model.
+    Call the latch as the model, by position or by name; it returns the result of the model, and its `forward` shows the
+    signature of the model's. A mapping that has names of these parameters is taken for keyword arguments. Masks act at the
+    `sites=` of the latch, or on raw inputs of the model that are features. Each pass is one call of the whole model.
 
     The latch cannot know where a sequence ends: pass `lengths={"text": attention_mask.sum(1)}`, by the names of encodings and
     sites. Padding must be on the right.

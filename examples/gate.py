@@ -14,6 +14,7 @@ relevant; it needs `pip install 'topdown-latch[plots]'`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def main() -> None:
         require("matplotlib.figure", "plots")  # before the training, not after
 
     example = samples(2, 0)[0]
-    rows = {
+    rows: dict[str, Callable[[], nn.Module]] = {
         "without feedback": lambda: Sensors(),
         "with an MLP as head": lambda: Sensors(mlp=True),
         "fused by FiLM": lambda: FiLM(Sensors(), {"signal": SIZE, "flag": SIZE}),

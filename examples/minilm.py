@@ -86,7 +86,7 @@ def main(steps: int = 20, out: str | None = None) -> None:
     groups = [
         {"params": [p for name, p in parameters.items() if name.endswith("bias")], "lr": 0.1},
         {"params": [p for name, p in parameters.items() if not name.endswith("bias")], "lr": 0.01},
-        {"params": backbone.model.head.parameters(), "lr": 1e-3},
+        {"params": backbone.model.get_submodule("head").parameters(), "lr": 1e-3},
     ]
     optimizer = torch.optim.Adam(groups)
     for step in range(steps):
