@@ -3,8 +3,10 @@
     python benchmarks/known_answers.py [--repetitions 40] [--seeds 5]
 
 Planted: half of the channels of one sensor show the label, the other half that of a stranger, and only another sensor tells
-which half is which. Nothing: the same inputs with shuffled labels, or with numbers drawn at random, other data each time. An
-alarm is a verdict that feedback helps, or is better than none; by the level of the test at most one in twenty may be.
+which half is which. Why: the same where the half changes once per sample, so that better fusion would do, and at each step, so
+that no fusion of averages would. Nothing: the same inputs with shuffled labels, or with numbers drawn at random, other data
+each time. An alarm is a verdict that feedback helps, or is better than none; by the level of the test at most one in twenty
+may be.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from topdown.comparison import compare
+from topdown.comparison.diagnosis import diagnosis
 from topdown.comparison.report import table
 from topdown.datasets import SequenceDataset
+from topdown.experiments.planted import Changes
+from topdown.experiments.planted import planted as planted_steps
 from topdown.training.versions import versions
 
 Splits = dict[str, SequenceDataset]
+CHANGES: tuple[Changes, ...] = ("sample", "step")
 
 
 class LateFusion(nn.Module):
@@ -115,6 +121,13 @@ def main() -> None:
     }
     found = compare(build, splits(0, (600, 200, 400)), widen=widen, seeds=options.seeds, **{**training, "epochs": 20})
     print(f"Planted structure, {options.seeds} seeds.\n\n{table(found)}\n", flush=True)
+    for changes in CHANGES:
+        counts = {"train": 600, "valid": 200, "test": 400}
+        parts = {name: planted_steps(count, changes, seed=i).data for i, (name, count) in enumerate(counts.items())}
+        longer = {**training, "epochs": 40, "latch": {}, "feedback": ["linear"], "alone": False, "diagnose": True}
+        found = compare(build, parts, seeds=options.seeds, **longer)
+        said = "\n".join(diagnosis(found.runs, found.compared))
+        print(f"Relevance changes per {changes}: {found.verdict}\n{said}\n", flush=True)
     for numbers in (False, True):
         alarms, either = 0, 0
         made = (build_regression, widen_regression) if numbers else (build, widen)
