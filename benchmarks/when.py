@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +34,9 @@ from topdown.training.versions import versions
 KIND = "linear"
 EARLY, ORACLE = "early fusion", "oracle"
 READS = f"{KIND}, reads inputs"
-CONTROLS = ("none", "none, widened", "static", "fusion by FiLM", EARLY)
-SHOWN = (*CONTROLS, f"{KIND}, averaged over time", READS, KIND, "shared", ORACLE)
+FUSIONS = ("none", "none, widened", "static", "fusion by FiLM")  # encoders see what they saw before
+SEE_BOTH = (EARLY, READS)  # in one pass: an encoder, or a gate, sees the other input at each step
+SHOWN = (*FUSIONS, f"{KIND}, averaged over time", EARLY, READS, KIND, "shared", ORACLE)
 SIZE = 16
 SLOW = {"attention": "LSTM", "MulT": "convolution"}  # fusions of the adapters, and how they encode
 CHANGES: tuple[Changes, ...] = ("sample", "segment", "step")
@@ -165,58 +166,51 @@ def _masked(data: SequenceDataset, relevance: Tensor) -> SequenceDataset:
     return SequenceDataset.from_arrays({"a": batch.inputs["a"] * relevance, "b": batch.inputs["b"]}, batch.labels)
 
 
-def best_control(runs: Runs) -> str:
-    """Returns the control with the best mean score: of one pass, with nothing of feedback."""
-    there = [row for row in CONTROLS if runs.of(row)]
-    return max(there, key=lambda row: mean_score(runs, row))
+def best_of(runs: Runs, rows: Sequence[str]) -> str | None:
+    """Returns the row with the best mean score, of those that there are."""
+    return max((row for row in rows if runs.of(row)), key=lambda row: mean_score(runs, row), default=None)
+
+
+def gain_over(runs: Runs, rows: Sequence[str]) -> str:
+    """Writes the gain of feedback over the best of some rows, with its interval."""
+    if (best := best_of(runs, rows)) is None:
+        return ""
+    mean, low, high = gain(runs, KIND, best)
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def write_table(path: Path, found: Mapping[Cell, Runs], seconds: float, command: str) -> None:
-    """Writes a row for each cell: the accuracy of each variant, and the gain of feedback over the best control."""
-    head = (
-        "fusion",
-        "encoder",
-        "relevance changes per",
-        "N",
-        "cue",
-        "seeds",
-        *SHOWN,
-        "gain over the best control (95 %)",
-        "control",
-    )
-    rows: list[tuple[str, ...]] = [head]
+    """Writes a row for each cell: the accuracy of each variant, and the gains of feedback."""
+    about = ("fusion", "encoder", "relevance changes per", "N", "cue", "seeds")
+    gains = ("gain over none", "over the best fusion", "over the best that sees both inputs")
+    rows: list[tuple[str, ...]] = [(*about, *SHOWN, *gains)]
     for cell, runs in found.items():
         scores = [f"{mean_score(runs, row):.3f}" if runs.of(row) else "" for row in SHOWN]
-        control = best_control(runs)
-        mean, low, high = gain(runs, KIND, control)
-        about = (cell.fusion, cell.encoder, cell.changes, str(cell.samples), f"{cell.cue:g}", str(cell.seeds))
-        rows.append((*about, *scores, f"{mean:+.3f} ({low:+.3f} to {high:+.3f})", control))
-    said = f"`{command}`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s, {versions()}. Test accuracy, N test = 1000."
-    write_text(path, f"{said}\n\n{markdown(rows)}\n")
+        described = (cell.fusion, cell.encoder, cell.changes, str(cell.samples), f"{cell.cue:g}", str(cell.seeds))
+        rows.append((*described, *scores, *(gain_over(runs, rivals) for rivals in (("none",), FUSIONS, SEE_BOTH))))
+    note = f"`{command}`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s, {versions()}. Test accuracy, N test = 1000."
+    write_text(path, f"{note}\n\n{markdown(rows)}\n")
 
 
 def draw(path: Path, found: Mapping[Cell, Runs]) -> None:
-    """Draws the gain of feedback over no feedback, over the best control, and over gating by the input in one pass."""
+    """Draws the gain of feedback over no feedback, the best fusion, and the best model that sees both inputs early."""
     shown = [cell for cell in found if cell.samples == 400 and cell.cue == 1.0]
     models = list(dict.fromkeys((cell.fusion, cell.encoder) for cell in shown))
     figure = require("matplotlib.figure", "plots").Figure(figsize=(12.0, 0.9 + 0.55 * len(models)), layout="constrained")
-    titles = {
-        "none": "over no feedback",
-        "": "over the best control of one pass",
-        READS: "over gating by the input in one pass",
-    }
-    for axes, (other, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
+    panels = {"no feedback": ("none",), "the best fusion": FUSIONS, "the best that sees both inputs": SEE_BOTH}
+    for axes, (title, rivals) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
         values = np.full((len(models), len(CHANGES)), np.nan)
         for cell in shown:
             runs, at = found[cell], (models.index((cell.fusion, cell.encoder)), CHANGES.index(cell.changes))
-            mean, low, high = gain(runs, KIND, other or best_control(runs))
-            values[at] = mean
+            if (best := best_of(runs, rivals)) is None:
+                continue
+            values[at], low, high = gain(runs, KIND, best)
             sure = "" if low <= 0 <= high else "*"
-            axes.text(at[1], at[0], f"{100 * mean:+.1f}{sure}", ha="center", va="center", fontsize=9)
-        image = axes.imshow(values, "RdBu_r", aspect="auto", vmin=-0.25, vmax=0.25)
+            axes.text(at[1], at[0], f"{100 * values[at]:+.1f}{sure}", ha="center", va="center", fontsize=9)
+        image = axes.imshow(values, "RdBu_r", aspect="auto", vmin=-0.3, vmax=0.3)
         axes.set_xticks(range(len(CHANGES)), [f"per {name}" for name in CHANGES])
         axes.set_yticks(range(len(models)), [f"{fusion}, {encoder}" for fusion, encoder in models])
-        axes.set_title(f"gain {title}", fontsize=10)
+        axes.set_title(f"gain over {title}", fontsize=10)
         axes.set_xlabel("relevance changes")
     figure.colorbar(image, ax=figure.axes, label="accuracy (points in cells; *: interval without 0)")
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
@@ -235,9 +229,7 @@ def main() -> None:
     for cell in cells()[: options.cells]:
         cell = cell._replace(seeds=min(cell.seeds, options.seeds or cell.seeds))
         found[cell] = run_cell(cell, options.out, options.jobs)
-        control = best_control(found[cell])
-        mean, low, high = gain(found[cell], KIND, control)
-        print(f"{time.time() - start:5.0f} s  {cell.name}: {mean:+.3f} ({low:+.3f} to {high:+.3f}) over {control}", flush=True)
+        print(f"{time.time() - start:5.0f} s  {cell.name}: {gain_over(found[cell], FUSIONS)} over fusions", flush=True)
         write_table(options.out / "when.md", found, time.time() - start, "python benchmarks/when.py")
         draw(options.out / "when.png", found)
 
