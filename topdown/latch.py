@@ -93,8 +93,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         start: "identity": the latch begins as the backbone, bit for bit (in training with dropout the two draw other random
             numbers). The last map of each pair begins at zero, and the mask is 2 sigmoid(h), in (0, 2). "lstm" then has a
             projection, and a scale and a shift follow a user-defined network. "random": the mask is sigmoid(h), in (0, 1),
-            and begins near 1/2 (the paper). (Default: "identity": on real data it was never worse than no feedback, unlike
-            "random")
+            and begins near 1/2 (the paper). (Default: "identity": the model that was there is where training begins)
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Lengths: TypeAlias = Tensor | Mapping[str, Tensor] | None
-TIME_LAST = "if time is last, pass sites={name: Site('', 'b d t', at='input')}"
+TIME_LAST = "if time is last, mask the first layer that reads it: sites={name: Site(path, 'b d t', at='input')}"
 
 
 class Padded(NamedTuple):

@@ -128,12 +128,13 @@ class Channels(nn.Module):
 
 def test_channels_first_get_a_hint_and_a_site():
     encodings = {"x": Site("conv", "b d t")}
-    hint = r"if time is last, pass sites=\{name: Site\('', 'b d t', at='input'\)\}"
+    hint = r"if time is last, mask the first layer that reads it: sites=\{name: Site\(path, 'b d t', at='input'\)\}"
     with pytest.raises(ValueError, match=rf"'x' has 80 steps but 'x' has 13: .*first the encoding, then the site.*{hint}"):
         TopDownLatch(HookedBackbone(Channels(), encodings))(torch.randn(3, 13, 80))
-    latch = TopDownLatch(HookedBackbone(Channels(), encodings), "linear", sites={"x": Site("", "b d t", at="input")})
-    for steps in (80, 96):
-        assert latch.masks(torch.randn(3, 13, steps))["x"].shape == (3, 13, steps)
+    for path in ("conv", ""):
+        latch = TopDownLatch(HookedBackbone(Channels(), encodings), "linear", sites={"x": Site(path, "b d t", at="input")})
+        for steps in (80, 96):
+            assert latch.masks(torch.randn(3, 13, steps))["x"].shape == (3, 13, steps)
 
 
 def test_another_number_of_features_gets_the_hint_too():

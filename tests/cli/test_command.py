@@ -591,7 +591,14 @@ def test_one_table_is_read_by_the_command(tmp_path, capsys):
     columns = ["--columns", "heart=h_*", "motion=m_*"]
     run("train", tmp_path / "all.csv", *columns, "--split", "0.6", "0.2", "0.2", "--out", tmp_path / "out", *SMALL)
     run("predict", tmp_path / "out/model.pt", tmp_path / "all.csv", *columns, "--out", tmp_path / "p.csv")
-    assert len(read_table(tmp_path / "p.csv")) == 30
+    assert len(read_table(tmp_path / "p.csv")) == 6  # the test samples, as they were drawn
+    capsys.readouterr()
+    run("evaluate", tmp_path / "out/model.pt", tmp_path / "all.csv", *columns, "--out", tmp_path / "m.json")
+    results = json.loads((tmp_path / "out/results.json").read_text())["metrics"]
+    assert json.loads((tmp_path / "m.json").read_text()) == {"test": pytest.approx(results["test"])}
+    (tmp_path / "new.csv").write_text("\n".join([*lines, *(f"new,{i},0,1,0.5" for i in range(3))]) + "\n")
+    run("predict", tmp_path / "out/model.pt", tmp_path / "new.csv", *columns, "--out", tmp_path / "q.csv")
+    assert len(read_table(tmp_path / "q.csv")) == 31  # with samples that no split knows, all
     said = failure(capsys, "train", tmp_path / "all.csv", "--columns", "heart")
     assert "argument --columns: 'heart' is not NAME=PATTERN" in said
 
@@ -614,7 +621,8 @@ def test_targets_of_any_scale_are_learned(tmp_path, capsys):
     assert found["scaled"] == pytest.approx(found["unit"], abs=0.01)
     assert found["scaled"] > 0.5
     assert found["raw"] < 0
-    run("predict", tmp_path / "of-scaled/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv")
+    everything = ["--split", "train", "valid", "test"]
+    run("predict", tmp_path / "of-scaled/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv", *everything)
     predicted = {row["id"]: float(row["prediction"]) for row in read_table(tmp_path / "p.csv")}
     errors = [abs(predicted[f"s{i}"] - (250_000 + 50_000 * value)) for i, value in enumerate(y)]
     assert np.mean(errors) < 15_000  # in the units of the table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,14 +188,25 @@ def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDatase
     if names and is_table(options.data):
         asked["features"] = names
         asked["label"] = options.label or tuple(trained.about.get("label_names") or ())
-    splits = load_splits(options.data, **asked, moments=trained.moments)
-    names = options.split or (["test"] if "test" in splits else list(splits))
+    splits = _as_drawn(load_splits(options.data, **asked, moments=trained.moments), trained.about.get("drawn") or {})
+    names = options.split or (["test"] if "test" in splits and "all" not in splits else list(splits))
     if missing := [name for name in names if name not in splits]:
         raise DataError(f"{options.data}: has no split {missing[0]!r}; it has {list(splits)}")
     if rank() == 0:
         for note in dict.fromkeys(note for name in names for note in splits[name].report.get("notes", ())):
             print(note, flush=True)
     return {name: trained.prepare(splits[name], f"{options.data}: {name}") for name in names}
+
+
+def _as_drawn(splits: dict[str, SequenceDataset], drawn: Mapping[str, Sequence[str]]) -> dict[str, SequenceDataset]:
+    """Splits samples that have no split as the training split them at random; others stay together, as "all"."""
+    if [*splits] != ["all"] or not drawn:
+        return splits
+    data, of = splits["all"], {name: split for split, names in drawn.items() for name in names}
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(data.ids):
+        found.setdefault(of.get(name, "all"), []).append(i)
+    return {split: data.subset(found[split]) for split in (*drawn, "all") if split in found}
 
 
 def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, outputs: Tensor, samples: int) -> int:

@@ -175,6 +175,7 @@ def train(options: TrainOptions) -> None:
         "feature_names": splits["train"].report.get("feature_names"),
         "label_names": splits["train"].report.get("label_names"),
         "class_names": splits["train"].report.get("class_names"),
+        "drawn": {name: data.ids for name, data in splits.items()} if options.split else None,
     }
     save_model(out / "model.pt", model, description, moments, about)
     write_history(out / "history.csv", [({}, fitted.history)])

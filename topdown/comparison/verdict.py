@@ -47,8 +47,9 @@ def _enough(found: Compared, level: float) -> str:
     assert seeds is not None
     larger = samples_to_decide(found.difference, level, most_seeds=MOST_SEEDS) if seeds > MOST_SEEDS else None
     if larger is not None:
-        enough = f"about {larger[0]:,} test samples with {_count(larger[1], 'seed')} would decide"
-        more = f"more test samples are needed, rather than more seeds: {enough}"
+        alone = "no number of seeds" if math.isinf(seeds) else f"only {seeds_needed(seeds)} seeds or so"
+        enough = f"about {larger[0]:,} test samples with {_count(larger[1], 'seed')}"
+        more = f"more test samples are needed: {enough} would decide, and {alone} with these alone"
     elif math.isinf(seeds):
         more = "no number of seeds would decide: the test set is too small for a difference like this"
     else:

@@ -41,8 +41,8 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
         if labels is not None and labels.get("missing"):
             notes.append(f"{labels['missing']} of {len(data)} samples of {split} lack a label; losses and metrics leave it out")
         notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
-    if "train" in splits and (note := _first_class(splits["train"])):
-        notes.append(note)
+    if "train" in splits:
+        notes += _odd_classes(splits["train"])
     known = (_classes(splits["train"]) if "train" in splits else None) or {}
     for split, data in splits.items() if known else ():
         for name in [name for name, count in (_classes(data) or {}).items() if count and not known.get(name)]:
@@ -63,13 +63,20 @@ def _classes(data: SequenceDataset) -> dict[str, int] | None:
     return dict(zip(names, [*counts, *[0] * (len(names) - len(counts))], strict=True))
 
 
-def _first_class(data: SequenceDataset) -> str | None:
-    """Says that classes are numbered from 1, since the model then has an output that no sample has."""
-    counts = _classes(data) or {}
-    if data.report.get("class_names") or not counts or next(iter(counts.values())):
-        return None
-    first = next((name for name, count in counts.items() if count), "")
-    return f"classes begin at {first}, so the model has an output for 0, too; number them from 0 to save it"
+MANY_CLASSES = 20  # of whole numbers, which may be no classes
+
+
+def _odd_classes(data: SequenceDataset) -> list[str]:
+    """Says that whole numbers may be no classes, or are numbered from 1, where the model has an output that no sample has."""
+    counts, notes = _classes(data) or {}, []
+    if data.report.get("class_names") or not counts:
+        return []
+    if len(counts) > MANY_CLASSES:
+        notes.append(f"WARNING: {len(counts)} classes of whole numbers; if they are numbers to predict, pass --task regression")
+    elif not next(iter(counts.values())):
+        first = next((name for name, count in counts.items() if count), "")
+        notes.append(f"classes begin at {first}, so the model has an output for 0, too; number them from 0 to save it")
+    return notes
 
 
 NOTES = {

@@ -138,7 +138,7 @@ class _Modality:
         if self.are_tokens:
             return Stream(1, lengths, [array[:, 0].astype(np.int64) for array in arrays], {"dtype": "int64"}, tokens=True)
         if self.is_sequence:
-            return Stream(len(self.features), lengths, arrays, {"dtype": "text"})
+            return Stream(len(self.features), lengths, arrays, {"dtype": "float64"})
         vectors = np.zeros((len(names), len(self.features)))
         vectors[lengths > 0] = np.concatenate([np.zeros((0, len(self.features))), *arrays])
         return vectors, lengths
