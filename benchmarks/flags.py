@@ -1,6 +1,6 @@
 """Does feedback learn to use the status flags of real sensors? As well as gating by hand?
 
-    pip install --no-deps aeon; python benchmarks/real/flags.py --data DIR --out results/flags [--seeds 5] [--jobs 2]
+    pip install --no-deps aeon; python benchmarks/flags.py --data DIR --out results/flags [--seeds 5] [--jobs 2]
 
 DIR holds watch.npz; aeon brings JapaneseVowels, whose twelve coefficients are two "sensors" here. In segments, one of both
 sensors is stuck, noisy or dropped, two fifths of all steps together. A third modality tells which one, step by step, as the
@@ -171,7 +171,7 @@ def main() -> None:
             said = ["" if g is None else f"{g[0]:+.3f} ({g[1]:+.3f} to {g[2]:+.3f})" for g in gains]
             scores = [f"{mean_score(runs, row):.3f}" if runs.of(row) else "" for row in SHOWN]
             rows.append((name, "yes" if told else "no", str(len(indices[2])), *scores, *said))
-            command = f"python benchmarks/real/flags.py --seeds {options.seeds}"
+            command = f"python benchmarks/flags.py --seeds {options.seeds}"
             about = f"`{command}`, {time.strftime('%Y-%m-%d')}, {time.time() - start:.0f} s, {versions()}. Test accuracy."
             write_text(options.out / "flags.md", f"{about}\n\n{markdown(rows)}\n")
             print(markdown(rows), flush=True)
