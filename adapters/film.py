@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import lengths_keyword, takes_lengths
+from topdown.adapters.wrapped import WrappedBackbone
 from topdown.feedback import ModalityDict
 from topdown.masking import pool_mask, replaced
 from topdown.sequence import Lengths, Padded, lengths_of
 
 
-class FiLM(nn.Module):
+class FiLM(WrappedBackbone):
     r"""Wraps a backbone so that the other encodings, averaged over time, scale and shift each encoding.
 
     .. math:: r_k' = (1 + \gamma_k) \odot r_k + \beta_k, \qquad (\gamma_k, \beta_k) = W_k [\bar r_j]_{j \ne k} + b_k
@@ -41,25 +41,17 @@ class FiLM(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, sizes: Mapping[str, int]) -> None:
-        super().__init__()
+        super().__init__(backbone)
         if len(sizes) < 2:
             raise ValueError(f"FiLM needs two encodings at least, got {list(sizes)}")
-        self.backbone: Any = backbone
         self.sizes, total = dict(sizes), sum(sizes.values())
         self.maps = ModalityDict({k: nn.Linear(total - size, 2 * size) for k, size in sizes.items()})
         for parameter in self.maps.parameters():
             nn.init.zeros_(parameter)
-        self._takes = takes_lengths(backbone.fuse)
-
-    @staticmethod
-    def encodings_of(backbone: Any, inputs: Mapping[str, Any], lengths: Lengths) -> Mapping[str, Any]:
-        """Returns the encodings of a backbone, which gets lengths if it takes them."""
-        encoded: Mapping[str, Any] = backbone.encode(inputs, **lengths_keyword(lengths, takes_lengths(backbone.encode)))
-        return encoded
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Any:
         """Encodes, and lets each encoding be modulated by the others."""
-        encoded = self.encodings_of(self.backbone, inputs, lengths)
+        encoded = super().encode(inputs, lengths)
         averages = {k: pooled(encoded[k], lengths_of(lengths, k)) for k in self.sizes}
         changed = {}
         for k, size in self.sizes.items():
@@ -69,14 +61,6 @@ class FiLM(nn.Module):
             r = torch.addcmul(r + beta, gamma, r)
             changed[k] = encoded[k]._replace(values=r) if isinstance(encoded[k], Padded) else r
         return replaced(encoded, changed)
-
-    def fuse(self, encodings: Any, lengths: Lengths = None) -> Any:
-        """Fuses as the backbone does."""
-        return self.backbone.fuse(encodings, **lengths_keyword(lengths, self._takes))
-
-    def forward(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Any:
-        """Encodes and fuses."""
-        return self.fuse(self.encode(inputs, lengths), lengths)
 
 
 def pooled(returned: Any, lengths: Tensor | None) -> Tensor:

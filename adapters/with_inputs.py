@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from topdown.backbone import lengths_keyword, takes_lengths, user_model
+from topdown.adapters.wrapped import WrappedBackbone
 from topdown.first_pass import in_first_pass
 from topdown.sequence import Lengths, Padded, lengths_of
 
@@ -40,23 +40,8 @@ class Encoded(dict[str, Any]):
         self.returned = returned
 
 
-class MoreSources(nn.Module):
-    """Wraps a backbone whose `encode` returns more sources for feedback, which `fuse` does not read: a base class.
-
-    Args:
-        backbone: Module with `encode` and `fuse`.
-    """
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone: Any = backbone
-        self._takes = takes_lengths(backbone.encode), takes_lengths(backbone.fuse)
-        self.uses_lengths = getattr(backbone, "uses_lengths", self._takes != ("never", "never"))
-
-    @property
-    def user_model(self) -> nn.Module:
-        """The model to which the paths of sites are relative."""
-        return user_model(self.backbone)
+class MoreSources(WrappedBackbone):
+    """Wraps a backbone, and returns more sources for feedback beside its encodings, which `fuse` does not read: a base."""
 
     def more(self, inputs: Mapping[str, Any], lengths: Lengths, encoded: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the sources that are added."""
@@ -64,16 +49,12 @@ class MoreSources(nn.Module):
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Mapping[str, Any]:
         """Encodes as the backbone does, and adds sources."""
-        encoded = self.backbone.encode(inputs, **lengths_keyword(lengths, self._takes[0]))
+        encoded = super().encode(inputs, lengths)
         return Encoded({**encoded, **self.more(inputs, lengths, encoded)}, encoded)
 
     def fuse(self, encodings: Any, lengths: Lengths = None) -> Any:
         """Fuses the encodings of the backbone."""
-        return self.backbone.fuse(encodings.returned, **lengths_keyword(lengths, self._takes[1]))
-
-    def forward(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Any:
-        """Encodes and fuses."""
-        return self.fuse(self.encode(inputs, lengths), lengths)
+        return super().fuse(encodings.returned, lengths)
 
 
 class WithInputs(MoreSources):

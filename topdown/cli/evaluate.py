@@ -182,7 +182,7 @@ def _mask_columns(trained: Trained) -> list[str]:
 
 
 def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDataset]:
-    """Returns the wanted splits; by default `test`, or all if there is no such split."""
+    """Returns the wanted splits; by default `test`, or all if there is no such split, or samples that training did not know."""
     asked = {**options.loading(), "modalities": options.modalities or list(trained.description.input_sizes)}
     names = trained.about.get("feature_names")
     if names and is_table(options.data):

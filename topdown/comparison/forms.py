@@ -11,8 +11,10 @@ from torch import nn
 from topdown.adapters import FiLM, WithInputs, read_other_inputs
 from topdown.adapters.film import pooled
 from topdown.adapters.with_inputs import MoreSources
+from topdown.adapters.wrapped import WrappedBackbone
 from topdown.datasets.batch import Batch
 from topdown.sequence import Lengths, lengths_of
+from topdown.training.protocol import evaluation_mode
 
 
 class WithAverages(MoreSources):
@@ -34,11 +36,8 @@ def with_film(backbone: nn.Module, example: Batch) -> FiLM:
     Raises:
         ValueError: if it has fewer than two encodings.
     """
-    modules: Any = backbone
-    training = backbone.training
-    with torch.no_grad():
-        encoded = FiLM.encodings_of(modules.eval(), example.inputs, example.lengths)
-    backbone.train(training)
+    with torch.no_grad(), evaluation_mode(backbone):
+        encoded = WrappedBackbone(backbone).encode(example.inputs, example.lengths)
     return FiLM(backbone, {k: r.shape[-1] for k, r in encoded.items() if k in example.inputs})
 
 
