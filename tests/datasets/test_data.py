@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 
 from topdown.datasets import DataError, SequenceDataset
 from topdown.datasets.batching import bucketed_batches
+from topdown.datasets.raw_samples import RawSplit, Stream
 
 lengths_of_samples = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 
@@ -179,3 +182,21 @@ def test_what_does_not_fit_a_vector_or_a_mask_is_named():
         SequenceDataset.from_arrays({}, [0.0, 1.0])
     with pytest.raises(IndexError, match=r"use mask.nonzero\(\).flatten\(\) for a mask"):
         SequenceDataset.from_arrays({"v": np.ones((2, 1))}, [0.0, 1.0]).subset(torch.tensor([True, False]))
+
+
+def test_a_modality_is_released_before_the_next_one_is_read():
+    class Arrays(list):
+        """A list that can be watched."""
+
+    first, alive = Arrays([np.ones((2, 3))]), []
+    watched = weakref.ref(first)
+
+    def second():
+        alive.append(watched() is not None)
+        yield np.ones((2, 3))
+
+    lengths = np.array([2])
+    streams = {"a": Stream(3, lengths, first, {}), "b": Stream(3, lengths, second(), {})}
+    del first
+    SequenceDataset.from_split(RawSplit(None, None, streams, {}, {}), "inputs")
+    assert alive == [False]

@@ -184,9 +184,9 @@ def _mask_columns(trained: Trained) -> list[str]:
 def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDataset]:
     """Returns the wanted splits; by default `test`, or all if there is no such split, or samples that training did not know."""
     asked = {**options.loading(), "modalities": options.modalities or list(trained.description.input_sizes)}
-    names = trained.about.get("feature_names")
-    if names and is_table(options.data):
-        asked["features"] = names
+    features = trained.about.get("feature_names")
+    if features and is_table(options.data):
+        asked["features"] = features
         asked["label"] = options.label or tuple(trained.about.get("label_names") or ())
     splits = _as_drawn(load_splits(options.data, **asked, moments=trained.moments), trained.about.get("drawn") or {})
     names = options.split or (["test"] if "test" in splits and "all" not in splits else list(splits))

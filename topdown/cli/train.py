@@ -153,8 +153,8 @@ def train(options: TrainOptions) -> None:
         "augment": augment,
         "checkpoint": checkpoint,
         "class_weight": options.class_weight,
+        "feedback_learning_rate": options.feedback_learning_rate,
     }
-    own["feedback_learning_rate"] = options.feedback_learning_rate
     fitted = fit_and_show(model, splits, options, options.seed, options.feedback, **own)
     held_out = {name: data for name, data in splits.items() if name != "train"}
     metrics = evaluate_splits(model, held_out, task, batch_size=batch_size, device=options.device)

@@ -199,10 +199,9 @@ class SequenceDataset(Dataset[Sample]):
             return Cleaner(size, fills=raw.fills, exact=name in training.exact, mean=mean)
 
         sequences, vectors, modalities = {}, {}, {}
-        for name, stream in list(raw.streams.items()):
-            del raw.streams[name]
-            made = clean_sequences(name, stream, sink, f"{where}: {name!r}", cleaner(name, stream.size))
-            sequences[name], modalities[name] = made
+        for name in list(raw.streams):
+            by = cleaner(name, raw.streams[name].size)
+            sequences[name], modalities[name] = clean_sequences(name, raw.streams.pop(name), sink, f"{where}: {name!r}", by)
         for name, array in raw.vectors.items():
             vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name), cleaner(name, array.shape[1]))
         labels = None
