@@ -630,3 +630,15 @@ def test_targets_of_any_scale_are_learned(tmp_path, capsys):
     values = np.array([250_000 + 50_000 * value for value in y])
     assert abs(float(loaded.mean) - values.mean()) < 10_000
     assert abs(float(loaded.deviation) - values.std()) < 10_000
+
+
+def test_results_of_another_command_are_not_overwritten(trained, tmp_path, capsys):
+    before = (trained / "out/results.json").read_bytes()
+    said = failure(capsys, "compare", trained / "data", "--out", trained / "out", *SMALL)
+    assert "out: holds the results of something else; choose another --out" in said
+    assert (trained / "out/results.json").read_bytes() == before
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/results.json").write_text("{}")
+    said = failure(capsys, "train", trained / "data", "--out", tmp_path / "c", *SMALL)
+    assert "results.json: is there already; go on with --resume, or choose another --out" in said
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["results.json"]

@@ -86,6 +86,8 @@ def compare_command(options: CompareOptions) -> None:
     out = options.out
     if out is not None:
         check_writable(out)
+        if (out / "results.json").exists() and not (out / "runs").exists():
+            raise DataError(f"{out}: holds the results of something else; choose another --out")
         make_directory(out)
     splits, task, moments = load_for_training(options.data, options)
     if "test" not in splits or splits["test"].labels is None:

@@ -119,7 +119,7 @@ def train(options: TrainOptions) -> None:
         raise DataError("--resume needs --out: the directory of the training to go on with")
     if out is not None:
         check_writable(out)
-        there = next((out / name for name in ("model.pt", "training.pt") if (out / name).exists()), None)
+        there = next((out / name for name in ("model.pt", "training.pt", "results.json") if (out / name).exists()), None)
         if there is not None and not options.resume:
             raise DataError(f"{there}: is there already; go on with --resume, or choose another --out")
         check_same(out / "config.json", options)

@@ -65,7 +65,7 @@ def make_samples(
         raise DataError(f"{place}: {lost[0]!r} has no rows in any table ({len(lost)} such ids) of {join_names(tables)}")
     if shares is not None:
         if splits is not None:
-            raise DataError(f"{place}: has a column 'split' already; leave out split=")
+            raise DataError(f"{place}: has a column 'split' already; leave out split= (--split)")
         splits = draw_split(shares, seed, values)
         alike = found.classes or (values is not None and values.ndim == 1 and values.dtype.kind == "i")
         notes.append(f"split at random with seed {seed}" + (", each class alike" if alike else ""))
