@@ -613,7 +613,8 @@ def test_targets_of_any_scale_are_learned(tmp_path, capsys):
         (tmp_path / folder / "x.csv").write_text("id,a,b\n" + rows)
         labels = "".join(f"s{i},{mean + deviation * value:.6f}\n" for i, value in enumerate(y))
         (tmp_path / folder / "labels.csv").write_text("id,price\n" + labels)
-    options = ["--split", "0.6", "0.2", "0.2", "--size", "8", "--epochs", "30", "--learning-rate", "0.01", "--feedback", "none"]
+    options = ["--split", "0.6", "0.2", "0.2", "--size", "8", "--epochs", "12", "--learning-rate", "0.03", "--feedback", "none"]
+    options += ["--batch-size", "12"]
     found = {}
     for name, folder, raw in (("scaled", "data", []), ("raw", "data", ["--raw"]), ("unit", "unit", [])):
         run("train", tmp_path / folder, *options, *raw, "--out", tmp_path / f"of-{name}")

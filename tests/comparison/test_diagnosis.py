@@ -45,7 +45,7 @@ SIZES = {"train": 160, "valid": 60, "test": 300}
 def test_a_comparison_says_why_feedback_helps():
     """Relevance changes at each step; `benchmarks/known_answers.py` has the other world, too."""
     splits = {name: planted(count, "step", seed=i).data for i, (name, count) in enumerate(SIZES.items())}
-    options = {"seeds": 3, "alone": False, "epochs": 12, "learning_rate": 0.03, "batch_size": 20}
+    options = {"seeds": 2, "alone": False, "epochs": 10, "learning_rate": 0.03, "batch_size": 20}
     found = compare(Steps, splits, feedback=["linear"], diagnose=True, **options)
     text = table(found)
     assert found.verdict.startswith("Feedback helps here: 'linear' raises acc")
