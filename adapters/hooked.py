@@ -41,7 +41,7 @@ class HookedBackbone(nn.Module):
         encodings: Site or path of each encoding in the model; see :class:`topdown.Site`.
 
     Raises:
-        TypeError: if `encodings` is not a mapping from names to sites or paths.
+        TypeError: if the model is not a module, or `encodings` is not a mapping from names to sites or paths.
         ValueError: if it is empty, or the model has no such submodule.
 
     Example:
@@ -60,6 +60,8 @@ class HookedBackbone(nn.Module):
 
     def __init__(self, model: nn.Module, encodings: Mapping[str, Site | str]) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
         self.model = model
         self.encodings = check_sites(encodings, model, "encodings")
         if not self.encodings:

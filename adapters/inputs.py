@@ -1,4 +1,4 @@
-"""Checks of the inputs and lengths of the adapters."""
+"""Checks of the sizes, inputs and lengths of the adapters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ from torch import Tensor, nn
 from topdown.batch import Batch, Inputs
 from topdown.sequence import Lengths, readable, zero_absent
 from topdown.wiring import nearest
+
+
+def check_sizes(owner: nn.Module, input_sizes: Mapping[str, int], dropout: Mapping[str, float | None], **sizes: int) -> None:
+    """Checks the sizes and probabilities that an adapter is made with.
+
+    Raises:
+        TypeError: if `input_sizes` is not a mapping.
+        ValueError: if a size is less than 1, or a probability not in [0, 1).
+    """
+    kind = type(owner).__name__
+    if not isinstance(input_sizes, Mapping):
+        raise TypeError(f"{kind} takes input_sizes as a mapping, such as {{'text': 300}}, got {type(input_sizes).__name__}")
+    for name, size in {**{f"input_sizes[{k!r}]": size for k, size in input_sizes.items()}, **sizes}.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} of {kind} must be at least 1")
+    for name, p in dropout.items():
+        if p is not None and not 0.0 <= p < 1.0:
+            raise ValueError(f"{name}={p} of {kind} must be a number in [0, 1)")
 
 
 def check_sequences(inputs: Inputs, sizes: Mapping[str, int], owner: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from topdown.adapters.attention import CrossAttention, SelfAttention, SymmetricAttention
 from topdown.adapters.dropout import Dropout
-from topdown.adapters.inputs import check_batch, check_sequences, last_valid, padded_lengths, present_encodings
+from topdown.adapters.inputs import check_batch, check_sequences, check_sizes, last_valid, padded_lengths, present_encodings
 from topdown.batch import Inputs
 from topdown.feedback import ModalityDict
 from topdown.lstm import Directions, SequenceLSTM, merge_directions
@@ -105,6 +105,8 @@ class LSTMBackbone(nn.Module):
         pooling: Literal["last", "attention"] = "last",
     ) -> None:
         super().__init__()
+        of_dropout = {"dropout": dropout, "fusion_dropout": fusion_dropout}
+        check_sizes(self, input_sizes, of_dropout, hidden_size=hidden_size, output_size=output_size)
         if not input_sizes:
             raise ValueError("input_sizes is empty: name at least one modality, as in {'text': 300}")
         if fusion_directions not in ("sum", "concatenate"):

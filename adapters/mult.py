@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.adapters.dropout import Dropout
-from topdown.adapters.inputs import check_batch, check_sequences, last_valid, padded_lengths, present_encodings
+from topdown.adapters.inputs import check_batch, check_sequences, check_sizes, last_valid, padded_lengths, present_encodings
 from topdown.adapters.transformer import DropoutOn, Transformer, attention_bias, attention_mask
 from topdown.batch import Inputs
 from topdown.feedback import ModalityDict
@@ -89,11 +89,13 @@ class MulTBackbone(nn.Module):
         dropout_on: DropoutOn = "keys",
     ) -> None:
         super().__init__()
+        of_dropout = {"embedding_dropout": embedding_dropout, "relu_dropout": relu_dropout}
+        of_dropout |= {"residual_dropout": residual_dropout, "output_dropout": output_dropout}
+        sizes = {"size": size, "num_heads": num_heads, "num_layers": num_layers, "output_size": output_size}
+        check_sizes(self, input_sizes, of_dropout, **sizes)
         names = list(input_sizes)
         if len(names) < 2:
             raise ValueError(f"MulT crosses modalities, so it needs at least two of them, got {names}")
-        if min(size, num_heads, num_layers) < 1:
-            raise ValueError(f"size={size}, num_heads={num_heads} and num_layers={num_layers} must be at least 1")
         if size % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide size={size}: choose one that does")
         if dropout_on not in ("keys", "weights"):

@@ -22,6 +22,12 @@ def input_name(name: str) -> str:
     return f"input {name}"
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises a TypeError if names are one string in place of a list."""
+    if isinstance(names, str):
+        raise TypeError(f"names={names!r} is one string: give a list, as in [{names!r}]")
+
+
 def read_other_inputs(names: Sequence[str]) -> dict[str, list[str]]:
     """Returns `sources=` of a latch around :class:`WithInputs` in which each modality is masked by the inputs of all others.
 
@@ -29,6 +35,7 @@ def read_other_inputs(names: Sequence[str]) -> dict[str, list[str]]:
         >>> read_other_inputs(["audio", "video"])
         {'audio': ['input video'], 'video': ['input audio']}
     """
+    check_names(names)
     return {k: [input_name(j) for j in names if j != k] or [input_name(k)] for k in names}
 
 
@@ -83,6 +90,8 @@ class WithInputs(MoreSources):
 
     def __init__(self, backbone: nn.Module, names: Sequence[str] | None = None, *, only: bool = False) -> None:
         super().__init__(backbone)
+        if names is not None:
+            check_names(names)
         self.names, self.only = names, only
         sizes, encoding_sizes = (getattr(backbone, name, None) for name in ("input_sizes", "encoding_sizes"))
         if isinstance(sizes, Mapping) and isinstance(encoding_sizes, Mapping):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from topdown.backbone import lengths_keyword, takes_lengths, user_model
+from topdown.backbone import check_backbone, lengths_keyword, takes_lengths, user_model
 from topdown.sequence import Lengths
 
 
@@ -20,6 +20,7 @@ class WrappedBackbone(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
+        check_backbone(backbone)
         self.backbone: Any = backbone
         self._takes = takes_lengths(backbone.encode), takes_lengths(backbone.fuse)
         self.uses_lengths = getattr(backbone, "uses_lengths", self._takes != ("never", "never"))

@@ -1,11 +1,11 @@
-"""Does the suite notice when the core or an adapter is wrong? Changes one operator, constant or statement at a time, and runs tests.
+"""Does the suite notice when the core or an adapter is wrong? Changes one operator, constant or statement, and runs tests.
 
     python tests/mutants.py --out build/mutants [--count 400] [--seed 0] [--jobs 2]
 
 First it runs the tests of the core and of the adapters once, and records which test runs which line. Then it draws mutants at
 random: for each, it runs the tests that run its line, the fastest first, in a process of its own, until one fails. A mutant is
-killed if a test fails or runs for longer than its time. Messages of errors, docstrings and annotations are not changed. It prints
-every survivor, and goes on where it was interrupted.
+killed if a test fails, or if they run for longer than four minutes. Messages of errors, docstrings and annotations are not
+changed. A control, which changes nothing, must survive first. It prints every survivor, and goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -32,12 +32,30 @@ TESTS = ["tests/core", "tests/adapters", *[str(path.relative_to(ROOT)) for path 
 TESTS += ["topdown/adapters"]
 FALLBACK = ["tests/core/test_export.py"]  # for lines that run in compiled code, or in another process
 TIMEOUT = 240
+CONTROL = -1  # index of a mutant that changes nothing
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add,
-    ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
     ast.Pow: ast.Mult,
-}  # fmt: skip
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
 
 
 class Mutant(NamedTuple):
@@ -86,6 +104,8 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 def mutated(path: Path, index: int) -> ast.Module:
     """Returns the tree of a file with one change."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    if index == CONTROL:
+        return tree
     _, _, node, field, new = list(changes(tree))[index]
     if isinstance(node, ast.UnaryOp) and field == "op":  # not x -> not (not x)
         node.operand = ast.UnaryOp(ast.Not(), copy.copy(node.operand))
@@ -180,11 +200,12 @@ def main() -> None:
     mutants = all_mutants()
     drawn = random.Random(options.seed).sample(mutants, min(options.count, len(mutants)))
     waiting = [mutant for mutant in drawn if _key(mutant) not in done]
-    import hypothesis  # noqa: F401  before processes are forked
-    import pytest  # noqa: F401
-    import torch
+    import torch  # before processes are forked
 
     torch.set_num_threads(1)
+    some = sorted({test for lines in by_line.values() for tests in lines.values() for test in tests[:1]})
+    if os.waitpid(start(Mutant("topdown/latch.py", 0, CONTROL, "control"), some), 0)[1]:
+        sys.exit("the tests fail without any change: run them first")
     running: dict[int, tuple[Mutant, float]] = {}
     while waiting or running:
         while waiting and len(running) < options.jobs:
@@ -208,9 +229,8 @@ def main() -> None:
     survivors = sorted(_key(mutant) for mutant in drawn if done[_key(mutant)] == "survived")
     print("\n".join(["", "survivors:", *survivors, ""]))
     killed = len(outcomes) - len(survivors)
-    print(
-        f"{killed} of {len(outcomes)} mutants killed ({killed / len(outcomes):.1%}), {outcomes.count('too slow')} of them by time;"
-    )
+    slow = outcomes.count("too slow")
+    print(f"{killed} of {len(outcomes)} mutants killed ({killed / len(outcomes):.1%}), {slow} of them by time;")
     print(f"drawn from {len(mutants)} with seed {options.seed}, {time.strftime('%Y-%m-%d')}")
 
 

@@ -292,7 +292,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("sources", "sites") or (name == "start" and name in self.__dict__):
             raise ValueError(f"{name} cannot change, since the parameters depend on it: make a new latch")
-        value = check_option(name, value) if name in OPTIONS else value
+        value = check_option(name, value) if name in OPTIONS else check_backbone(value) if name == "backbone" else value
         if name == "scale" and value != 1.0 and self.start == "identity":
             raise ValueError(f"scale={value} goes with start='random': with start='identity' masks begin at 1 by themselves")
         if name == "combine":

@@ -91,8 +91,7 @@ def plot_sample(
         shown as an image, averaged over features.
 
     Raises:
-        TypeError: if it is not a trace.
-        ValueError: if there is no mask, no such sample, or too few names.
+        ValueError: if it is not a trace, or there is no mask, no such sample, or too few names.
         ImportError: without the extra `plots`.
     """
     if not -(count := _count_samples(trace)) <= sample < count:

@@ -94,7 +94,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Reads and checks topdown.json."""
     try:
         content: Any = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path.parent} has no {path.name}: pass a folder that save_pretrained has written") from None
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): it is truncated, or not JSON") from None

@@ -282,8 +282,8 @@ def test_odd_sizes_have_positions():
     [
         ({"sizes": {"text": 3}}, r"needs at least two of them, got \['text'\]"),
         ({"num_heads": 3}, "num_heads=3 does not divide size=8"),
-        ({"num_heads": 0}, "size=8, num_heads=0 and num_layers=2 must be at least 1"),
-        ({"num_layers": -1}, "num_layers=-1 must be at least 1"),
+        ({"num_heads": 0}, "num_heads=0 of MulTBackbone must be at least 1"),
+        ({"num_layers": -1}, "num_layers=-1 of MulTBackbone must be at least 1"),
         ({"kernel_sizes": 1.5}, "the kernel of 'text' is 1.5: it must be odd"),
         ({"kernel_sizes": 2}, "the kernel of 'text' is 2: it must be odd"),
         ({"kernel_sizes": {"smell": 3}}, r"kernel_sizes names \['smell'\], but the modalities are"),

@@ -52,7 +52,7 @@ def test_a_sampler_takes_its_place_from_torch_distributed(monkeypatch):
 def test_wrong_numbers_are_named():
     with pytest.raises(ValueError, match="rank 2 is not among the 2 processes, 0 to 1"):
         BucketedSampler(torch.ones(9), 3, rank=2, world_size=2)
-    with pytest.raises(ValueError, match="batch_size and pool must be at least 1, got 0 and 20"):
+    with pytest.raises(ValueError, match="batch_size=0 must be a whole number, at least 1"):
         BucketedSampler(torch.ones(9), 0)
 
 

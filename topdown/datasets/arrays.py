@@ -19,6 +19,8 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
     Raises:
         DataError: if a shape, a type, a value or a length does not fit.
     """
+    if not isinstance(inputs, Mapping):
+        raise DataError(f"inputs are a {type(inputs).__name__}: give a mapping from modality to arrays, as in {{'audio': x}}")
     if not inputs:
         raise DataError("there are no inputs: give at least one modality")
     if isinstance(lengths, Mapping) and (unknown := [name for name in lengths if name not in inputs]):

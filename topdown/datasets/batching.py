@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from topdown.datasets.batch import Batch
 from topdown.datasets.data import SequenceDataset
+from topdown.datasets.errors import check_whole_numbers
 
 LARGEST_SEED = 2**63  # of torch
 
@@ -85,8 +86,7 @@ class BucketedSampler(Sampler[list[int]]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        if batch_size < 1 or pool < 1:
-            raise ValueError(f"batch_size and pool must be at least 1, got {batch_size} and {pool}")
+        check_whole_numbers({"batch_size": batch_size, "pool": pool}, 1)
         self.lengths, self.samples, self.shuffle = lengths, batch_size, shuffle
         self.seed, self.epoch, self.pool = seed, epoch, pool
         self.given = rank, world_size

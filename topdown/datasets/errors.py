@@ -1,4 +1,10 @@
-"""The error that is raised for data and files that cannot be used."""
+"""The error that is raised for data and files that cannot be used, and the check of whole numbers."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
 
 LONGEST = 900  # letters of a message; whatever a file holds, it stays readable
 
@@ -9,3 +15,22 @@ class DataError(ValueError):
     def __init__(self, message: str) -> None:
         line = " ".join(message.splitlines())
         super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 303]}...{line[-300:]}")
+
+
+def check_whole_numbers(values: Mapping[str, Any], least: int) -> dict[str, int]:
+    """Returns whole numbers, those of numpy as numbers of Python.
+
+    Raises:
+        TypeError: if one is not a whole number.
+        ValueError: if one is less than `least`.
+
+    Example:
+        >>> check_whole_numbers({"epochs": 3}, 1)
+        {'epochs': 3}
+    """
+    for name, value in values.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise TypeError(f"{name}={value!r} must be a whole number, at least {least}")
+        if value < least:
+            raise ValueError(f"{name}={value} must be a whole number, at least {least}")
+    return {name: int(value) for name, value in values.items()}

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from topdown.datasets.batch import Batch
 from topdown.datasets.batching import LARGEST_SEED, BatchLoader, BucketedSampler, data_loader
 from topdown.datasets.data import SequenceDataset
-from topdown.datasets.errors import DataError
-from topdown.datasets.labels import label_range, labelled
+from topdown.datasets.errors import DataError, check_whole_numbers
+from topdown.datasets.labels import labelled
 from topdown.latch import TopDownLatch
+from topdown.training.arguments import check_model, check_numbers, check_samples, device_named
 from topdown.training.checkpoints import (
     Progress,
     latch_options,
@@ -137,11 +138,14 @@ def fit(
         DataError: if labels do not fit the loss, splits or the model differ in modalities, a loss or a gradient is not finite
             (naming the epoch, the batch and its samples), or the checkpoint is of another training.
     """
-    _check(model, train, valid, loss, optimizer, gradient_clip)
-    batch_size, epochs, patience = int(batch_size), int(epochs), int(patience)  # of numpy
-    seed = int(seed) % LARGEST_SEED  # of numpy, or larger than torch takes
-    if feedback_learning_rate is not None and optimizer is not None:
-        raise DataError("feedback_learning_rate is for Adam: give an optimizer of your own the groups of parameters it needs")
+    whole = {"batch_size": batch_size, "epochs": epochs, "decay_after": decay_after, "patience": patience}
+    batch_size, epochs, decay_after, patience = check_whole_numbers(whole, 1).values()
+    seed, workers = check_whole_numbers({"seed": seed, "workers": workers}, 0).values()
+    seed %= LARGEST_SEED  # of numpy, or larger than torch takes
+    rates = {"learning_rate": learning_rate, "feedback_learning_rate": feedback_learning_rate}
+    check_numbers(**rates, decay=decay, gradient_clip=gradient_clip)
+    check_model(model, train, optimizer, gradient_clip, feedback_learning_rate)
+    check_samples(train, valid, loss)
     weights = None if class_weight is None else class_weights(class_weight, train.labels, loss)
     path = None if checkpoint is None else Path(checkpoint)
     settings = {
@@ -248,7 +252,7 @@ def device_of(model: nn.Module, device: str | torch.device | None = None) -> tor
         (device(type='cpu'), device(type='meta'))
     """
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return own if device is None else torch.device(device)
+    return own if device is None else device_named(device)
 
 
 def predict(
@@ -270,6 +274,7 @@ def predict(
     Raises:
         DataError: if there are no samples, or the model does not return one row per sample.
     """
+    check_whole_numbers({"batch_size": batch_size}, 1)
     place = device_of(model, device)
     model.to(place)
     order = data.batch_lengths().argsort(stable=True)
@@ -392,46 +397,3 @@ def _validate(
                 known, batch = int(labelled(batch.labels).sum()), batch.to(device)
                 losses += compare(model(batch.inputs, batch.lengths), batch.labels) * known
     return float(total(losses)) / count
-
-
-def _check(
-    model: nn.Module,
-    train: SequenceDataset,
-    valid: SequenceDataset,
-    loss: Loss,
-    optimizer: MakeOptimizer | None,
-    gradient_clip: float | None,
-) -> None:
-    """Checks the arguments before the first step."""
-    if not callable(loss) and loss not in LOSSES:
-        raise DataError(f"loss={loss!r} is not known: use one of {list(LOSSES)}, or a function (output, labels) -> scalar")
-    if train.sizes != valid.sizes:
-        raise DataError(f"the validation data has features {valid.sizes}, but the training data has {train.sizes}")
-    sizes = getattr(model, "input_sizes", None)
-    if isinstance(sizes, Mapping) and dict(sizes) != train.sizes:
-        raise DataError(
-            f"the model takes features {dict(sizes)}, but the data has {train.sizes}: make the model from data.sizes"
-        )
-    if sparse := [name for name, module in model.named_modules() if getattr(module, "sparse", False) is True]:
-        layer = f"the layer {sparse[0]!r} has sparse gradients"
-        if optimizer is None:
-            raise DataError(f"{layer}, which Adam does not take: pass optimizer=, such as SGD, or make it with sparse=False")
-        if gradient_clip is not None:
-            raise DataError(f"{layer}, which gradient_clip= does not take: leave it out, or make the layer with sparse=False")
-    for data, which in ((train, "training"), (valid, "validation")):
-        if data.labels is None:
-            raise DataError(f"the {which} data has no labels: give SequenceDataset.from_arrays labels=, or the file 'labels'")
-        if not labelled(data.labels).any():
-            raise DataError(f"all labels of the {which} data are missing: give some")
-        whole, (least, most) = not data.labels.is_floating_point(), label_range(data.labels)
-        if loss == "bce" and not 0 <= least <= most <= 1:
-            raise DataError(f"labels lie in {least:g}..{most:g}, but loss='bce' takes labels of 0 or 1")
-        if loss in ("mae", "cross_entropy") and whole != (loss == "cross_entropy"):
-            remedy = (
-                "give them as floating point, or use loss='cross_entropy' for classes, 'bce' for labels of 0 or 1"
-                if whole
-                else "give classes as integers 0, 1, 2 ..."
-            )
-            raise DataError(f"labels are {data.labels.dtype}, which is not for loss={loss!r}: {remedy}")
-        if loss == "cross_entropy" and least < 0:
-            raise DataError(f"a class is {int(least)}: number classes from 0")
