@@ -97,6 +97,6 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         raise TypeError(f"the model takes {takes}, but got {len(args)} positional arguments: {remedy}")
     if twice := [name for name in names[: len(args)] if name in kwargs]:
         raise TypeError(f"{twice[0]!r} is there twice, as a positional argument and by name: pass it once")
-    named |= dict(zip(names, args, strict=False))
+    named.update({name: value for name, value in zip(names, args)})  # noqa: B905  torch 2.6 compiles no `strict=`
     lengths = named.pop("lengths", lengths)
     return named, lengths

@@ -211,7 +211,11 @@ class Encoding(collections.UserDict):
 class AttributeDict(dict):
     """The short way to a mapping with attributes."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 class ByAttribute(Toy):
@@ -538,7 +542,7 @@ class Scripted(nn.Module):
         return {"a": r["a"] * valid, "b": r["b"] * valid}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript, about itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of TorchScript, about itself
 def test_lengths_reach_an_encoder_in_torchscript():
     class Around(nn.Module):
         def __init__(self, encode):

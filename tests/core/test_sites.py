@@ -492,7 +492,7 @@ def test_another_backbone_must_have_the_sites():
         latch.backbone = CallableBackbone(nn.Sequential(), encode=lambda m, i: i, fuse=lambda m, e: e)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_scripted_part_is_named():
     model = Model()
     model.words = torch.jit.script(nn.Embedding(10, 4))

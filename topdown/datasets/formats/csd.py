@@ -181,7 +181,7 @@ def _averages(path: Path, segments: list[Segment]) -> Stream:
             if features is None or not features.size:
                 absent.add(video)
                 continue
-            sizes[features.size // len(features)] = video
+            sizes[int(features.size) // len(features)] = video  # h5py 3.8 has a number of numpy
             dtypes.add(str(features.dtype))
     if not sizes:
         raise DataError(f"{path}: has none of the {len(absent)} videos of this split; check folds=")

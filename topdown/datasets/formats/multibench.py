@@ -106,7 +106,9 @@ def _features(path: Path, group: Any, name: str, members: list[str]) -> Stream:
     shapes, dtypes = [], set()
     for member in members:
         features = dataset(child(group, member, where), "features", f"{where}: {member}") if has(group, member) else None
-        shapes.append((0, None) if features is None or not features.size else (len(features), features.size // len(features)))
+        shapes.append(
+            (0, None) if features is None or not features.size else (len(features), int(features.size) // len(features))
+        )
         dtypes |= set() if features is None else {str(features.dtype)}
     sizes = {size: member for (length, size), member in zip(shapes, members, strict=True) if length}
     if len(sizes) != 1:
