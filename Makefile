@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test coverage check docs lint types wheel clean
+.PHONY: demo test coverage check docs lint types dist clean
 
 # Under a minute after installation: the gate, and a small experiment on synthetic data, with tables and figures in build/demo.
 demo: .venv/ready
@@ -19,7 +19,7 @@ test: .venv/ready
 coverage: .venv/ready
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m "not uncovered" --cov
 
-check: lint types test wheel docs
+check: lint types test dist docs
 	rm -rf build/tiny build/tiny-mult
 	$(BIN)/python examples/mosei_lstm.py --samples 64 --epochs 1 --seeds 1 --out build/tiny
 	$(BIN)/python examples/mosei_mult.py --samples 32 --epochs 1 --seeds 1 --unaligned --out build/tiny-mult
@@ -36,14 +36,16 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/mypy
 
-# Builds the wheel, installs it elsewhere without dependencies, and imports it from another directory.
-wheel: .venv/ready
-	rm -rf build/wheel
-	$(BIN)/python -m build --wheel --outdir build/wheel .
-	$(PYTHON) -m zipfile -e build/wheel/*.whl build/wheel/site
-	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -c "import topdown, topdown.adapters.reference, topdown.datasets, topdown.cli.main; \
-	assert topdown.__file__.startswith('$(CURDIR)/build/wheel/site'), topdown.__file__; \
-	assert topdown.adapters.__file__.startswith('$(CURDIR)/build/wheel/site'); print('wheel', topdown.__version__)"
+# Builds sdist and wheel, checks what is in them, and imports the wheel from another directory, without dependencies.
+dist: .venv/ready
+	rm -rf dist build/dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/distribution.py dist
+	$(PYTHON) -m zipfile -e dist/*.whl build/dist/site
+	cd build/dist && PYTHONPATH=site ../../$(BIN)/python -c "import topdown, topdown.adapters.reference, topdown.datasets, topdown.cli.main; \
+	assert topdown.__file__.startswith('$(CURDIR)/build/dist/site'), topdown.__file__; \
+	assert topdown.adapters.__file__.startswith('$(CURDIR)/build/dist/site'); print('wheel', topdown.__version__)"
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -51,4 +53,4 @@ wheel: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import topdown
 from topdown.cli.compare import CompareOptions, compare_command
 from topdown.cli.evaluate import EvaluateOptions, PredictOptions, evaluate, predict_command
 from topdown.cli.parser import OneLineParser, add_options, read_config
@@ -81,6 +82,7 @@ COMMANDS = {
 def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     """Builds the parser of the program, and those of its commands."""
     parser = OneLineParser(prog=PROGRAM, description=(__doc__ or "").strip())
+    parser.add_argument("--version", action="version", version=f"topdown-latch {topdown.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
     parsers = {}
     for name, command in COMMANDS.items():
