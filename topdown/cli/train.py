@@ -18,7 +18,7 @@ from topdown.cli.options import ModelOptions
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory, read_json, write_json
+from topdown.datasets.files import FORMAT, check_writable, make_directory, read_json, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import data_table
 from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
@@ -182,6 +182,7 @@ def train(options: TrainOptions) -> None:
     write_json(
         out / "results.json",
         {
+            "format": FORMAT,
             "command": " ".join(["topdown", *sys.argv[1:]]).encode("utf-8", "replace").decode(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "configuration": used_options(options),

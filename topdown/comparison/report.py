@@ -23,7 +23,7 @@ from topdown.comparison.saved_runs import read_run
 from topdown.comparison.variants import LINEAR, NONE
 from topdown.comparison.verdict import number, probability, seeds_needed, verdict
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import write_json
+from topdown.datasets.files import FORMAT, check_format, read_json, write_json
 from topdown.datasets.report import markdown
 from topdown.files import write_text
 from topdown.plots import picture
@@ -109,8 +109,9 @@ def read_comparison(out: str | Path) -> Comparison:
         DataError: if there is none, or its metric is a user-defined function, which a file cannot hold.
     """
     out = Path(out)
+    content = read_json(out / "results.json", "this holds no comparison: name a directory that compare wrote")
+    check_format(content, out / "results.json")
     try:
-        content = json.loads((out / "results.json").read_text(encoding="utf-8"))
         configuration, kinds, done = content["configuration"], content["kinds"], [tuple(key) for key in content["done"]]
         labels = np.load(out / "runs" / "labels.npy", allow_pickle=False)
         paths = sorted((out / "runs").glob("*.npz"))
@@ -173,6 +174,7 @@ def _runs_table(runs: Runs) -> str:
 def _results(comparison: Comparison) -> dict[str, Any]:
     runs = comparison.runs
     return {
+        "format": FORMAT,
         "verdict": comparison.verdict,
         "configuration": comparison.configuration,
         "metric": {"name": runs.metric.name, "lower_is_better": runs.metric.lower_is_better},

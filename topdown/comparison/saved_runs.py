@@ -13,7 +13,7 @@ import torch
 from topdown.comparison.differences import Runs
 from topdown.comparison.variants import LINEAR, Metric, Row
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory, read_json, write_json
+from topdown.datasets.files import FORMAT, check_format, check_writable, make_directory, read_json, write_json
 from topdown.files import write_file
 
 Array = np.ndarray[Any, Any]
@@ -41,11 +41,12 @@ class RunStore:
             if not resume:
                 raise DataError(f"{out}: holds runs of an earlier comparison; go on with resume, or choose another directory")
             before = read_json(path)
+            check_format(before, path)
             if differ := [name for name in fixed if before.get(name) != fixed[name]]:
                 name = differ[0]
                 raise DataError(f"{out}: was made with {name} {before.get(name)}, not {fixed[name]}; choose another directory")
         make_directory(self.folder)
-        write_json(path, fixed)
+        write_json(path, {"format": FORMAT, **fixed})
         write_file(self.folder / "labels.npy", lambda file: np.save(file, labels.numpy(), allow_pickle=False))
         for path in sorted(self.folder.glob("*.npz")):
             record, outputs = read_run(path)

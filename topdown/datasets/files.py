@@ -1,4 +1,4 @@
-"""Checks that an output directory is writable, and writes JSON."""
+"""Checks that an output directory is writable, and reads and writes JSON."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from topdown.datasets.errors import DataError
 from topdown.files import write_text
+
+FORMAT = 1  # of results.json, of the runs of a comparison, and of checkpoints of trainings
 
 
 def check_writable(path: Path) -> None:
@@ -50,6 +53,16 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_without_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def check_format(content: Mapping[str, Any], path: Path) -> None:
+    """Checks that a file that this package wrote is of a format that this version reads. Files without a number have the first.
+
+    Raises:
+        DataError: if it is of another format.
+    """
+    if (found := content.get("format", 1)) != FORMAT:
+        raise DataError(f"{path}: has format {found!r}, but this version of topdown reads format {FORMAT}; update topdown")
 
 
 def read_json(path: Path, remedy: str = "choose another directory") -> dict[str, Any]:

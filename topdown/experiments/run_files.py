@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.files import check_format, read_json
 
 KindOrNone = Literal["none", "linear", "lstm", "shared", "static"]
 KINDS: tuple[str, ...] = get_args(KindOrNone)
@@ -49,11 +49,12 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
     path = out / "results.json"
     if not path.exists():
         return []
+    earlier = read_json(path, "choose another --out")
+    check_format(earlier, path)
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
         before, runs = dict(earlier["configuration"]), list(earlier["runs"])
         damaged = [run for run in runs if not RUN_KEYS <= set(run) or run["kind"] not in (*KINDS, ORACLE)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the results of this experiment ({error}); choose another --out") from None
     if damaged:
         raise DataError(f"{path}: not the results of this experiment, or of another version; choose another --out")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from topdown.comparison.variants import mask_spread
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory, write_json
+from topdown.datasets.files import FORMAT, check_writable, make_directory, write_json
 from topdown.datasets.report import data_table
 from topdown.experiments.figure2 import (
     Profiles,
@@ -213,6 +213,7 @@ def _results(
     """Returns the content of results.json."""
     closed = {k: {"share": s, "gap": g, "seeds": n} for k, (s, g, n) in gap_closed(runs).items()}
     return {
+        "format": FORMAT,
         "note": inputs.note,
         "complete": complete,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).encode("utf-8", "replace").decode(),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.files import FORMAT, check_format
 from topdown.files import write_file
 from topdown.latch import TopDownLatch
 from topdown.training.distributed import rank, wait
@@ -38,7 +39,7 @@ class Progress(NamedTuple):
 def save_training(path: Path, parts: Mapping[str, Any], settings: object, progress: Progress, device: torch.device) -> None:
     """Writes a checkpoint from which the training can be resumed."""
     state = {name: state_of(part) if isinstance(part, nn.Module) else part.state_dict() for name, part in parts.items()}
-    state |= {"settings": settings, **progress._asdict(), "random": random_state(device)}
+    state |= {"format": FORMAT, "settings": settings, **progress._asdict(), "random": random_state(device)}
     if rank() == 0:
         save_checkpoint(state, path)
     wait()
@@ -51,6 +52,7 @@ def resume_training(path: Path, parts: Mapping[str, Any], settings: Mapping[str,
         DataError: if the checkpoint is of another training, or of another model.
     """
     state = load_checkpoint(path, device)
+    check_format(state if isinstance(state, dict) else {}, path)
     if (before := state.get("settings")) != settings:
         every = dict.fromkeys([*before, *settings]) if isinstance(before, dict) else settings
         differ = [name for name in every if not isinstance(before, dict) or before.get(name) != settings.get(name)]

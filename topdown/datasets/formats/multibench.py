@@ -103,7 +103,8 @@ def _check_not_one_sequence(path: Path) -> None:
 
 def _features(path: Path, group: Any, name: str, members: list[str]) -> Stream:
     where = f"{path}: {name}"
-    shapes, dtypes = [], set()
+    shapes: list[tuple[int, Any]] = []
+    dtypes: set[str] = set()
     for member in members:
         features = dataset(child(group, member, where), "features", f"{where}: {member}") if has(group, member) else None
         shapes.append(
