@@ -140,7 +140,8 @@ def rows_of(
 ) -> list[tuple[str, ...]]:
     """Measures variants of a model."""
     torch._dynamo.reset()  # what was compiled for other models counts towards a limit, beyond which nothing is compiled
-    torch._dynamo.config.recompile_limit = 64
+    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+    setattr(torch._dynamo.config, name, 64)
     variants = make(backbone, kind, batch, device, names)
     training = {name: functools.partial(train_step, variant, batch.labels) for name, variant in variants.items()}
     predicting = {name: functools.partial(inference, variant) for name, variant in variants.items()}

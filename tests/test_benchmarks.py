@@ -38,8 +38,8 @@ def test_the_script_for_gpus_compares_models_that_predict_the_same(monkeypatch):
 
 
 def test_windows_of_the_watch_turn_with_both_sensors(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS / "real"))
-    from data import turned
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from common.real_data import turned
 
     from topdown.datasets import SequenceDataset
 
@@ -60,9 +60,9 @@ def test_windows_of_the_watch_turn_with_both_sensors(monkeypatch):
 
 
 def test_arms_in_a_mirror_keep_the_sense_of_rotations(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS / "real"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     import numpy as np
-    from data import _watch
+    from common.real_data import _watch
 
     rng = np.random.default_rng(0)
     accel, other = rng.normal(size=(2, 6, 5, 3))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from topdown.cli.parser import OneLineParser
 from topdown.datasets.errors import DataError
 from topdown.files import require
 from topdown.training.distributed import process_group, rank
+from topdown.training.stopping import Stopped
 
 
 def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -> None:
@@ -26,8 +29,8 @@ def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -
         work: Function to run, in each process of a group if there is one.
 
     Raises:
-        SystemExit: with status 2 if an option or the data cannot be used; with 130 if interrupted; with 1 if nothing reads the
-            output any more.
+        SystemExit: with status 2 if an option or the data cannot be used; with 130 if interrupted; with 143 if terminated; with
+            1 if nothing reads the output any more.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal without "±" or a name that is no text must not end a run
         if hasattr(stream, "reconfigure"):
@@ -36,6 +39,9 @@ def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -
     how_to_go_on = f"; go on with --resume --out {out}" if out and hasattr(options, "resume") else ""
     try:
         with contextlib.ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                before = signal.signal(signal.SIGTERM, _stop)
+                stack.callback(signal.signal, signal.SIGTERM, before)
             options.device = stack.enter_context(process_group(best_device(getattr(options, "device", "cpu"))))
             if rank():  # the first process speaks for all
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
@@ -51,9 +57,15 @@ def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -
         raise SystemExit(1) from None
     except OSError as error:
         parser.error(f"{error.filename or out}: {error.strerror}; free some space, or choose another place to write to")
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted{how_to_go_on}", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Stopped) else int(signal.SIGINT)
+        what = "terminated" if number == signal.SIGTERM else "interrupted"
+        print(f"{parser.prog}: {what}{how_to_go_on}", file=sys.stderr)
+        raise SystemExit(128 + number) from None
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise Stopped(number)
 
 
 def best_device(device: str) -> str:

@@ -18,7 +18,7 @@ from topdown.cli.options import ModelOptions
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import FORMAT, check_writable, make_directory, read_json, write_json
+from topdown.datasets.files import FORMAT, check_writable, locked, make_directory, read_json, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import data_table
 from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
@@ -134,9 +134,25 @@ def train(options: TrainOptions) -> None:
     wait()  # until all have seen the directory as it was
     if out is not None and rank() == 0:
         make_directory(out)
-        config = {k: v for k, v in used_options(options).items() if v is not None and k not in ("data", "out", "device")}
-        write_json(out / "config.json", config)
-    wait()
+    with locked(out if rank() == 0 else None):
+        if out is not None and rank() == 0:
+            config = {k: v for k, v in used_options(options).items() if v is not None and k not in ("data", "out", "device")}
+            write_json(out / "config.json", config)
+        wait()
+        _train(options, splits, description, moments, target)
+
+
+def _train(
+    options: TrainOptions,
+    splits: Splits,
+    description: Description,
+    moments: Mapping[str, Moments] | None,
+    target: TargetMoments | None,
+) -> None:
+    """Trains the model of a description on data that has been checked, in a directory that is there."""
+    out, task, batch_size, patience = options.out, description.task, options.batch_size, options.patience
+    assert batch_size is not None
+    assert patience is not None
     print(data_table(splits), flush=True)
     print(
         f"\n{task.name}: {task.output_size} output{'s' if task.output_size > 1 else ''} of {description.backbone}, "

@@ -33,6 +33,7 @@ from topdown.comparison.variants import (
 from topdown.comparison.verdict import verdict
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.files import locked
 from topdown.feedback import FEEDBACK, StaticFeedback
 from topdown.training.distributed import world_size
 from topdown.training.fingerprints import fingerprint, named
@@ -170,13 +171,14 @@ def compare(
     if say is not None and len(missing) < len(wanted):
         say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
     begun = time.time()
-    for number, (row, seed, record, outputs) in enumerate(run_all(plan, missing, jobs), 1):
-        store.keep(row, seed, record, outputs)
-        if say is not None:
-            left = (time.time() - begun) / number * (len(missing) - number)
-            name = row.name + (" with gaps" if row.gaps else "")
-            score = f"{metric.name} {record['test']:.4f}"
-            say(f"{number} of {len(missing)} runs, {_time(left)} left: {name}, seed {seed}, {score}")
+    with locked(directory):
+        for number, (row, seed, record, outputs) in enumerate(run_all(plan, missing, jobs), 1):
+            store.keep(row, seed, record, outputs)
+            if say is not None:
+                left = (time.time() - begun) / number * (len(missing) - number)
+                name = row.name + (" with gaps" if row.gaps else "")
+                score = f"{metric.name} {record['test']:.4f}"
+                say(f"{number} of {len(missing)} runs, {_time(left)} left: {name}, seed {seed}, {score}")
     runs = store.runs(wanted, metric, list(kinds), static_kinds(kinds))
     compared = compare_rows(runs)
     configuration |= {

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from topdown.datasets.errors import DataError
 from topdown.files import write_text
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows, where directories are not locked
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1  # of results.json, of the runs of a comparison, and of checkpoints of trainings
 
@@ -40,6 +46,34 @@ def make_directory(path: Path) -> None:
             pass
     except OSError as error:
         raise DataError(f"{path}: cannot be written to ({error.strerror}); choose another --out") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Context manager in which no other process may lock a directory. The lock ends with the process, however that ends.
+
+    Args:
+        path: Path of the directory, which exists; None for none.
+
+    Raises:
+        DataError: if another process has locked it, naming that process.
+    """
+    if path is None or fcntl is None:
+        yield
+        return
+    with (path / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise DataError(f"{path}: process {file.read().strip()} writes there; wait for it, or choose another") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            (path / ".lock").unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

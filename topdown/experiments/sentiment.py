@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from topdown.comparison.variants import mask_spread
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import FORMAT, check_writable, make_directory, write_json
+from topdown.datasets.files import FORMAT, check_writable, locked, make_directory, write_json
 from topdown.datasets.report import data_table
 from topdown.experiments.figure2 import (
     Profiles,
@@ -96,40 +96,42 @@ def run_experiment(options: SentimentOptions, experiment: Experiment) -> None:
     if out is not None and rank() == 0:
         make_directory(out)
         make_directory(out / "checkpoints")
-    write(runs, complete=False)
-    wait()
-    print(data_table(inputs.splits), flush=True)
-    if out is None:
-        print(NOTHING_KEPT, flush=True)
-    asked = [(seed, kind) for seed in range(options.seeds) for kind in _kinds(options)]
-    missing = [pair for pair in asked if pair not in {(run["seed"], run["kind"]) for run in runs}]
-    if runs:
-        print(f"{len(asked) - len(missing)} of {len(asked)} runs are there already", flush=True)
-    outputs = {}
-    for seed, kind in missing:
-        run, outputs[kind, seed] = _train(kind, seed, options, experiment, inputs)
-        runs = [*runs, run]
+    with locked(out if rank() == 0 else None):
         write(runs, complete=False)
+        wait()
+        print(data_table(inputs.splits), flush=True)
+        if out is None:
+            print(NOTHING_KEPT, flush=True)
+        asked = [(seed, kind) for seed in range(options.seeds) for kind in _kinds(options)]
+        missing = [pair for pair in asked if pair not in {(run["seed"], run["kind"]) for run in runs}]
+        if runs:
+            print(f"{len(asked) - len(missing)} of {len(asked)} runs are there already", flush=True)
+        outputs = {}
+        for seed, kind in missing:
+            run, outputs[kind, seed] = _train(kind, seed, options, experiment, inputs)
+            runs = [*runs, run]
+            write(runs, complete=False)
+            if out is not None and rank() == 0:
+                checkpoint_path(out, kind, seed, unfinished=True).unlink(missing_ok=True)
+        runs = sorted(runs, key=lambda run: ((*KINDS, ORACLE).index(run["kind"]), run["seed"]))
+        write(runs, complete=True)
+        names = _names(experiment.baseline)
+        published = experiment.published if inputs.is_mosei else {}
+        source = f"{inputs.note} {inputs.counts()}."
+        models = {} if out is None else {key: _load(out, *key, options, experiment, inputs) for key in _keys(runs)}
+        for key in [key for key in models if key not in outputs]:
+            outputs[key] = predict(models[key], inputs.splits["test"], batch_size=options.batch_size, device=options.device)
+        said = verdict_lines(runs, outputs, inputs.splits["test"].labels)
+        table = full_report(runs, names, source=source, published=published, verdict=said)
+        print(f"\n{table}", flush=True)
         if out is not None and rank() == 0:
-            checkpoint_path(out, kind, seed, unfinished=True).unlink(missing_ok=True)
-    runs = sorted(runs, key=lambda run: ((*KINDS, ORACLE).index(run["kind"]), run["seed"]))
-    write(runs, complete=True)
-    names = _names(experiment.baseline)
-    published = experiment.published if inputs.is_mosei else {}
-    source = f"{inputs.note} {inputs.counts()}."
-    models = {} if out is None else {key: _load(out, *key, options, experiment, inputs) for key in _keys(runs)}
-    for key in [key for key in models if key not in outputs]:
-        outputs[key] = predict(models[key], inputs.splits["test"], batch_size=options.batch_size, device=options.device)
-    said = verdict_lines(runs, outputs, inputs.splits["test"].labels)
-    table = full_report(runs, names, source=source, published=published, verdict=said)
-    print(f"\n{table}", flush=True)
-    if out is not None and rank() == 0:
-        latches = {key: model for key, model in models.items() if isinstance(model, TopDownLatch)}
-        profiles = {k: sentiment_profile(latch, inputs.splits["test"], device=options.device) for k, latch in latches.items()}
-        table += f"\n\n{mask_change_table(profiles)}" if profiles else ""
-        write_text(out / "table.md", table + "\n")
-        drawn = _write_masks(out, runs, profiles, inputs)
-        print(f"Written to {out}: {', '.join(['results.json', 'history.csv', 'table.md', *drawn, 'checkpoints'])}")
+            latches = {key: model for key, model in models.items() if isinstance(model, TopDownLatch)}
+            test, device = inputs.splits["test"], options.device
+            profiles = {key: sentiment_profile(latch, test, device=device) for key, latch in latches.items()}
+            table += f"\n\n{mask_change_table(profiles)}" if profiles else ""
+            write_text(out / "table.md", table + "\n")
+            drawn = _write_masks(out, runs, profiles, inputs)
+            print(f"Written to {out}: {', '.join(['results.json', 'history.csv', 'table.md', *drawn, 'checkpoints'])}")
 
 
 def _kinds(options: SentimentOptions) -> list[str]:

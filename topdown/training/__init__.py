@@ -8,3 +8,4 @@ from topdown.training.model_file import load_model as load_model
 from topdown.training.protocol import fit as fit
 from topdown.training.protocol import predict as predict
 from topdown.training.scaled_output import ScaledOutput as ScaledOutput
+from topdown.training.stopping import Stopped as Stopped

@@ -18,22 +18,24 @@ from topdown.latch import TopDownLatch
 from topdown.training.distributed import rank, wait
 from topdown.training.fingerprints import named
 from topdown.training.random_state import random_state, set_random_state
+from topdown.training.stopping import Begun
 
 
 class Progress(NamedTuple):
-    """Holds the progress of a training between two epochs. Model, optimizer and scheduler have states of their own."""
+    """Holds the progress of a training between two steps. Model, optimizer and scheduler have states of their own."""
 
     best_epoch: int
     best_loss: float
     best_weights: dict[str, Tensor]
     history: list[dict[str, float]]
+    begun: Begun | None = None  # of the epoch that follows, if it stopped after a step
 
     def updated(self, record: dict[str, float], model: nn.Module) -> Progress:
         """Returns the state after one more epoch."""
         history = [*self.history, record]
         if record["valid_loss"] < self.best_loss:
             return Progress(int(record["epoch"]), record["valid_loss"], state_of(model), history)
-        return self._replace(history=history)
+        return self._replace(history=history, begun=None)
 
 
 def save_training(path: Path, parts: Mapping[str, Any], settings: object, progress: Progress, device: torch.device) -> None:

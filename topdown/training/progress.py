@@ -17,6 +17,7 @@ from topdown.files import require, write_text
 from topdown.training.distributed import rank
 from topdown.training.options import TrainingOptions
 from topdown.training.protocol import Fit, fit
+from topdown.training.stopping import stopped_after_a_step
 
 Record = Mapping[str, float]
 
@@ -134,11 +135,17 @@ def fit_and_show(
         more: Further options of :func:`topdown.training.fit`.
     """
     batch_size, patience = options.batches(len(splits["train"]))
-    with show_training(label, options.epochs) as show, tensorboard(options.tensorboard, label.replace(" ", "-")) as write:
+    writer = tensorboard(options.tensorboard, label.replace(" ", "-"))
+    with show_training(label, options.epochs) as show, writer as write, stopped_after_a_step() as check:
 
         def on_epoch(record: dict[str, float]) -> None:
             show.on_epoch(record)
             write(record)
+
+        def on_step(epoch: int, step: int, steps: int) -> None:
+            if show.on_step is not None:
+                show.on_step(epoch, step, steps)
+            check()
 
         return fit(
             model,
@@ -152,6 +159,6 @@ def fit_and_show(
             device=options.device,
             workers=options.workers,
             on_epoch=on_epoch,
-            on_step=show.on_step,
+            on_step=on_step,
             **more,
         )

@@ -33,6 +33,7 @@ from topdown.training.fingerprints import fingerprint, named
 from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, prediction_of
 from topdown.training.random_state import own_random_numbers
 from topdown.training.scaled_output import scaled_by_targets
+from topdown.training.stopping import Begun, Stopped
 
 EXTREME = "look for extreme values in the features, or lower the learning rate"
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -129,7 +130,8 @@ def fit(
         checkpoint: File that is written after every epoch. If it exists, training resumes from it, and ends with the same
             weights as an uninterrupted training. It must have been written with the same settings. (Default: none)
         on_epoch: Function that is called with the record of each epoch.
-        on_step: Function that is called after each step with the epoch, the step, and the number of steps in an epoch.
+        on_step: Function that is called after each step with the epoch, the step, and the number of steps in an epoch. It may
+            raise :class:`topdown.training.Stopped`, after which the checkpoint goes on with the next step.
 
     Returns:
         Best epoch, its validation loss, history, and the model.
@@ -192,7 +194,13 @@ def fit(
                 torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
             record: dict[str, float] = {"epoch": epoch}
             with _training_mode(steps):
-                record["train_loss"] = _train_epoch(replica, steps, loader, compare, epoch, gradient_clip, train, on_step)
+                try:
+                    more = (epoch, gradient_clip, train, on_step, progress.begun)
+                    record["train_loss"] = _train_epoch(replica, steps, loader, compare, *more)
+                except Stopped as stopped:
+                    if path is not None and world_size() == 1:  # processes may have stopped after different steps
+                        save_training(path, parts, settings, progress._replace(begun=stopped.begun), place)
+                    raise
             record["valid_loss"] = _validate(model, valid, loss, compare, batch_size)
             _check_finite(record, "a loss of your own gets labels that are missing" if own_gets_missing else EXTREME)
             record |= {"learning_rate": steps.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
@@ -328,11 +336,12 @@ def _train_epoch(
     gradient_clip: float | None,
     data: SequenceDataset,
     on_step: Callable[[int, int, int], None] | None,
+    begun: Begun | None,
 ) -> float:
-    """Returns the mean loss over all labels, of all processes."""
+    """Returns the mean loss over all labels, of all processes. Steps that were done before it stopped are not done again."""
     model.train()
     device = device_of(model)
-    losses, count = torch.zeros((), device=device), 0
+    done, losses, count = begun or (0, torch.zeros((), device=device), 0)
     known = labelled(data.labels).reshape(len(data), -1).sum(1)  # labels of each sample
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)
@@ -340,6 +349,8 @@ def _train_epoch(
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     needs_closure = closure is not None and closure.default is closure.empty  # as that of LBFGS
     for number, (batch, whole) in enumerate(zip(loader, batches, strict=True), 1):
+        if number <= done:
+            continue
         mine, everyone = int(labelled(batch.labels).sum()), int(known[whole].sum())
         share = mine * world_size() / max(1, everyone)
         batch = batch.to(device)
@@ -366,10 +377,14 @@ def _train_epoch(
         else:
             value = compute()
             optimizer.step()
-        losses += value.detach() * mine
+        losses = losses + value.detach() * mine
         count += everyone
-        if on_step is not None:
-            on_step(epoch, number, len(batches))
+        try:
+            if on_step is not None:
+                on_step(epoch, number, len(batches))
+        except Stopped as stopped:
+            stopped.begun = number, losses, count
+            raise
     return float(total(losses)) / count
 
 

@@ -1,6 +1,6 @@
 """Does feedback help on real data? A tuned baseline first, then every kind of feedback with paired seeds.
 
-    python benchmarks/real/compare_kinds.py --data DIR [--sets watch digits ...] [--seeds 10] [--jobs 2] [--out DIR]
+    python benchmarks/compare_kinds.py --data DIR [--sets watch digits ...] [--seeds 10] [--jobs 2] [--out DIR]
 
 DIR holds watch.npz, avdigits.npz and mosi_words.npz (`real_data.py`). The backbone is one convolution per modality, or three
 over a picture, mean and standard deviation over time, and a layer that fuses, with or without a linear path beside
@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import SETS, Splits, people, turned
-from models import build
+from common.real_data import SETS, Splits, people, turned
+from common.real_models import build
 
 from topdown.comparison import compare, write_report
 from topdown.comparison.compare import metric_of

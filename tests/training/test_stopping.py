@@ -1,0 +1,114 @@
+"""A training that is stopped after a step goes on with the next one, and a directory has one writer."""
+
+import contextlib
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import wrong_calls
+
+from topdown.adapters import LSTMBackbone
+from topdown.cli.main import main
+from topdown.datasets import DataError, SequenceDataset
+from topdown.datasets.files import locked
+from topdown.training import Stopped, fit, progress
+from topdown.training.checkpoints import load_checkpoint
+
+LABELS = "id,split,y\n" + "".join(f"s{i},{'train' if i < 9 else 'valid' if i < 12 else 'test'},{i % 5}.5\n" for i in range(15))
+AUDIO = "id,x,z\n" + "".join(f"s{i},{i % 7},{i % 3}\n" for i in range(15) for _ in range(2))
+
+
+def data(count=12):
+    rng = np.random.default_rng(0)
+    return SequenceDataset.from_arrays({name: rng.normal(size=(count, 3, 2)) for name in "ab"}, rng.normal(size=count))
+
+
+def model():
+    torch.manual_seed(0)
+    return LSTMBackbone({"a": 2, "b": 2}, hidden_size=3)  # with dropout, so that random numbers count
+
+
+def stop_at(*where):
+    def on_step(epoch, step, steps):
+        if (epoch, step) == where:
+            raise Stopped
+
+    return on_step
+
+
+@pytest.mark.parametrize("where", [(1, 1), (2, 2), (2, 4), (3, 3)])  # an epoch has four steps
+def test_a_stopped_training_goes_on_with_the_next_step(where, tmp_path):
+    options = {"epochs": 3, "batch_size": 3, "learning_rate": 0.01}
+    whole = fit(model(), data(), data(), checkpoint=tmp_path / "whole.pt", **options)
+    with pytest.raises(Stopped):
+        fit(model(), data(), data(), checkpoint=tmp_path / "stopped.pt", on_step=stop_at(*where), **options)
+    kept = load_checkpoint(tmp_path / "stopped.pt")
+    assert (len(kept["history"]) + 1, kept["begun"][0]) == where
+    steps = []
+    found = fit(model(), data(), data(), checkpoint=tmp_path / "stopped.pt", on_step=lambda *s: steps.append(s[:2]), **options)
+    assert steps[0] == ((where[0], where[1] + 1) if where[1] < 4 else (where[0] + 1, 1))
+    assert len(steps) == 12 - 4 * (where[0] - 1) - where[1]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value), name
+    keys = ("train_loss", "valid_loss", "learning_rate")
+    assert [[r[k] for k in keys] for r in found.history] == [[r[k] for k in keys] for r in whole.history]
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_command_that_is_stopped_says_how_to_go_on(number, status, word, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong_calls.tables(AUDIO, LABELS)
+    options = ["--epochs", "3", "--size", "4", "--batch-size", "3", "--feedback", "linear"]
+    main(["train", "data", "--out", "whole", *options])
+    real, calls = progress.stopped_after_a_step, []
+
+    @contextlib.contextmanager
+    def with_a_signal():
+        with real() as check:
+
+            def after(*step):
+                calls.append(step)
+                if len(calls) == 5:
+                    signal.raise_signal(number)
+                check()
+
+            yield after
+
+    monkeypatch.setattr(progress, "stopped_after_a_step", with_a_signal)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "data", "--out", "out", *options])
+    assert ended.value.code == status
+    assert f"{word}; go on with --resume --out out" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+    assert load_checkpoint(tmp_path / "out/training.pt")["begun"][0] == 2  # of the second epoch
+    main(["train", "data", "--out", "out", "--resume", *options])
+    ours, theirs = (load_checkpoint(tmp_path / name / "model.pt")["model"] for name in ("out", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_directory_has_one_writer(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(DataError, match=rf"process {os.getpid()} writes there; wait for it, or choose another"):
+            with locked(tmp_path):
+                pass
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path), locked(None):
+        pass
+
+
+def test_a_command_does_not_write_where_another_one_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong_calls.tables(AUDIO, LABELS)
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        for command in ("train", "compare"):
+            with pytest.raises(SystemExit) as ended:
+                main([command, "data", "--out", "out", "--epochs", "1", "--size", "4"])
+            assert ended.value.code == 2
+            assert f"out: process {os.getpid()} writes there; wait for it" in capsys.readouterr().err
+    assert not (tmp_path / "out/config.json").exists()
