@@ -26,8 +26,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import layouts
 import processes
 
+from topdown import TopDownLatch
+from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, load_splits
 from topdown.datasets.prepare import prepare
+from topdown.training import load_model
+from topdown.training.model_file import Description, build_model, save_model
+from topdown.training.tasks import Task
 
 COUNTS = {"train": 3, "valid": 2, "test": 2}
 SECONDS = 10
@@ -63,7 +68,37 @@ WRITERS = {
     "multibench": lambda path: layouts.multibench(path, splits(False)),
     "csd": lambda path: layouts.csd(path, splits()),
     "store": store,
+    "tables": lambda path: tables(path),
+    "topdown.json and safetensors": lambda path: make_latch().save_pretrained(path),
+    "model.pt": lambda path: save_model(path, build_model(DESCRIPTION, 0), DESCRIPTION, None, {"seed": 0}),
 }
+REFUSALS = {"topdown.json and safetensors": ValueError}
+DESCRIPTION = Description("lstm", {"a": 2, "b": 3}, Task("regression", 1), size=2, latch={"feedback": "linear"})
+
+
+def make_latch():
+    latch = TopDownLatch(LSTMBackbone({"a": 2, "b": 3}, hidden_size=2), "shared", sources={"a": ["b"]})
+    latch.backbone.requires_grad_(False)
+    return latch
+
+
+def tables(path):
+    path.mkdir()
+    rows = "".join(f"s{i},{i}.5,{-i}e-1\n" for i in range(6) for _ in range(1 + i % 2))
+    (path / "audio.csv").write_text("id,pitch,energy\n" + rows)
+    names = ("train", "train", "valid", "test", "test", "train")
+    (path / "labels.csv").write_text("id,split,mood\n" + "".join(f"s{i},{name},{i % 2}\n" for i, name in enumerate(names)))
+
+
+def read(layout, path):
+    """Reads a file or a folder in the way of its layout."""
+    if layout == "topdown.json and safetensors":
+        TopDownLatch.from_pretrained(make_latch().backbone, path)
+    elif layout == "model.pt":
+        load_model(path)
+    else:
+        for data in load_splits(path, **options(layout)).values():
+            data.batch([0])
 
 
 def options(layout):
@@ -108,11 +143,9 @@ def load(layout, path, files, number):
     target = path / name if name else path
     target.write_bytes(mutate(files[name], generator))
     try:
-        loaded = load_splits(path, **options(layout))
-        for data in loaded.values():
-            data.batch([0])
+        read(layout, path)
         return "loaded"
-    except DataError as error:
+    except REFUSALS.get(layout, DataError) as error:
         return "refused" if "\n" not in str(error) and len(str(error)) < 1000 else f"a message of {len(str(error))} letters"
     finally:
         target.write_bytes(files[name])

@@ -183,10 +183,13 @@ def load_model(path: str | Path) -> Trained:
         raise DataError(str(error).replace("; delete it to train anew", remedy)) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise DataError(f"{path}: is not a {FORMAT}, which `topdown train` writes")
-    found = state.pop("description")
-    description = Description(**{**found, "task": Task(**found["task"])})
-    model = build_model(description, 0, state.get("target"))
-    model.load_state_dict(state.pop("model"))
-    moments = state.pop("moments")
-    by_name = None if moments is None else {name: Moments(*pair) for name, pair in moments.items()}
+    try:
+        found = state.pop("description")
+        description = Description(**{**found, "task": Task(**found["task"])})
+        model = build_model(description, 0, state.get("target"))
+        model.load_state_dict(state.pop("model"))
+        moments = state.pop("moments")
+        by_name = None if moments is None else {name: Moments(*pair) for name, pair in moments.items()}
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: is damaged ({str(error).splitlines()[0]}); train it again") from None
     return Trained(model.eval(), description, by_name, state)

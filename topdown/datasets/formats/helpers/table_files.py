@@ -153,16 +153,11 @@ def _sniff(path: Path) -> Table:
     """Finds separator, decimal comma and encoding of a text file from its beginning."""
     with path.open("rb") as file:
         start = file.read(2**16)
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    notes = []
-    if encoding == "utf-8-sig":
-        try:
-            with path.open(encoding="utf-8") as text:
-                while text.read(2**20):
-                    pass
-        except UnicodeDecodeError:
-            encoding = "cp1252"
-            notes.append("read as Windows-1252, since it is not UTF-8")
+    encodings = ("utf-16",) if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
+    encoding = next((name for name in encodings if _decodes(path, name)), None)
+    if encoding is None:
+        raise DataError(f"{path}: is no text in {' or '.join(encodings)}; save it as UTF-8")
+    notes = ["read as Windows-1252, since it is not UTF-8"] if encoding == "cp1252" else []
     if not start.strip():
         raise DataError(f"{path}: is empty; its first line must name its columns, one of them 'id'")
     lines = [line for line in start.decode(encoding, "replace").splitlines() if line.strip()]
@@ -175,6 +170,16 @@ def _sniff(path: Path) -> Table:
         ):
             notes.append("decimal comma")
     return Table(path, None, separator, encoding, notes)
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    try:
+        with path.open(encoding=encoding) as text:
+            while text.read(2**20):
+                pass
+    except UnicodeError:
+        return False
+    return True
 
 
 def _rows(table: Table) -> Iterator[tuple[int, list[str]]]:
