@@ -10,11 +10,13 @@ import topdown
 from topdown.cli.main import make_parser
 
 project, author, version = "topdown-latch", "the authors of topdown-latch", topdown.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 html_theme, html_title = "furo", "topdown-latch"
 exclude_patterns = ["_build"]
 autodoc_member_order, autodoc_typehints, napoleon_use_rtype = "bysource", "signature", False
 myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
+nb_execution_mode, nb_execution_raise_on_error, nb_execution_timeout = "cache", True, 120
 suppress_warnings = ["myst.header"]
 nitpicky = False
 

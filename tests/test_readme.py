@@ -6,6 +6,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
+import wrong_calls
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,6 +69,23 @@ def test_the_readme_is_short_and_begins_with_code():
     first = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert first[1].count("\n") <= 26
     assert README[: first.start()].count("\n") < 30
+
+
+MESSAGES = re.findall(r"<!-- case: (.*) -->\n`(.*)`\n", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("case", "message"), MESSAGES, ids=[case for case, _ in MESSAGES])
+def test_messages_of_the_page_are_those_that_come(case, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (call,) = [call for name, call, *_ in wrong_calls.CALLS if name == case]
+    with pytest.raises((TypeError, ValueError, RuntimeError)) as raised:
+        call()
+    assert message in str(raised.value)
+
+
+def test_the_page_has_twenty_messages():
+    assert len(MESSAGES) >= 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
