@@ -32,9 +32,6 @@ TESTS = ["tests/core", "tests/adapters", *[str(path.relative_to(ROOT)) for path 
 TESTS += ["topdown/adapters"]
 # For lines that run in compiled code, in another process or in ONNX Runtime.
 FALLBACK = ["tests/core/test_export.py", "tests/test_readme.py::test_code_runs_and_prints_what_it_says[serving-0]"]
-    "tests/core/test_export.py",
-    "tests/test_readme.py::test_code_runs_and_prints_what_it_says[serving-0]",
-]  # for lines that run in compiled code, or in another process
 TIMEOUT = 240
 CONTROL = -1  # index of a mutant that changes nothing
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
