@@ -324,3 +324,17 @@ def test_opening_takes_milliseconds(tmp_path):
         load_splits(tmp_path / "x.store")
         times.append(time.perf_counter() - start)
     assert min(times) < 0.5  # a bound that a busy machine keeps; benchmarks/store.py measures it
+
+
+@pytest.mark.parametrize("name", ["train.../../evil", "../train.audio", "/abs.audio", "train./abs/evil", "train.a\\..\\b"])
+def test_names_in_an_archive_lead_nowhere(name, tmp_path):
+    """Names of members become names of modalities, and are quoted where they become names of files."""
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    np.savez(folder / "a.npz", **{name: np.ones((2, 3, 1), np.float32)})
+    prepare(folder / "a.npz", folder / "a.store")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inside"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.npz", "a.store"]
+    assert all(path.is_file() for path in (folder / "a.store").iterdir())
+    (data,) = load_splits(folder / "a.store").values()
+    assert torch.equal(data.batch([0]).inputs[next(iter(data.sizes))], torch.ones(1, 3, 1))

@@ -2,9 +2,13 @@
 
 import contextlib
 import os
+import resource
+import shutil
 import signal
+import sys
 
 import numpy as np
+import processes
 import pytest
 import torch
 import wrong_calls
@@ -112,3 +116,57 @@ def test_a_command_does_not_write_where_another_one_does(tmp_path, monkeypatch, 
             assert ended.value.code == 2
             assert f"out: process {os.getpid()} writes there; wait for it" in capsys.readouterr().err
     assert not (tmp_path / "out/config.json").exists()
+
+
+def limited(folder, arguments, said):
+    """Trains where no file may be larger than 4 KiB, as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    os.chdir(folder)
+    sys.stdout = open(os.devnull, "w")
+    with said.open("w") as file, contextlib.redirect_stderr(file):
+        main(arguments)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_file(tmp_path):
+    wrong_calls.tables(AUDIO, LABELS, name=tmp_path / "data")
+    arguments = ["train", "data", "--out", "out", "--epochs", "2", "--size", "8", "--feedback", "none"]
+    process = processes.start(limited, tmp_path, arguments, tmp_path / "said")
+    process.join()
+    assert process.exitcode == 2
+    (line,) = (tmp_path / "said").read_text().splitlines()
+    assert line.endswith("File too large; free some space, or choose another place to write to")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json"]
+
+
+def test_a_directory_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong_calls.tables(AUDIO, LABELS)
+    real = progress.stopped_after_a_step
+
+    @contextlib.contextmanager
+    def vanishing():
+        with real():
+            yield lambda *step: shutil.rmtree("out", ignore_errors=True)
+
+    monkeypatch.setattr(progress, "stopped_after_a_step", vanishing)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "data", "--out", "out", "--epochs", "2", "--size", "4", "--feedback", "none"])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "out/.training.pt" in last
+    assert last.endswith("No such file or directory; free some space, or choose another place to write to")
+
+
+@pytest.mark.parametrize("length", [0, 100, 3000])
+def test_a_truncated_checkpoint_is_one_line(length, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong_calls.tables(AUDIO, LABELS)
+    options = ["train", "data", "--out", "out", "--epochs", "1", "--size", "4", "--feedback", "none"]
+    main(options)
+    path = tmp_path / "out/training.pt"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(SystemExit) as ended:
+        main([*options, "--resume"])
+    assert ended.value.code == 2
+    assert "training.pt: not a checkpoint" in capsys.readouterr().err.splitlines()[-1]
+    assert path.stat().st_size == length

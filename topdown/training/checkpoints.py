@@ -73,7 +73,12 @@ def resume_training(path: Path, parts: Mapping[str, Any], settings: Mapping[str,
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint, atomically, that `torch.load(path, weights_only=True)` can read."""
-    write_file(path, lambda file: torch.save(_without_numpy(state), file))
+    try:
+        write_file(path, lambda file: torch.save(_without_numpy(state), file))
+    except RuntimeError as error:  # of torch's writer, on a disk that is full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _without_numpy(value: Any) -> Any:
