@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, options: type[Any]) -> None:
         if owner not in groups:
             title = (inspect.getdoc(owner) or "").partition(".")[0]
             groups[owner] = parser if owner is options else parser.add_argument_group(title.lower())
-        _add_option(groups[owner], field, hints[field.name], _help(options, field.name))
+        _add_option(parser, groups[owner], field, hints[field.name], _help(options, field.name))
     positional = [action for action in parser._actions if not action.option_strings]
     names = [f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar) for action in positional]
     parser.usage = " ".join(["%(prog)s", *names, "[options]"])
@@ -55,7 +55,7 @@ def _help(options: type[Any], name: str) -> str:
     raise LookupError(f"the docstring of {options.__name__} has no entry for {name}")
 
 
-def _add_option(group: Any, field: dataclasses.Field[Any], hint: Any, text: str) -> None:
+def _add_option(parser: argparse.ArgumentParser, group: Any, field: dataclasses.Field[Any], hint: Any, text: str) -> None:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     more: dict[str, Any] = {}
     if type(None) in typing.get_args(hint):  # X | None
@@ -74,7 +74,9 @@ def _add_option(group: Any, field: dataclasses.Field[Any], hint: Any, text: str)
         text += f" (default: {' '.join(default) if several else default})"
     more["help"] = text.replace("%", "%%")
     if value is not None and value.positional:
-        group.add_argument(field.name, **more, **({} if default is dataclasses.MISSING else {"nargs": "?", "default": default}))
+        parser.add_argument(
+            field.name, **more, **({} if default is dataclasses.MISSING else {"nargs": "?", "default": default})
+        )
         return
     flag = (value.flag if value is not None else None) or "--" + field.name.replace("_", "-")
     group.add_argument(flag, dest=field.name, required=default is dataclasses.MISSING, **more)
