@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,6 +68,8 @@ class HookedBackbone(nn.Module):
         if not self.encodings:
             raise ValueError("encodings={} must name at least one, as in {'text': 'encoder'}")
         self.uses_lengths = takes_lengths(model) != "never"
+        parameters = inspect.signature(model.forward).parameters.values()
+        self.positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
 
     def latch_class(self, base: type[nn.Module]) -> type[nn.Module]:
         """Returns the class of latches around this backbone: see :class:`CalledAsModel`."""
@@ -100,7 +103,9 @@ class HookedBackbone(nn.Module):
         """
         more = {"lengths": lengths} if lengths is not None and self.uses_lengths else {}
         optional = optional_sites(inputs, self.encodings, self.model)
-        output, values = run_with_hooks(lambda: self.model(**inputs, **more), self.model, self.encodings, {}, optional)
+        first = [inputs[name] for name in self.positional if name in inputs]
+        more |= {name: value for name, value in inputs.items() if name not in self.positional}
+        output, values = run_with_hooks(lambda: self.model(*first, **more), self.model, self.encodings, {}, optional)
         read = {k: to_sequence(values[k].values, site, values[k].lengths) for k, site in self.encodings.items() if k in values}
         return Run({k: r if r.grid or r.lengths is not None else r.values for k, r in read.items()}, output)
 

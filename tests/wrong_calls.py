@@ -61,6 +61,21 @@ def hooked(**sites):
     return TopDownLatch(HookedBackbone(Chain(), {"text": "text", "audio": "audio"}), "linear", sites=sites or None)
 
 
+class Loop(nn.Module):
+    """A model with a module in a loop, and one that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.unused, self.encoder = nn.Linear(7, 7), nn.Linear(7, 7), nn.Linear(7, 5)
+
+    def forward(self, text):
+        return self.encoder(torch.stack([self.cell(step) for step in text.unbind(1)], 1)).mean((1, 2))
+
+
+def looped(**sites):
+    return TopDownLatch(HookedBackbone(Loop(), {"text": "encoder"}), "linear", sites=sites)
+
+
 class Returns(nn.Module):
     """A backbone whose encode returns what it was told."""
 
@@ -190,7 +205,7 @@ BACKBONES = [
         "backbone without halves",
         lambda: TopDownLatch(nn.Linear(3, 4)),
         TypeError,
-        ["Linear", "encode", "fuse", "topdown.adapters"],
+        ["Linear", "encode", "fuse", "HookedBackbone"],
     ),
     ("backbone without fuse", lambda: TopDownLatch(type("M", (nn.Module,), {"encode": None})()), TypeError, ["encode", "fuse"]),
     ("backbone that is no module", lambda: TopDownLatch(object()), TypeError, ["object", "encode"]),
@@ -364,6 +379,18 @@ ENCODINGS = [
         lambda: hooked(text=Site("text", "b d h w"))(text=INPUTS["text"], audio=INPUTS["audio"]),
         ValueError,
         ["'text'", "b d h w", "(3, 6, 5)"],
+    ),
+    (
+        "a site in a loop",
+        lambda: looped(text="cell")(text=INPUTS["text"]),
+        ValueError,
+        ["'text'", "'cell'", "more than once", "runs once"],
+    ),
+    (
+        "a site that no pass runs",
+        lambda: looped(text="unused")(text=INPUTS["text"]),
+        ValueError,
+        ["'text'", "'unused'", "not reached", "each pass runs"],
     ),
     ("hooked path unknown", lambda: HookedBackbone(Chain(), {"text": "txt"}), ValueError, ["txt", "text"]),
     ("hooked of nothing", lambda: HookedBackbone(Chain(), {}), ValueError, ["encodings"]),

@@ -50,7 +50,7 @@ def check_backbone(backbone: Any) -> Any:
     """Returns a backbone, or raises a TypeError if an object cannot serve as one."""
     kind = type(backbone).__name__
     if absent := [name for name in ("encode", "fuse") if not callable(getattr(backbone, name, None))]:
-        raise TypeError(f"{kind} has no {' and no '.join(absent)}(): a backbone needs encode() and fuse() (topdown.adapters)")
+        raise TypeError(f"{kind} has no {' and no '.join(absent)}(): a backbone needs both; HookedBackbone wraps any model")
     if not isinstance(backbone, nn.Module):
         raise TypeError(f"the backbone must be a torch.nn.Module, got {kind}")
     return backbone

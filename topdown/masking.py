@@ -200,9 +200,9 @@ def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair
     if align == "error" or not same_rank:
         remedy = "pass align='pool'" + (" or align='interpolate'" if same_rank else "")
         raise ValueError(f"{names[0]!r} has positions {mask.grid or '(T,)'} but {names[1]!r} has {grid or '(T,)'}: {remedy}")
-    maps = mask.values.transpose(1, 2).unflatten(2, mask.grid)
+    maps = (mask.values - 0.5).transpose(1, 2).unflatten(2, mask.grid)  # about 1/2, so that the mask of logits of 0 is exact
     mode = {2: "bilinear", 3: "trilinear"}[len(grid)]
-    return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2)
+    return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2) + 0.5
 
 
 def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, align: Align, target: str) -> dict[str, Tensor]:

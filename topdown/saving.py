@@ -131,7 +131,7 @@ def _parts(backbone: nn.Module, also: Names) -> dict[str, Tensor]:
     model = user_model(backbone)
     tensors: dict[str, Tensor] = {}
     for path in also:
-        below = {f"also.{k}": value for k, value in model.state_dict().items() if f"{k}.".startswith(f"{path}.")}
+        below = {f"also.{k}": value for k, value in model.state_dict().items() if f"{k}.".startswith(path and f"{path}.")}
         if not below:
             raise ValueError(f"{type(model).__name__} has no {path!r}, but {nearest(path, dict(model.named_modules()))}")
         if stray := [name for name, value in below.items() if not isinstance(value, Tensor)]:
@@ -143,7 +143,7 @@ def _parts(backbone: nn.Module, also: Names) -> dict[str, Tensor]:
 def _warn_of_parameters_not_saved(backbone: nn.Module, also: Names) -> None:
     model = user_model(backbone)
     inner = model.named_parameters(remove_duplicate=False)
-    saved = {id(p) for name, p in inner if any(f"{name}.".startswith(f"{path}.") for path in also)}
+    saved = {id(p) for name, p in inner if any(f"{name}.".startswith(path and f"{path}.") for path in also)}
     names = {id(p): name for name, p in [*backbone.named_parameters(), *model.named_parameters()]}
     if left := [names[id(p)] for p in backbone.parameters() if p.requires_grad and id(p) not in saved]:
         remedy = "name them with also=[...], save the backbone yourself, or freeze it with latch.backbone.requires_grad_(False)"

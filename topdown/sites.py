@@ -199,7 +199,7 @@ def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: 
     def visit(name: str, container: Any, keys: tuple[Key, ...]) -> Any:
         value, mask = _pick(container, keys, sites[name]), masks.get(name)
         if name in values:
-            raise ValueError(f"{places[name]} was reached twice in one call: choose a module that is called once")
+            raise ValueError(f"{places[name]} runs more than once in a call: choose a module that runs once, outside of loops")
         is_packed = isinstance(value, PackedSequence)
         if mask is None:  # a copy, since the model may change the value in place
             values[name] = Steps(*pad_packed_sequence(value, batch_first=True)) if is_packed else Steps(value.clone())
@@ -237,7 +237,7 @@ def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: 
         for handle in handles:
             handle.remove()
     if unreached := [places[name] for name in sites if name not in values and name not in optional]:
-        raise ValueError(f"{unreached[0]} was not reached in this call: name a module that encode() calls, in its own thread")
+        raise ValueError(f"{unreached[0]} was not reached in this call: choose a module that each pass runs, in its own thread")
     return result, values
 
 

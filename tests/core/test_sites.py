@@ -609,8 +609,8 @@ class Forgetful(Model):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("unused", "'text', the output of 'unused', was not reached in this call: name a module that encode\\(\\) calls"),
-        ("twice", "'text', the output of 'twice', was reached twice in one call"),
+        ("unused", "'text', the output of 'unused', was not reached in this call: choose a module that each pass runs"),
+        ("twice", "'text', the output of 'twice', runs more than once in a call: choose a module that runs once"),
     ],
 )
 @pytest.mark.parametrize("as_site", [True, False])
