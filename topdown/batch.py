@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from topdown.sequence import TIME_LAST, Lengths, Steps, described, lengths_of, readable, valid_steps
-from topdown.wiring import nearest
+from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
 
@@ -164,9 +164,7 @@ def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, 
     for name, value in values.items():
         x = value.values
         if not can_be_masked(x):
-            raise TypeError(
-                f"{name!r} has {described(x)}: a mask multiplies floating-point (B, T, D) or (B, D); use sites= or sources="
-            )
+            raise TypeError(f"{name!r} has {described(x)}: a mask multiplies floating-point (B, T, D) or (B, D); {SAY_WHO}")
         if (size := sizes[name]) is not None and size != x.shape[-1]:
             raise ValueError(f"{name!r} has {x.shape[-1]} features, but the feedback was built for {size}: {TIME_LAST}")
         if x.shape[1] == 0:

@@ -205,7 +205,7 @@ def test_disabled_without_with_is_a_warning():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"backbone": nn.Linear(1, 1)}, TypeError, r"Linear has no encode and no fuse\(\): a backbone needs encode"),
+        ({"backbone": nn.Linear(1, 1)}, TypeError, r"Linear has no encode and no fuse\(\): a backbone needs both"),
         ({"feedback": "gru"}, ValueError, "feedback='gru' is not known: use one of .'linear', 'lstm', 'shared'"),
         ({"feedback": 3}, TypeError, "feedback=3 is not known: use one of"),
         ({"sources": {}}, ValueError, r"sources={} must name at least one target"),
