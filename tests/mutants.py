@@ -70,8 +70,9 @@ class Mutant(NamedTuple):
 
 def changes(tree: ast.Module) -> Iterator[tuple[int, str, ast.AST, str, object]]:
     """Yields (line, description, node, field, new value) for each change that can be made to a module."""
+    bodies = _bodies(tree)
     for node in _walk(tree):
-        line = getattr(node, "lineno", 0)
+        line = bodies.get(id(node), getattr(node, "lineno", 0))
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in SWAPS:
             new = SWAPS[type(node.ops[0])]
             yield line, f"{type(node.ops[0]).__name__} -> {new.__name__}", node, "ops", [new()]
@@ -89,6 +90,15 @@ def changes(tree: ast.Module) -> Iterator[tuple[int, str, ast.AST, str, object]]
             yield line, "return x -> return None", node, "value", ast.Constant(None)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             yield line, "statement removed", node, "value", ast.Constant(None)
+
+
+def _bodies(tree: ast.Module) -> dict[int, int]:
+    """Returns the first line of its function for each default of an argument: tests run the body, and not the default."""
+    found = {}
+    for function in [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]:
+        code = [statement for statement in function.body if not isinstance(statement, ast.Expr)]
+        found |= {id(node): code[0].lineno for node in ast.walk(function.args) if code}
+    return found
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:

@@ -356,7 +356,7 @@ def test_the_column_of_the_label_is_remembered(tmp_path, capsys):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([f"{lines[0]},doctor", *(f"{line},Smith" for line in lines[1:])]) + "\n")
     label = lines[0].split(",")[-1]
-    assert "name the column of the label with label= (--label)" in failure(capsys, "train", tmp_path / "data", *SMALL)
+    assert "that is the label, with label= (--label)" in failure(capsys, "train", tmp_path / "data", *SMALL)
     run("train", tmp_path / "data", "--label", label, "--out", tmp_path / "out", *SMALL)
     capsys.readouterr()
     run("evaluate", tmp_path / "out/model.pt", tmp_path / "data")
@@ -643,3 +643,36 @@ def test_results_of_another_command_are_not_overwritten(trained, tmp_path, capsy
     said = failure(capsys, "train", trained / "data", "--out", tmp_path / "c", *SMALL)
     assert "results.json: is there already; go on with --resume, or choose another --out" in said
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["results.json"]
+
+
+def words(folder, *more):
+    """Tables whose labels are words, with further columns."""
+    folder.mkdir()
+    (folder / "x.csv").write_text("id,a\n" + "".join(f"s{i},{i % 5}\n" for i in range(20) for _ in range(2)))
+    head = ",".join(["id", "mood", *more])
+    (folder / "labels.csv").write_text(
+        head + "\n" + "".join(f"s{i},{'glad' if i % 2 else 'sad'}{',home' * len(more)}\n" for i in range(20))
+    )
+    return folder
+
+
+def test_words_are_no_numbers(tmp_path, capsys):
+    said = failure(capsys, "train", words(tmp_path / "data"), "--split", "0.6", "0.2", "0.2", "--task", "regression")
+    assert "labels are words, such as 'glad', which are classes and no numbers: leave out --task regression" in said
+
+
+def test_several_columns_of_words_ask_for_the_label(tmp_path, capsys):
+    said = failure(capsys, "train", words(tmp_path / "data", "place"), "--split", "0.6", "0.2", "0.2")
+    assert (
+        "'sad' in column 'mood' is no number; name the one of 'mood', 'place' that is the label, with label= (--label)" in said
+    )
+
+
+def test_a_directory_in_place_of_a_model_names_the_file(trained, tmp_path, capsys):
+    said = failure(capsys, "predict", trained / "out", trained / "data", "--out", tmp_path / "p.csv")
+    assert f"out: is a directory; name the file in it, such as {trained / 'out' / 'model.pt'}" in said
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped/training.pt").write_bytes(b"")
+    said = failure(capsys, "predict", tmp_path / "stopped/model.pt", trained / "data", "--out", tmp_path / "p.csv")
+    assert "model.pt: is not there yet, since the training in" in said
+    assert "has not ended; go on with train --resume" in said

@@ -223,7 +223,7 @@ def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
     assert trained == []
     run(out=tmp_path / "x", resume=True, robust=True, seeds=1, latch={"combine": "max"})  # other latches, the same backbones
     assert sorted(trained) == [("linear", 0), ("static", 0)]
-    with pytest.raises(DataError, match="holds runs of an earlier comparison; go on with resume"):
+    with pytest.raises(DataError, match="holds runs of an earlier comparison; go on with --resume"):
         run(out=tmp_path / "x")
     with pytest.raises(DataError, match=r"was made with build tiny"):
         compare(lambda sizes: tiny(sizes), SPLITS, feedback=["linear"], widen=tiny, epochs=2, out=tmp_path / "x", resume=True)

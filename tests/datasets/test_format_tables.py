@@ -98,7 +98,11 @@ def test_some_modalities(folder):
             "id,y\na,1\nb,happy\nc,2\n",
             r"labels.csv, line 3: 'happy' in column 'y' is no number; give classes",
         ),
-        ("labels.csv", "id,y,why\na,1,x\nb,2,y\nc,2,z\n", r"'x' in column 'why' is no number; .* or name the column"),
+        (
+            "labels.csv",
+            "id,y,why\na,1,x\nb,2,y\nc,2,z\n",
+            r"'x' in column 'why' is no number; name the one of 'y', 'why' that is the label",
+        ),
         ("labels.csv", "id,y\na,\nb,\nc,\n", r"labels.csv: every label is missing; leave out the column, or the table"),
         (
             "labels.csv",
@@ -142,8 +146,16 @@ HEART = [[1, 2], [3, 4]]  # of a
         ("heart.csv", "id;rate;x\na;1,0;2,0\nb;5,5;6\na;3;4\n", "heart.csv: decimal comma"),
         ("heart.tsv", "id\trate\tx\na\t1\t2\nb\t5\t6\na\t3\t4\n", "heart.tsv: separator tab"),
         ("heart.csv", "\ufeffID, rate ,x\r\na,1,2\r\nb,5,6\r\n a ,3,4\r\n", None),
-        ("heart.csv", "id,rate,x\na,1,2\nb,NA,6\na,3,4\n", "heart.csv: 1 empty cells in 'rate', filled with its mean"),
-        ("heart.csv", "id,rate,x\na,1,2\nb,null,nan\na,3,4\n", "heart.csv: 1 empty cells in 'x', filled with its mean"),
+        (
+            "heart.csv",
+            "id,rate,x\na,1,2\nb,NA,6\na,3,4\n",
+            "heart.csv: 1 empty cells in 'rate', filled with the mean of the training samples",
+        ),
+        (
+            "heart.csv",
+            "id,rate,x\na,1,2\nb,null,nan\na,3,4\n",
+            "heart.csv: 1 empty cells in 'x', filled with the mean of the training samples",
+        ),
         (
             "heart.csv",
             "id,Fr\u00e9q,x\na,1,2\nb,5,6\na,3,4\n".encode("cp1252"),
@@ -166,7 +178,7 @@ def test_text_as_people_save_it(folder, name, text, note):
 def test_rows_that_stand_apart_are_said(folder):
     notes = load_splits(folder)["train"].report["notes"]
     assert "heart.csv: rows of one id stand apart (3 runs of 2 ids), and are taken in the order of the file" in notes
-    assert "motion.csv: 1 empty cells in 'x', filled with its mean" in notes
+    assert "motion.csv: 1 empty cells in 'x', filled with the mean of the training samples" in notes
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".xlsx"])

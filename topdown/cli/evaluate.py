@@ -150,7 +150,8 @@ def predict_command(options: PredictOptions) -> None:
             make_directory(options.page.parent)
             split, data = next(iter(splits.items()))
             count = _write_page(options.page, latch, data, trained, first, options.samples)
-            what = f"{count} samples of {split}, in the order of their predictions"
+            where = "" if split == "all" else f" of {split}"
+            what = f"{count} samples{where}, sorted by their predictions"
             print(f"masks of {what}, drawn in {options.page}")
 
 

@@ -36,7 +36,9 @@ def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     out: Path | None = getattr(options, "out", None)
-    how_to_go_on = f"; go on with --resume --out {out}" if out and hasattr(options, "resume") else ""
+    how_to_go_on = (
+        f"; go on with --resume --out {out}, and the options as they were" if out and hasattr(options, "resume") else ""
+    )
     try:
         with contextlib.ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():

@@ -119,6 +119,8 @@ def train(options: TrainOptions) -> None:
         raise DataError("--resume needs --out: the directory of the training to go on with")
     if out is not None:
         check_writable(out)
+        with locked(out if out.exists() and rank() == 0 else None):  # or the next line would say to go on
+            pass
         there = next((out / name for name in ("model.pt", "training.pt", "results.json") if (out / name).exists()), None)
         if there is not None and not options.resume:
             raise DataError(f"{there}: is there already; go on with --resume, or choose another --out")
@@ -232,7 +234,8 @@ def check_same(path: Path, options: TrainOptions) -> None:
             continue
         if name not in MAY_CHANGE and before.get(name) != now.get(name):
             raise DataError(
-                f"{path.parent}: was trained with {name} {before.get(name)}, not {now.get(name)}; choose another --out"
+                f"{path.parent}: was trained with {name} {before.get(name)}, not {now.get(name)}; "
+                f"repeat its options, as in --config {path}, or choose another --out"
             )
 
 

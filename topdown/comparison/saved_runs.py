@@ -39,12 +39,15 @@ class RunStore:
         fixed = json.loads(json.dumps(shared))
         if path.exists():
             if not resume:
-                raise DataError(f"{out}: holds runs of an earlier comparison; go on with resume, or choose another directory")
+                raise DataError(
+                    f"{out}: holds runs of an earlier comparison; go on with --resume (resume=True), or choose another --out"
+                )
             before = read_json(path)
             check_format(before, path)
             if differ := [name for name in fixed if before.get(name) != fixed[name]]:
                 name = differ[0]
-                raise DataError(f"{out}: was made with {name} {before.get(name)}, not {fixed[name]}; choose another directory")
+                differs = f"was made with {name} {before.get(name)}, not {fixed[name]}"
+                raise DataError(f"{out}: {differs}; repeat its options, or choose another --out")
         make_directory(self.folder)
         write_json(path, {"format": FORMAT, **fixed})
         write_file(self.folder / "labels.npy", lambda file: np.save(file, labels.numpy(), allow_pickle=False))

@@ -66,7 +66,9 @@ def locked(path: Path | None) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise DataError(f"{path}: process {file.read().strip()} writes there; wait for it, or choose another") from None
+            raise DataError(
+                f"{path}: process {file.read().strip()} writes there; wait for it, or choose another --out"
+            ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -176,6 +176,11 @@ def load_model(path: str | Path) -> Trained:
     Raises:
         DataError: if it is no such file.
     """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    if Path(path).is_dir():
+        raise DataError(f"{path}: is a directory; name the file in it, such as {folder / 'model.pt'}")
+    if not (folder / "model.pt").exists() and (folder / "training.pt").exists():
+        raise DataError(f"{path}: is not there yet, since the training in {folder} has not ended; go on with train --resume")
     try:
         state = load_checkpoint(Path(path))
     except DataError as error:

@@ -34,13 +34,14 @@ def stopped_after_a_step() -> Iterator[Callable[..., None]]:
         Function to call after each step. It raises :class:`Stopped` if there was a signal.
 
     Example:
-        >>> with stopped_after_a_step() as check:
-        ...     check()
-        ...     signal.raise_signal(signal.SIGTERM)
-        ...     check()
-        Traceback (most recent call last):
-        ...
-        topdown.training.stopping.Stopped: 15
+        >>> try:
+        ...     with stopped_after_a_step() as check:
+        ...         check()
+        ...         signal.raise_signal(signal.SIGTERM)
+        ...         check()
+        ... except Stopped as stopped:
+        ...     print(stopped.number)
+        15
     """
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield lambda *step: None

@@ -134,6 +134,11 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
     if whole:
         name = "classification" if columns == 1 else "multilabel"
     name = asked or name
+    words = next((data.report["class_names"] for data in splits.values() if data.report.get("class_names")), None)
+    if name == "regression" and words:
+        raise DataError(
+            f"labels are words, such as {words[0]!r}, which are classes and no numbers: leave out --task regression"
+        )
     if name == "multilabel" and not zeros_and_ones:
         raise DataError("labels for yes or no must be 0 or 1 each; say --task regression, or give one class per sample")
     if name == "classification" and not (whole and columns == 1):

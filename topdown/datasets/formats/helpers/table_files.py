@@ -186,8 +186,11 @@ def _rows(table: Table) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows of a text file with their lines, for messages."""
     with table.path.open(encoding=table.encoding, newline="") as file:
         reader = csv.reader(file, delimiter=table.separator)
-        for row in reader:
-            yield reader.line_num, [cell.strip() for cell in row]
+        try:
+            for row in reader:
+                yield reader.line_num, [cell.strip() for cell in row]
+        except csv.Error as error:  # of a NUL, before Python 3.11
+            raise DataError(f"{table.path}, line {reader.line_num + 1}: {error}; save it as text") from None
 
 
 def _head(table: Table) -> list[str]:

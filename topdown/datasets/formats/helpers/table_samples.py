@@ -112,10 +112,15 @@ class _Modality:
             raise DataError(f"{table.path}: has no column beside 'id': give each feature one")
         if not len(frame):
             raise DataError(f"{table.path}: has no rows; leave the table out")
-        values = numbers(table, self.features, "give each feature as a number")
+        values = numbers(
+            table,
+            self.features,
+            "give each feature as a number, leave the cell empty where it is missing, or leave the column out",
+        )
         gaps = {name: int(count) for name, count in zip(self.features, np.isnan(values).sum(0), strict=True) if count}
         self.notes += [
-            f"{table.path.name}: {count} empty cells in {name!r}, filled with its mean" for name, count in gaps.items()
+            f"{table.path.name}: {count} empty cells in {name!r}, filled with the mean of the training samples"
+            for name, count in gaps.items()
         ]
         self.are_tokens = len(self.features) == 1 and self.features[0].lower() in TOKENS and not gaps
         if self.are_tokens and not (values == np.round(values)).all():
@@ -192,8 +197,8 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
         counts = ", ".join(f"{name} {count}" for name, count in zip(classes, found, strict=True))
         notes.append(f"{len(classes)} classes in {columns[0]!r}: {counts}")
         return _Labels(ids, values, columns, splits, classes, notes)
-    choose = " or name the column of the label with label= (--label)" if len(columns) > 1 else ""
-    values = numbers(table, columns, f"give labels as numbers,{choose}" if choose else "give classes as 0, 1, 2 ...")
+    one = f"name the one of {join_names(columns)} that is the label, with label= (--label)"
+    values = numbers(table, columns, one if len(columns) > 1 else "give classes as 0, 1, 2 ...")
     if len(infinite := np.flatnonzero(np.isinf(values).any(1))):
         raise DataError(f"{table.line(int(infinite[0]))}: a label is infinite ({len(infinite)} such rows); leave it empty")
     whole = all(_are_whole(table, name) for name in columns)
