@@ -564,5 +564,5 @@ def test_says_how_to_go_on_when_nothing_reads_its_output(tmp_path):
         run.stdout.close()
         message = run.stderr.read()
     assert run.returncode == 1
-    remedy = f"go on with --resume --out {tmp_path / 'out'}"
+    remedy = f"go on with --resume --out {tmp_path / 'out'}, and the options as they were"
     assert message == f"mosei_lstm.py: stopped, since nothing reads its output any more; {remedy}\n"
