@@ -108,7 +108,9 @@ def test_labels_are_finite():
 
 
 def test_labels_are_one_per_sample():
-    for labels in (np.ones((2, 2, 1)), np.float64(1), []):
+    with pytest.raises(DataError, match="there are no samples, since labels are empty"):
+        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, [])
+    for labels in (np.ones((2, 2, 1)), np.float64(1)):
         with pytest.raises(DataError, match=r"labels have shape \("):
             SequenceDataset.from_arrays({"a": np.ones((2, 2))}, labels)
     several = SequenceDataset.from_arrays({"a": np.ones((2, 2))}, [[0, 1, 0], [1, 1, 0]])

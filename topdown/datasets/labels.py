@@ -33,7 +33,9 @@ def check_labels(labels: Any) -> Array:
     targets = np.asarray(plain(labels))
     if targets.dtype.kind not in "fiub":
         raise DataError(f"labels are of {targets.dtype}: they must be numbers; give classes as 0, 1, 2 ...")
-    if targets.ndim not in (1, 2) or len(targets) == 0:
+    if targets.ndim and len(targets) == 0:
+        raise DataError("there are no samples, since labels are empty: give at least one, or leave out the split")
+    if targets.ndim not in (1, 2):
         raise DataError(f"labels have shape {targets.shape}: there must be one per sample, (N,), or several, (N, K)")
     with np.errstate(over="ignore"):
         infinite = np.isinf(targets.astype(np.float32)).reshape(len(targets), -1).any(1)
