@@ -38,7 +38,7 @@ class HookedBackbone(nn.Module):
     sites. Padding must be on the right.
 
     Args:
-        model: Module that takes its inputs by name.
+        model: Module that is called with inputs by name, or by position where its forward takes them so alone.
         encodings: Site or path of each encoding in the model; see :class:`topdown.Site`.
 
     Raises:

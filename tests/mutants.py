@@ -173,7 +173,7 @@ def run(mutant: Mutant, tests: list[str]) -> int:
     target = str(ROOT / mutant.file)
     code = compile(mutated(ROOT / mutant.file, mutant.index), target, "exec", dont_inherit=True)
     read = SourceFileLoader.get_code
-    SourceFileLoader.get_code = lambda self, name: code if os.path.realpath(self.path) == target else read(self, name)  # type: ignore[method-assign, assignment]
+    SourceFileLoader.get_code = lambda self, name: code if os.path.realpath(self.path) == target else read(self, name)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

@@ -674,5 +674,4 @@ def test_a_directory_in_place_of_a_model_names_the_file(trained, tmp_path, capsy
     (tmp_path / "stopped").mkdir()
     (tmp_path / "stopped/training.pt").write_bytes(b"")
     said = failure(capsys, "predict", tmp_path / "stopped/model.pt", trained / "data", "--out", tmp_path / "p.csv")
-    assert "model.pt: is not there yet, since the training in" in said
-    assert "has not ended; go on with train --resume" in said
+    assert "model.pt: is not there yet, since its training has not ended; go on with train --resume" in said

@@ -16,9 +16,10 @@ import wrong_calls
 from topdown.adapters import LSTMBackbone
 from topdown.cli.main import main
 from topdown.datasets import DataError, SequenceDataset
-from topdown.datasets.files import locked
-from topdown.training import Stopped, fit, progress
+from topdown.training import Stopped, fit, load_model, progress
 from topdown.training.checkpoints import load_checkpoint
+from topdown.training.distributed import process_group
+from topdown.training.locking import locked
 
 LABELS = "id,split,y\n" + "".join(f"s{i},{'train' if i < 9 else 'valid' if i < 12 else 'test'},{i % 5}.5\n" for i in range(15))
 AUDIO = "id,x,z\n" + "".join(f"s{i},{i % 7},{i % 3}\n" for i in range(15) for _ in range(2))
@@ -29,9 +30,9 @@ def data(count=12):
     return SequenceDataset.from_arrays({name: rng.normal(size=(count, 3, 2)) for name in "ab"}, rng.normal(size=count))
 
 
-def model():
+def model(dropout=0.2):  # so that random numbers count
     torch.manual_seed(0)
-    return LSTMBackbone({"a": 2, "b": 2}, hidden_size=3)  # with dropout, so that random numbers count
+    return LSTMBackbone({"a": 2, "b": 2}, hidden_size=3, dropout=dropout)
 
 
 def stop_at(*where):
@@ -170,3 +171,30 @@ def test_a_truncated_checkpoint_is_one_line(length, tmp_path, monkeypatch, capsy
     assert ended.value.code == 2
     assert "training.pt: not a checkpoint" in capsys.readouterr().err.splitlines()[-1]
     assert path.stat().st_size == length
+
+
+def go_on(folder, found):
+    """Goes on with a training, in one of several processes."""
+    with process_group("cpu"):
+        fitted = fit(model(0.0), data(), data(), checkpoint=folder / "stopped.pt", epochs=2, batch_size=6, learning_rate=0.0)
+    found.with_suffix(f".{os.environ['RANK']}").write_text(repr(fitted.history[0]["train_loss"]))
+
+
+def test_losses_of_a_stopped_epoch_count_once_in_several_processes(tmp_path):
+    """With a rate of 0 and no dropout the loss of an epoch is that of one process."""
+    options = {"epochs": 2, "batch_size": 6, "learning_rate": 0.0}
+    with pytest.raises(Stopped):
+        fit(model(0.0), data(), data(), checkpoint=tmp_path / "stopped.pt", on_step=stop_at(1, 1), **options)
+    expected = fit(model(0.0), data(), data(), **options).history[0]["train_loss"]
+    assert processes.run_group(2, go_on, tmp_path, tmp_path / "found.txt") == [0, 0]
+    losses = [float((tmp_path / f"found.{i}").read_text()) for i in range(2)]
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_of_another_name_loads_beside_an_unfinished_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong_calls.tables(AUDIO, LABELS)
+    main(["train", "data", "--out", "out", "--epochs", "1", "--size", "4", "--feedback", "none"])
+    (tmp_path / "out/model.pt").rename(tmp_path / "out/best.pt")
+    assert load_model(tmp_path / "out/best.pt").description.size == 4

@@ -18,18 +18,19 @@ from topdown.cli.options import ModelOptions
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import FORMAT, check_writable, locked, make_directory, read_json, write_json
+from topdown.datasets.files import check_writable, make_directory, read_json, write_json
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import data_table
 from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
 from topdown.training.distributed import rank, wait, world_size
+from topdown.training.locking import locked
 from topdown.training.model_file import Description, build_model, save_model
 from topdown.training.options import Number, TrainingOptions, Value
 from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import predict
 from topdown.training.scaled_output import TargetMoments, target_moments
 from topdown.training.tasks import Task, task_of, with_label_type
-from topdown.training.versions import versions
+from topdown.training.versions import FORMAT, versions
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("resume",)

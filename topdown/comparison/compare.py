@@ -33,10 +33,10 @@ from topdown.comparison.variants import (
 from topdown.comparison.verdict import verdict
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import locked
 from topdown.feedback import FEEDBACK, StaticFeedback
 from topdown.training.distributed import world_size
 from topdown.training.fingerprints import fingerprint, named
+from topdown.training.locking import locked
 from topdown.training.losses import Loss
 from topdown.training.protocol import fit
 from topdown.training.tasks import Task, task_of

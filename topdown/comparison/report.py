@@ -23,11 +23,12 @@ from topdown.comparison.saved_runs import read_run
 from topdown.comparison.variants import LINEAR, NONE
 from topdown.comparison.verdict import number, probability, seeds_needed, verdict
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import FORMAT, check_format, read_json, write_json
+from topdown.datasets.files import read_json, write_json
 from topdown.datasets.report import markdown
 from topdown.files import write_text
 from topdown.plots import picture
 from topdown.training.tasks import Task
+from topdown.training.versions import FORMAT, check_format
 
 HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds to decide", "best test epoch adds", "parameters")
 

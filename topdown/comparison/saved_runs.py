@@ -13,8 +13,9 @@ import torch
 from topdown.comparison.differences import Runs
 from topdown.comparison.variants import LINEAR, Metric, Row
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import FORMAT, check_format, check_writable, make_directory, read_json, write_json
+from topdown.datasets.files import check_writable, make_directory, read_json, write_json
 from topdown.files import write_file
+from topdown.training.versions import FORMAT, check_format
 
 Array = np.ndarray[Any, Any]
 

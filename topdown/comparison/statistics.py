@@ -225,7 +225,7 @@ def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8)
         error = math.hypot(from_seeds, lasting)
         if error == 0.0 or abs(d.mean) / error > CERTAIN:
             return True
-        with np.errstate(divide="ignore"):  # of scipy before 1.12
+        with np.errstate(divide="ignore"):  # of scipy 1.11
             found = float(stats.nct.sf(stats.t.ppf(1 - level / 2, freedom), freedom, abs(d.mean) / error))
         return found >= power
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from topdown.datasets.errors import DataError
 from topdown.files import write_text
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # on Windows, where directories are not locked
-    fcntl = None  # type: ignore[assignment]
-
-FORMAT = 1  # of results.json, of the runs of a comparison, and of checkpoints of trainings
 
 
 def check_writable(path: Path) -> None:
@@ -48,36 +39,6 @@ def make_directory(path: Path) -> None:
         raise DataError(f"{path}: cannot be written to ({error.strerror}); choose another --out") from None
 
 
-@contextlib.contextmanager
-def locked(path: Path | None) -> Iterator[None]:
-    """Context manager in which no other process may lock a directory. The lock ends with the process, however that ends.
-
-    Args:
-        path: Path of the directory, which exists; None for none.
-
-    Raises:
-        DataError: if another process has locked it, naming that process.
-    """
-    if path is None or fcntl is None:
-        yield
-        return
-    with (path / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise DataError(
-                f"{path}: process {file.read().strip()} writes there; wait for it, or choose another --out"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            (path / ".lock").unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Writes strict JSON, atomically. nan and infinities, which JSON lacks, become null."""
     write_text(path, json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
@@ -89,16 +50,6 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_without_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def check_format(content: Mapping[str, Any], path: Path) -> None:
-    """Checks that a file that this package wrote is of a format that this version reads. Files without a number have the first.
-
-    Raises:
-        DataError: if it is of another format.
-    """
-    if (found := content.get("format", 1)) != FORMAT:
-        raise DataError(f"{path}: has format {found!r}, but this version of topdown reads format {FORMAT}; update topdown")
 
 
 def read_json(path: Path, remedy: str = "choose another directory") -> dict[str, Any]:

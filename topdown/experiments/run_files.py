@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_format, read_json
+from topdown.datasets.files import read_json
+from topdown.training.versions import check_format
 
 KindOrNone = Literal["none", "linear", "lstm", "shared", "static"]
 KINDS: tuple[str, ...] = get_args(KindOrNone)

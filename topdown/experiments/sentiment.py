@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from topdown.comparison.variants import mask_spread
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import FORMAT, check_writable, locked, make_directory, write_json
+from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.report import data_table
 from topdown.experiments.figure2 import (
     Profiles,
@@ -34,11 +34,12 @@ from topdown.latch import TopDownLatch
 from topdown.masking import Align
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.distributed import rank, wait, world_size
+from topdown.training.locking import locked
 from topdown.training.metrics import sentiment_metrics
 from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import Fit, predict
 from topdown.training.random_state import seeded
-from topdown.training.versions import versions
+from topdown.training.versions import FORMAT, versions
 
 # Options that may differ between a run and its continuation.
 FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume", "workers", "tensorboard")

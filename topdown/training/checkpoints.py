@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import FORMAT, check_format
 from topdown.files import write_file
 from topdown.latch import TopDownLatch
 from topdown.training.distributed import rank, wait
 from topdown.training.fingerprints import named
 from topdown.training.random_state import random_state, set_random_state
 from topdown.training.stopping import Begun
+from topdown.training.versions import FORMAT, check_format
 
 
 class Progress(NamedTuple):

@@ -176,13 +176,13 @@ def load_model(path: str | Path) -> Trained:
     Raises:
         DataError: if it is no such file.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    if Path(path).is_dir():
-        raise DataError(f"{path}: is a directory; name the file in it, such as {folder / 'model.pt'}")
-    if not (folder / "model.pt").exists() and (folder / "training.pt").exists():
-        raise DataError(f"{path}: is not there yet, since the training in {folder} has not ended; go on with train --resume")
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; name the file in it, such as {path / 'model.pt'}")
+    if path.name == "model.pt" and not path.exists() and path.with_name("training.pt").exists():
+        raise DataError(f"{path}: is not there yet, since its training has not ended; go on with train --resume")
     try:
-        state = load_checkpoint(Path(path))
+        state = load_checkpoint(path)
     except DataError as error:
         remedy = "; give the model.pt of a training"
         raise DataError(str(error).replace("; delete it to train anew", remedy)) from None

@@ -342,6 +342,7 @@ def _train_epoch(
     model.train()
     device = device_of(model)
     done, losses, count = begun or (0, torch.zeros((), device=device), 0)
+    losses = losses if rank() == 0 else torch.zeros_like(losses)  # of all processes together
     known = labelled(data.labels).reshape(len(data), -1).sum(1)  # labels of each sample
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)

@@ -1,14 +1,19 @@
-"""Versions of the libraries that results depend on."""
+"""Versions of the libraries that results depend on, and of the files that hold results."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import topdown
+from topdown.datasets.errors import DataError
+
+FORMAT = 1  # of results.json, of the runs of a comparison, and of checkpoints of trainings
 
 
 def versions() -> dict[str, Any]:
@@ -21,3 +26,13 @@ def versions() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }
+
+
+def check_format(content: Mapping[str, Any], path: Path) -> None:
+    """Checks that a file that this package wrote is of a format that this version reads. Files without a number have the first.
+
+    Raises:
+        DataError: if it is of another format.
+    """
+    if (found := content.get("format", 1)) != FORMAT:
+        raise DataError(f"{path}: has format {found!r}, but this version of topdown reads format {FORMAT}; update topdown")

@@ -1,0 +1,45 @@
+"""Lets one process at a time write into a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from topdown.datasets.errors import DataError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows, where directories are not locked
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Context manager in which no other process may lock a directory. The lock ends with the process, however that ends.
+
+    Args:
+        path: Path of the directory, which exists; None for none.
+
+    Raises:
+        DataError: if another process has locked it, naming that process.
+    """
+    if path is None or fcntl is None:
+        yield
+        return
+    with (path / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise DataError(
+                f"{path}: process {file.read().strip()} writes there; wait for it, or choose another --out"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            (path / ".lock").unlink(missing_ok=True)
