@@ -71,7 +71,7 @@ def _by_modality(source: Source) -> tuple[Table | None, dict[str, tuple[Table, l
         return table, {name: (table, _matching(table, patterns[name])) for name in _wanted(source, patterns)}
     if not source.is_folder:
         what = f"is one table; give the folder that holds all of them, {source.path.parent}"
-        raise DataError(f"{source.path}: {what}, or say which columns are a modality, columns={{'audio': 'a_*'}}")
+        raise DataError(f"{source.path}: {what}, or say which columns are a modality, as in --columns audio=a_*")
     stems = {stem.lower(): stem for stem in paths}
     labels = read_table(paths.pop(stems["labels"])) if "labels" in stems else None
     if not paths:
