@@ -72,10 +72,8 @@ class Batch:
         """Checks lengths, and returns values with them. Equal lengths give the same tensor and the same masks."""
         steps, device = values.shape[1] if values.dim() == 3 else steps, values.device
         checked = [first for tensor, n, at, first in self._checked if tensor is lengths and n == steps and at == device]
-        if not checked:
-            checked = [self._check(lengths, name, values, steps)]
-            self._checked.append((lengths, steps, device, checked[0]))
-        first = checked[0]
+        first = checked[0] if checked else self._check(lengths, name, values, steps)
+        self._checked.append((lengths, steps, device, first))
         return Steps(values, first.lengths, (), first.valid if values.dim() == 3 else None, first.present)
 
     def _check(self, lengths: Any, name: str, values: Tensor, steps: int | None) -> Steps:
@@ -87,6 +85,9 @@ class Batch:
         if lengths.shape != (batch,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {batch} samples: pass ({batch},)")
         numbers = lengths.tolist() if readable(lengths) else []
+        key = (values.device, steps, for_all, *numbers)
+        if numbers and key in self._equal:  # sizes in exported code have no hash
+            return self._equal[key]
         least, most = int(for_all), math.inf if steps is None else steps
         if numbers and not least <= min(numbers) <= max(numbers) <= most:
             at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
@@ -95,10 +96,7 @@ class Batch:
             raise ValueError(f"lengths[{at}] of {name!r} is {numbers[at]}{has}: {rule}")
         if numbers and min(numbers) == steps:
             return Steps(values)
-        key = (values.device, steps, *numbers)
-        if numbers and key in self._equal:
-            return self._equal[key]
-        lengths = lengths.to(torch.int64)  # narrow types overflow in comparisons
+        lengths = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
         valid = None if steps is None else valid_steps(lengths, steps, values.device).unsqueeze(-1)
         steps_of_all = Steps(values, lengths, (), valid, None if for_all or (numbers and min(numbers) > 0) else lengths > 0)
         self._equal.update({key: steps_of_all} if numbers else {})
@@ -165,12 +163,13 @@ def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, 
         x = value.values
         if not can_be_masked(x):
             raise TypeError(f"{name!r} has {described(x)}: a mask multiplies floating-point (B, T, D) or (B, D); {SAY_WHO}")
-        if (size := sizes[name]) is not None and size != x.shape[-1]:
-            raise ValueError(f"{name!r} has {x.shape[-1]} features, but the feedback was built for {size}: {TIME_LAST}")
-        if x.shape[1] == 0:
+        shape, size = x.shape, sizes[name]
+        if size is not None and size != shape[-1]:
+            raise ValueError(f"{name!r} has {shape[-1]} features, but the feedback was built for {size}: {TIME_LAST}")
+        if shape[1] == 0:
             raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is absent")
-        if x.shape[0] != batch.size(name, x):
-            shapes = "{!r} has shape {} but {!r} has shape {}".format(name, tuple(x.shape), *(batch.first or ()))
+        if shape[0] != batch.size(name, x):
+            shapes = "{!r} has shape {} but {!r} has shape {}".format(name, tuple(shape), *(batch.first or ()))
             raise ValueError(f"{shapes}: all modalities must have the same batch size; if time is first, {BATCH_FIRST}")
         target = batch.with_lengths(name, x) if value.lengths is None else batch.check(value.lengths, name, x)
         targets[name] = target._replace(grid=value.grid) if value.grid else target

@@ -42,11 +42,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def lstm(sequence: Any, weights: Sequence[Any]) -> Any:
         weight_ih, weight_hh, bias_ih, bias_hh = weights
         size = int(weight_hh.shape[1])
-        weights = (
-            *(gates(w, size) for w in (weight_ih, weight_hh)),
-            op.Concat(gates(bias_ih, size), gates(bias_hh, size), axis=1),
-        )
-        states, _, _ = op.LSTM(op.Transpose(sequence, perm=[1, 0, 2]), *weights, hidden_size=size)
+        matrices = [gates(weight, size) for weight in (weight_ih, weight_hh)]
+        biases = op.Concat(gates(bias_ih, size), gates(bias_hh, size), axis=1)
+        states, _, _ = op.LSTM(op.Transpose(sequence, perm=[1, 0, 2]), *matrices, biases, hidden_size=size)
         return op.Transpose(op.Squeeze(states, number(1)), perm=[1, 0, 2])  # (T, 1, B, H) to (B, T, H)
 
     return {torch.ops.topdown.lstm.default: lstm}

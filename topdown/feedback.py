@@ -165,8 +165,9 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
         for target, networks in self.items():
             for source, network in networks.items():
                 if (r := encodings.get(source)) is not None:
-                    valid = None if r.dim() == 2 else lengths_of(lengths, source)
-                    logits[target][source] = network(r, **lengths_keyword(valid, self._takes[target, source]))
+                    takes = self._takes[target, source]
+                    valid = None if takes == "never" or r.dim() == 2 else lengths_of(lengths, source)
+                    logits[target][source] = network(r, **lengths_keyword(valid, takes))
         return logits
 
 
@@ -376,11 +377,12 @@ def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
     """
     if not isinstance(logits, Mapping) or not all([isinstance(by_source, Mapping) for by_source in logits.values()]):
         raise TypeError(f"{type(network).__name__} must return logits as {{target: {{source: tensor}}}}")
-    for target, source, h in [(k, j, h) for k, by_source in logits.items() for j, h in by_source.items()]:
-        if not isinstance(h, Tensor):
-            raise TypeError(f"the feedback from {source!r} to {target!r} must be a tensor of logits, got {type(h).__name__}")
-        if wiring.pairs is not None and source not in wiring.pairs.get(target, ()):
-            before = f"{type(network).__name__} returned logits from {source!r} to {target!r}: "
-            check_name(target, wiring.pairs, "targets", before)
-            check_name(source, wiring.pairs[target], "sources", before)
+    for k, by_source in logits.items():
+        for j, h in by_source.items():
+            if not isinstance(h, Tensor):
+                raise TypeError(f"the feedback from {j!r} to {k!r} must be a tensor of logits, got {type(h).__name__}")
+            if wiring.pairs is not None and j not in wiring.pairs.get(k, ()):
+                before = f"{type(network).__name__} returned logits from {j!r} to {k!r}: "
+                check_name(k, wiring.pairs, "targets", before)
+                check_name(j, wiring.pairs[k], "sources", before)
     return logits  # type: ignore[return-value]

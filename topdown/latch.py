@@ -338,25 +338,24 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
-        fuse, keyword = cast(Any, self.backbone).fuse, lengths_keyword(batch.lengths, self._fuse_takes)
-        sites = {k: site for k, site in self.sites.items() if k in masks}
-        return self._with_sites(lambda: fuse(self._encode(inputs, batch.lengths), **keyword), sites, inputs, masks)[0]
+        to_encode = lengths_keyword(batch.lengths, self._encode_takes)
+        to_fuse = lengths_keyword(batch.lengths, self._fuse_takes)
+        backbone, sites = cast(Any, self.backbone), {k: site for k, site in self.sites.items() if k in masks}
+        return self._with_sites(lambda: backbone.fuse(backbone.encode(inputs, **to_encode), **to_fuse), sites, inputs, masks)[0]
 
     def _run_first_pass(self, batch: Batch, masks: Masks) -> tuple[dict[str, Steps], dict[str, Steps]]:
         """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
         # parametrize.cached() hands the weights of this pass to the second one, which needs their gradient.
         with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
-        inputs, lengths = copied((inputs, batch.lengths))
-        with FirstPass(self.backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
+        inputs, keyword = copied(inputs), copied(lengths_keyword(batch.lengths, self._encode_takes))
+        backbone = cast(Any, self.backbone)
+        with FirstPass(backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
             with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
-                encoded, values = self._with_sites(lambda: self._encode(inputs, lengths), self.sites, inputs, masks)
+                encoded, values = self._with_sites(lambda: backbone.encode(inputs, **keyword), self.sites, inputs, masks)
         if not with_graph and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
         return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
-
-    def _encode(self, inputs: Inputs, lengths: Lengths) -> Any:
-        return cast(Any, self.backbone).encode(inputs, **lengths_keyword(lengths, self._encode_takes))
 
     def _with_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
         """Runs the backbone with hooks that read and mask the values at sites."""

@@ -218,7 +218,7 @@ def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, alig
     Raises:
         ValueError: if a shape or the number of steps does not fit.
     """
-    return {j: _source_mask(logits, r.get(j, Steps(logits)), x, align, (j, target)) for j, logits in h.items()}
+    return {j: _source_mask(logits, r[j] if j in r else Steps(logits), x, align, (j, target)) for j, logits in h.items()}
 
 
 def _source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:
