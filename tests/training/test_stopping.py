@@ -20,6 +20,7 @@ from topdown.training import Stopped, fit, load_model, progress
 from topdown.training.checkpoints import load_checkpoint
 from topdown.training.distributed import process_group
 from topdown.training.locking import locked
+from topdown.training.stopping import stopped_after_a_step
 
 LABELS = "id,split,y\n" + "".join(f"s{i},{'train' if i < 9 else 'valid' if i < 12 else 'test'},{i % 5}.5\n" for i in range(15))
 AUDIO = "id,x,z\n" + "".join(f"s{i},{i % 7},{i % 3}\n" for i in range(15) for _ in range(2))
@@ -116,7 +117,7 @@ def test_a_command_does_not_write_where_another_one_does(tmp_path, monkeypatch, 
                 main([command, "data", "--out", "out", "--epochs", "1", "--size", "4"])
             assert ended.value.code == 2
             assert f"out: process {os.getpid()} writes there; wait for it" in capsys.readouterr().err
-    assert not (tmp_path / "out/config.json").exists()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def limited(folder, arguments, said):
@@ -190,6 +191,53 @@ def test_losses_of_a_stopped_epoch_count_once_in_several_processes(tmp_path):
     losses = [float((tmp_path / f"found.{i}").read_text()) for i in range(2)]
     assert losses[0] == losses[1]
     assert losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def stopped_by_a_signal(folder, name, step_of_the_signal):
+    """Trains in one of several processes, of which the second one gets a signal in a step."""
+    steps = []
+    with process_group("cpu"), contextlib.suppress(Stopped), stopped_after_a_step() as check:
+
+        def on_step(epoch, step, of):
+            steps.append(step)
+            if len(steps) == step_of_the_signal and os.environ["RANK"] == "1":
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)  # torchrun sends one more
+            check()
+
+        options = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01}
+        fit(model(), data(), data(), checkpoint=folder / name, on_step=on_step, **options)
+
+
+def test_processes_stop_after_the_same_step_and_go_on_with_the_same_bits(tmp_path):
+    assert processes.run_group(2, stopped_by_a_signal, tmp_path, "whole.pt", None) == [0, 0]
+    assert processes.run_group(2, stopped_by_a_signal, tmp_path, "stopped.pt", 5) == [0, 0]  # an epoch has three steps
+    kept = load_checkpoint(tmp_path / "stopped.pt")
+    assert (len(kept["history"]), kept["begun"][0], len(kept["begun"][3])) == (1, 2, 2)
+    assert processes.run_group(2, stopped_by_a_signal, tmp_path, "stopped.pt", None) == [0, 0]
+    whole, found = (load_checkpoint(tmp_path / name) for name in ("whole.pt", "stopped.pt"))
+    assert len(whole["history"]) == len(found["history"]) == 3
+    assert [r["train_loss"] for r in found["history"]] == [r["train_loss"] for r in whole["history"]]
+    assert all(torch.equal(found["model"][name], value) for name, value in whole["model"].items())
+
+
+def test_a_second_signal_ends_at_once_and_leaves_the_checkpoint_of_the_last_epoch(tmp_path):
+    options = {"epochs": 2, "batch_size": 3, "learning_rate": 0.01, "checkpoint": tmp_path / "stopped.pt"}
+    passes, interrupted = [], model()
+
+    def two_signals(module, arguments, output):
+        passes.extend([None] * module.training)
+        if len(passes) == 6:  # in the second step of the second epoch, whose first step changed the weights
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    interrupted.register_forward_hook(two_signals)
+    with pytest.raises(Stopped), stopped_after_a_step() as check:
+        fit(interrupted, data(), data(), on_step=check, **options)
+    assert len(load_checkpoint(tmp_path / "stopped.pt")["history"]) == 1
+    found = fit(model(), data(), data(), **options).model.state_dict()
+    whole = fit(model(), data(), data(), **{**options, "checkpoint": None}).model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
 
 
 def test_a_model_of_another_name_loads_beside_an_unfinished_training(tmp_path, monkeypatch):

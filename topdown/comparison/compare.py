@@ -33,6 +33,7 @@ from topdown.comparison.variants import (
 from topdown.comparison.verdict import verdict
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.files import make_directory
 from topdown.feedback import FEEDBACK, StaticFeedback
 from topdown.training.distributed import world_size
 from topdown.training.fingerprints import fingerprint, named
@@ -165,13 +166,15 @@ def compare(
     rows, left_out = make_rows(plan, kinds, alone=alone, gaps=gaps, diagnose=diagnose)
     wanted = [(row, seed) for seed in range(seeds) for row in rows if row.name != LINEAR or seed == 0]
     configuration = _configuration(plan, rows, about)
-    store = RunStore(directory, configuration, splits["test"].labels, resume=resume)
-    sizes = {row.slug: _size(plan, row) for row in rows} if store.done else {}
-    missing = [(row, seed) for row, seed in wanted if not store.has(row, seed, sizes.get(row.slug), robust=robust)]
-    if say is not None and len(missing) < len(wanted):
-        say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
-    begun = time.time()
+    if directory is not None:
+        make_directory(directory)
     with locked(directory):
+        store = RunStore(directory, configuration, splits["test"].labels, resume=resume)
+        sizes = {row.slug: _size(plan, row) for row in rows} if store.done else {}
+        missing = [(row, seed) for row, seed in wanted if not store.has(row, seed, sizes.get(row.slug), robust=robust)]
+        if say is not None and len(missing) < len(wanted):
+            say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there already")
+        begun = time.time()
         for number, (row, seed, record, outputs) in enumerate(run_all(plan, missing, jobs), 1):
             store.keep(row, seed, record, outputs)
             if say is not None:

@@ -13,7 +13,7 @@ import torch
 from topdown.comparison.differences import Runs
 from topdown.comparison.variants import LINEAR, Metric, Row
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import check_writable, make_directory, read_json, write_json
+from topdown.datasets.files import make_directory, read_json, write_json
 from topdown.files import write_file
 from topdown.training.versions import FORMAT, check_format
 
@@ -33,7 +33,6 @@ class RunStore:
         self.options = {name: options for name, options in configuration["latches"].items()}
         if out is None or self.folder is None:
             return
-        check_writable(out)
         path = out / "runs" / "configuration.json"
         shared = {k: v for k, v in configuration.items() if k not in self.FREE}
         shared["versions"] = {name: configuration["versions"][name] for name in ("torch", "topdown")}

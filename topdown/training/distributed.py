@@ -70,6 +70,29 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def largest(number: int) -> int:
+    """Returns the largest of the numbers that the processes have."""
+    if not is_running():
+        return number
+    value = torch.tensor(number, device=_device())
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def gathered(value: Tensor) -> list[Tensor]:
+    """Returns the tensors of all processes, which have the same shape, on the CPU."""
+    if not is_running():
+        return [value.cpu()]
+    found = [torch.empty_like(value, device=_device()) for _ in range(world_size())]
+    dist.all_gather(found, value.to(_device()))
+    return [tensor.cpu() for tensor in found]
+
+
+def _device() -> str:
+    """Returns the type of the device on which processes exchange tensors."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
 def wait() -> None:
     """Waits until every process has reached this call."""
     if is_running():

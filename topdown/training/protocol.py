@@ -28,10 +28,10 @@ from topdown.training.checkpoints import (
     save_training,
     state_of,
 )
-from topdown.training.distributed import parallel, rank, total, world_size
+from topdown.training.distributed import gathered, parallel, rank, total, world_size
 from topdown.training.fingerprints import fingerprint, named
 from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, prediction_of
-from topdown.training.random_state import own_random_numbers
+from topdown.training.random_state import own_random_numbers, random_state, set_random_state
 from topdown.training.scaled_output import scaled_by_targets
 from topdown.training.stopping import Begun, Stopped
 
@@ -192,13 +192,15 @@ def fit(
                 loader = data_loader(seen, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
             if rank():  # another dropout in each process
                 torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
+            if progress.begun is not None and len(progress.begun[3]) == world_size():
+                set_random_state(progress.begun[3][rank()], place)
             record: dict[str, float] = {"epoch": epoch}
             with _training_mode(steps):
                 try:
                     more = (epoch, gradient_clip, train, on_step, progress.begun)
                     record["train_loss"] = _train_epoch(replica, steps, loader, compare, *more)
                 except Stopped as stopped:
-                    if path is not None and world_size() == 1:  # processes may have stopped after different steps
+                    if path is not None and stopped.begun is not None:  # else it ended within a step
                         save_training(path, parts, settings, progress._replace(begun=stopped.begun), place)
                     raise
             record["valid_loss"] = _validate(model, valid, loss, compare, batch_size)
@@ -341,7 +343,7 @@ def _train_epoch(
     """Returns the mean loss over all labels, of all processes. Steps that were done before it stopped are not done again."""
     model.train()
     device = device_of(model)
-    done, losses, count = begun or (0, torch.zeros((), device=device), 0)
+    done, losses, count, _ = begun or (0, torch.zeros((), device=device), 0, [])
     losses = losses if rank() == 0 else torch.zeros_like(losses)  # of all processes together
     known = labelled(data.labels).reshape(len(data), -1).sum(1)  # labels of each sample
     sampler = cast(BucketedSampler, loader.batch_sampler)
@@ -384,7 +386,8 @@ def _train_epoch(
             if on_step is not None:
                 on_step(epoch, number, len(batches))
         except Stopped as stopped:
-            stopped.begun = number, losses, count
+            states = zip(*[gathered(state) for state in random_state(device)], strict=True)
+            stopped.begun = number, total(losses), count, [[*of_a_process] for of_a_process in states]
             raise
     return float(total(losses)) / count
 

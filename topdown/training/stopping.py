@@ -10,11 +10,16 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-Begun: TypeAlias = tuple[int, Tensor, int]  # steps of an epoch, the sum of their losses, and the labels that they counted
+from topdown.training.distributed import largest, world_size
+
+# Steps of an epoch, the sum of their losses, the labels that they counted, and the random states of all processes.
+Begun: TypeAlias = tuple[int, Tensor, int, list[list[Tensor]]]
 
 
 class Stopped(KeyboardInterrupt):
     """Is raised to end a training: by `on_step` of :func:`topdown.training.fit` after a step, which the checkpoint then holds.
+
+    Several processes must raise it after the same step.
 
     Args:
         number: Number of the signal. (Default: SIGINT)
@@ -28,10 +33,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopped_after_a_step() -> Iterator[Callable[..., None]]:
-    """Context manager in which SIGINT and SIGTERM wait for the end of a step; a second signal ends at once.
+    """Context manager in which SIGINT and SIGTERM wait for the end of a step; a second signal ends a single process at once.
 
     Yields:
-        Function to call after each step. It raises :class:`Stopped` if there was a signal.
+        Function to call after each step, in each process. It raises :class:`Stopped` if a process got a signal.
 
     Example:
         >>> try:
@@ -50,12 +55,12 @@ def stopped_after_a_step() -> Iterator[Callable[..., None]]:
 
     def note(number: int, frame: Any) -> None:
         received.append(number)
-        if len(received) > 1:
+        if len(received) > 1 and world_size() == 1:  # torchrun hands on what its processes have got already
             raise Stopped(number)
 
     def check(*step: int) -> None:
-        if received:
-            raise Stopped(received[0])
+        if number := largest(received[0] if received else 0):
+            raise Stopped(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
