@@ -675,3 +675,28 @@ def test_a_directory_in_place_of_a_model_names_the_file(trained, tmp_path, capsy
     (tmp_path / "stopped/training.pt").write_bytes(b"")
     said = failure(capsys, "predict", tmp_path / "stopped/model.pt", trained / "data", "--out", tmp_path / "p.csv")
     assert "model.pt: is not there yet, since its training has not ended; go on with train --resume" in said
+
+
+def test_new_samples_that_lack_what_all_training_samples_have_are_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    splits = ["train"] * 8 + ["valid"] * 4 + ["test"] * 4
+
+    def write(folder, absent):
+        (tmp_path / folder).mkdir()
+        rows = [f"s{i},{i % 3},{i % 5}" for i in range(16)]
+        (tmp_path / folder / "heart.csv").write_text("\n".join(["id,x,y", *(r for i, r in enumerate(rows) if i not in absent)]))
+        (tmp_path / folder / "motion.csv").write_text("\n".join(["id,z,w", *rows]))
+        labels = [f"s{i},{split},{i}.5" for i, split in enumerate(splits)]
+        (tmp_path / folder / "labels.csv").write_text("\n".join(["id,split,label", *labels]))
+
+    write("complete", [])
+    write("new", [13, 14])
+    write("gaps", [2, 13])
+    said = {}
+    for name in ("complete", "gaps"):
+        run("train", name, "--out", f"{name}.out", *SMALL)
+        capsys.readouterr()
+        run("predict", f"{name}.out/model.pt", "new", "--out", f"{name}.csv")
+        said[name] = capsys.readouterr().out
+    assert "WARNING: 2 of 4 samples of test lack 'heart', as no training sample did: do not trust" in said["complete"]
+    assert "WARNING" not in said["gaps"]

@@ -601,6 +601,21 @@ def test_a_linear_model_that_is_better_is_a_warning():
     assert "WARNING" not in table(found._replace(compared={k: v for k, v in compared.items() if k != LINEAR}))
 
 
+@pytest.mark.parametrize(("epochs", "batch_size", "updates"), [([2, 30, 4], 32, 20), ([7, 8], 8, 0), ([20], None, 80)])
+def test_few_updates_of_the_weights_are_a_warning(epochs, batch_size, updates):
+    runs = fake({NONE: [1.0 + 0.1 * i for i in range(len(epochs))]})
+    runs = runs._replace(records=[{**r, "parameters": 1, "epochs": e} for r, e in zip(runs.records, epochs, strict=True)])
+    training = {} if batch_size is None else {"batch_size": batch_size}
+    configuration = {"data": {"train": {"samples": 130 if batch_size == 32 else 120}}, "training": training}
+    said = table(Comparison(runs, {}, "", {}, configuration)).splitlines()
+    few = [line for line in said if line.startswith("WARNING")]
+    assert bool(few) is bool(updates)  # 8 by 15 are 112 in the median, which are enough
+    if updates:
+        assert few[0].startswith(
+            f"WARNING: the weights of 'none' were updated {updates} times (median over seeds), which is few"
+        )
+
+
 def test_runs_that_are_not_tested_on_data_made_worse_are_done_again_when_asked(tmp_path):
     run(out=tmp_path, seeds=1, alone=False)
     found = run(out=tmp_path, seeds=2, alone=False, robust=True, resume=True)

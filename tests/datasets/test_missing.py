@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader
 from topdown import TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
 from topdown.datasets import DataError, SequenceDataset, data_loader, load_splits
+from topdown.datasets.cleaning import Cleaner
 from topdown.datasets.prepare import prepare
+from topdown.datasets.report import data_table
 from topdown.training import fit, predict
 
 RNG = np.random.default_rng(0)
@@ -142,3 +144,30 @@ def test_training_and_prediction_with_missing_modalities(build, kind):
 def test_loaders_of_incomplete_data_bring_every_sample_once():
     seen = [i for batch in data_loader(aligned(), 2) for i in batch.ids]
     assert sorted(seen) == list("vwxyz")
+
+
+def test_features_of_one_value_are_named_in_the_report_of_the_training_samples(tmp_path):
+    (tmp_path / "t").mkdir()
+    cells = ["1.5,7,", "2.5,7,", "1.5,,4", "3.5,7,5"]  # power has one value and a gap; heat has two
+    rows = [f"s{i // 2},{'train' if i < 4 else 'test'},{i // 2},{cell}" for i, cell in enumerate(cells * 2)]
+    (tmp_path / "t/all.csv").write_text("\n".join(["id,split,label,a_speed,a_power,a_heat", *rows]) + "\n")
+    table = data_table(load_splits(tmp_path / "t/all.csv", columns={"a": "a_*"}))
+    note = "train a: 1 of 3 features have one value in all samples, such as 'a_power'; nothing can be learned from them"
+    assert note in table
+    assert table.count("one value") == 1  # of train, not of test
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_features_of_one_value_are_found_in_any_pieces(chunk, dtype):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(14, 6)).astype(dtype)
+    rows[:, 1], rows[:, 3], rows[:, 4] = 4.5, np.nan, 0.0
+    rows[:5, 1] = np.nan
+    rows[13, 4] = 1e-3
+    cleaner = Cleaner(6, fills=True)
+    for i in range(0, 14, chunk):
+        cleaner.clean(rows[i : i + chunk], i)
+    expected = [d for d in range(6) if len({*rows[:, d][np.isfinite(rows[:, d])].tolist()}) == 1]
+    assert expected == [1]
+    assert cleaner.found(lambda d: rows[:, d])["constant"] == {"features": 1, "first": 1}

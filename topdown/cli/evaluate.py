@@ -20,6 +20,7 @@ from topdown.datasets.files import check_writable, make_directory, write_json
 from topdown.datasets.formats.tables import is_table
 from topdown.datasets.labels import labelled
 from topdown.datasets.load import load_splits
+from topdown.datasets.report import absences
 from topdown.files import require, write_text
 from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
@@ -196,7 +197,17 @@ def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDatase
     if rank() == 0:
         for note in dict.fromkeys(note for name in names for note in splits[name].report.get("notes", ())):
             print(note, flush=True)
+        for note in [note for name in names for note in _unlike_training(trained, splits[name], name)]:
+            print(note, flush=True)
     return {name: trained.prepare(splits[name], f"{options.data}: {name}") for name in names}
+
+
+def _unlike_training(trained: Trained, data: SequenceDataset, split: str) -> list[str]:
+    """Says how many samples lack a modality that all training samples had."""
+    known = trained.about.get("absent")
+    lacking = {} if known is None else {name: count for name, count in absences(data).items() if name not in known}
+    what = "as no training sample did: do not trust their predictions"
+    return [f"WARNING: {count} of {len(data)} samples of {split} lack {name!r}, {what}" for name, count in lacking.items()]
 
 
 def _as_drawn(splits: dict[str, SequenceDataset], drawn: Mapping[str, Sequence[str]]) -> dict[str, SequenceDataset]:

@@ -20,12 +20,12 @@ from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, read_json, write_json
 from topdown.datasets.load import load_splits
-from topdown.datasets.report import data_table
+from topdown.datasets.report import absences, data_table
 from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
 from topdown.training.distributed import rank, wait, world_size
 from topdown.training.locking import locked
 from topdown.training.model_file import Description, build_model, save_model
-from topdown.training.options import Number, TrainingOptions, Value
+from topdown.training.options import FEW_UPDATES, Number, TrainingOptions, Value
 from topdown.training.progress import fit_and_show, write_history
 from topdown.training.protocol import predict
 from topdown.training.scaled_output import TargetMoments, target_moments
@@ -34,7 +34,6 @@ from topdown.training.versions import FORMAT, versions
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("resume",)
-FEW_UPDATES = 100  # of the weights, below which a training has hardly begun
 MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a resumed training
 
 
@@ -195,6 +194,7 @@ def _train(
         "label_names": splits["train"].report.get("label_names"),
         "class_names": splits["train"].report.get("class_names"),
         "drawn": {name: data.ids for name, data in splits.items()} if options.split else None,
+        "absent": absences(splits["train"]),
     }
     save_model(out / "model.pt", model, description, moments, about)
     write_history(out / "history.csv", [({}, fitted.history)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import inspect
 import io
 import json
 import math
@@ -27,15 +28,18 @@ from topdown.datasets.files import read_json, write_json
 from topdown.datasets.report import markdown
 from topdown.files import write_text
 from topdown.plots import picture
+from topdown.training.options import FEW_UPDATES
+from topdown.training.protocol import fit
 from topdown.training.tasks import Task
 from topdown.training.versions import FORMAT, check_format
 
+BATCH_SIZE = inspect.signature(fit).parameters["batch_size"].default
 HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds to decide", "best test epoch adds", "parameters")
 
 
 def table(comparison: Comparison) -> str:
     """Returns the markdown of a comparison: the verdict, the table, the meaning of its columns, and the table of robustness."""
-    said = [f"**{comparison.verdict}**", *_baseline_warning(comparison), ""]
+    said = [f"**{comparison.verdict}**", *_baseline_warning(comparison), *_few_updates(comparison), ""]
     head = [*said, markdown([_head(comparison.runs), *_rows(comparison)]), ""]
     curves = robustness(comparison.runs)
     worse = ["", _made_worse(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
@@ -65,6 +69,19 @@ def _baseline_warning(comparison: Comparison) -> list[str]:
     verb = "is" if simple.p < LEVEL else "may be"
     what = f"{LINEAR!r} {verb} better than {NONE!r}, by {number(simple.difference.mean)} (p {probability(simple.p)})"
     return [f"WARNING: {what}: find a better backbone, or train it better, before all else."]
+
+
+def _few_updates(comparison: Comparison) -> list[str]:
+    """Warns if the weights of the backbone without feedback were hardly updated, so that nothing was learned."""
+    epochs = [run["epochs"] for run in comparison.runs.records if run["row"] == NONE and "epochs" in run]
+    if not epochs:
+        return []
+    training, samples = comparison.configuration["training"], comparison.configuration["data"]["train"]["samples"]
+    updates = float(np.median(epochs)) * math.ceil(samples / training.get("batch_size", BATCH_SIZE))
+    if updates >= FEW_UPDATES:
+        return []
+    remedy = "try smaller batches, more epochs, a higher learning rate or more patience"
+    return [f"WARNING: the weights of {NONE!r} were updated {updates:.0f} times (median over seeds), which is few: {remedy}."]
 
 
 def _explained(comparison: Comparison) -> list[str]:

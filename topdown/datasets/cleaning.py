@@ -52,6 +52,8 @@ class Cleaner:
         self.first: int | None = None  # sample with a value that was replaced
         self.usable = np.zeros(size, bool)  # features that are finite anywhere
         self.zeros, self.row, self.rounding = 0, 0, Precision(size)
+        self.only = np.full(size, np.nan)  # the value of each feature, as long as it has no other
+        self.changes = np.zeros(size, bool)  # features with two values
         self.gaps: list[Array] = []  # pairs of row and feature, (G, 2)
         self.filled = 0
 
@@ -61,6 +63,7 @@ class Cleaner:
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(clean.astype(np.float32, copy=False))
         self.usable |= finite.any(0)
+        self._compare(clean, finite)
         if not finite.all():
             gaps = np.isnan(clean) if self.fills else np.zeros_like(finite)
             self.gaps += [np.add(np.argwhere(gaps), [self.row, 0])] if gaps.any() else []
@@ -70,6 +73,14 @@ class Cleaner:
         self.rounding.add(clean, finite)
         self.zeros += not clean.any()
         return clean
+
+    def _compare(self, rows: Array, known: Array) -> None:
+        """Notes which features have two values; those that are known to have two are not looked at again."""
+        if len(same := np.flatnonzero(~self.changes)) and len(rows):
+            rows, known = rows[:, same], known[:, same]
+            new = known.any(0) & np.isnan(self.only[same])
+            self.only[same[new]] = rows[known.argmax(0), np.arange(len(same))][new]
+            self.changes[same] = (known & (rows != self.only[same])).any(0)
 
     def _count(self, wrong: Array, sample: int) -> None:
         if len(wrong) and self.first is None:
@@ -104,6 +115,8 @@ class Cleaner:
         found: dict[str, Any] = {"replaced": dict(self.counts)}
         found |= {"first_replaced": self.first} if self.first is not None else {}
         found |= {"filled": self.filled} if self.filled else {}
+        if self.row > 1 and len(constant := np.flatnonzero(~self.changes & self.usable)):
+            found["constant"] = {"features": len(constant), "first": int(constant[0])}
         if len(lost := np.flatnonzero(self.rounding.lost())):
             found["rounded"] = {"features": len(lost), "first": int(lost[0]), "distinct": distinct(column(int(lost[0])))}
         return found

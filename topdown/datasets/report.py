@@ -30,6 +30,12 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
                 )
             )
             notes += [f"{split} {name}: {note}" for note in _notes(found)]
+            if split == "train" and (constant := found.get("constant")):
+                feature = (data.report.get("feature_names") or {}).get(name, {constant["first"]: constant["first"]})[
+                    constant["first"]
+                ]
+                same = f"{constant['features']} of {found['size']} features have one value in all samples, such as {feature!r}"
+                notes.append(f"train {name}: {same}; nothing can be learned from them")
         labels = data.report["labels"]
         if labels is None:
             notes.append(f"labels of {split}: none")
@@ -49,6 +55,17 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
             notes.append(f"WARNING: {split} has the class {name}, of which train has no sample")
     report = next(iter(splits.values())).report
     return "\n".join([*_about(report), markdown(rows), *notes, *_notes_of_all(report)])
+
+
+def absences(data: SequenceDataset) -> dict[str, int]:
+    """Returns how many samples lack each modality; those that all samples have are left out.
+
+    Example:
+        >>> import numpy as np
+        >>> absences(SequenceDataset.from_arrays({"a": [np.ones((1, 2)), np.ones((0, 2))], "b": np.ones((2, 3))}))
+        {'a': 1}
+    """
+    return {name: count for name, steps in data.lengths.items() if (count := int((steps == 0).sum()))}
 
 
 def _classes(data: SequenceDataset) -> dict[str, int] | None:

@@ -19,6 +19,7 @@ from topdown.datasets.errors import DataError
 T = TypeVar("T")
 
 LARGEST = 10_000_000
+FEW_UPDATES = 100  # of the weights, below which a training has hardly begun
 FEWEST_UPDATES = 200  # without a lower validation loss before a training stops
 
 
