@@ -15,9 +15,10 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from topdown import StaticFeedback, TopDownLatch
-from topdown.adapters import LSTMBackbone
+from topdown.adapters import CallableBackbone, HookedBackbone, LSTMBackbone
 from topdown.cli.main import main
 from topdown.comparison import Metric, compare, read_comparison, write_report
 from topdown.comparison.compare import Comparison, metric_of
@@ -43,6 +44,7 @@ from topdown.comparison.variants import (
 from topdown.comparison.verdict import verdict
 from topdown.datasets import DataError, SequenceDataset
 from topdown.training.fingerprints import named
+from topdown.training.random_state import seeded
 from topdown.training.tasks import Task
 
 pytest.importorskip("scipy.stats")
@@ -151,7 +153,6 @@ def test_dropout_of_a_step_is_the_same_in_all_rows(monkeypatch):
 
     def recording(sizes):
         model = tiny(sizes)
-        model.register_forward_pre_hook(lambda *_: begins[-1].append(torch.get_rng_state()) if model.training else None)
         model.encoders["a"].register_forward_pre_hook(
             lambda *_: begins[-1].append(torch.get_rng_state()) if model.training else None
         )
@@ -161,7 +162,7 @@ def test_dropout_of_a_step_is_the_same_in_all_rows(monkeypatch):
         begins.append([])
         run_row(plan._replace(build=recording), row, 0)
     plain, latched = begins
-    firsts, seconds = plain[::2], latched[::2]  # model and encoder; first and second pass
+    firsts, seconds = plain, latched[::2]  # first and second pass
     assert len(firsts) == len(seconds) == 2 * 3
     assert all(torch.equal(a, b) for a, b in zip(firsts[1:], seconds[1:], strict=True))
 
@@ -824,9 +825,70 @@ def test_a_metric_of_ones_own_by_the_name_of_another_is_not_taken_for_it(tmp_pat
         read_comparison(tmp_path)
 
 
+class NoForward(nn.Module):
+    """Has the two halves alone; they need lengths of each modality."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.layers = nn.ModuleDict({name: nn.Linear(size, 3) for name, size in sizes.items()})
+
+    def encode(self, inputs, lengths):
+        return {name: torch.tanh(layer(inputs[name])) for name, layer in self.layers.items()}
+
+    def fuse(self, encodings):
+        return sum(r.mean((1, 2)) for r in encodings.values()).unsqueeze(-1)
+
+
+class Whole(nn.Module):
+    """A model that may not be edited."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 3), nn.Linear(2, 3)
+
+    def forward(self, a, b):
+        return (torch.tanh(self.first(a)).mean((1, 2)) + torch.tanh(self.second(b)).mean((1, 2))).unsqueeze(-1)
+
+
+WRAPPED = {
+    "two halves": NoForward,
+    "hooked": lambda sizes: HookedBackbone(Whole(), encodings={"a": "first", "b": "second"}),
+    "callable": lambda sizes: CallableBackbone(
+        NoForward(sizes), encode=lambda module, inputs: module.encode(inputs, None), fuse=lambda module, r: module.fuse(r)
+    ),
+}
+
+
+@pytest.mark.parametrize("build", WRAPPED.values(), ids=WRAPPED)
+def test_any_backbone_is_compared_with_itself_without_feedback(build):
+    found = compare(build, SPLITS, feedback=["linear"], seeds=1, epochs=1, alone=False, latch={"align": "interpolate"})
+    runs = found.runs
+    assert found.left_out == {WIDENED: "nobody said how to make the model wider: pass widen="}
+    plan = Plan(build, None, SPLITS, None, "mae", metric_of(Task("regression", 1)), {"epochs": 1}, False)
+    with seeded(0):
+        latch = TopDownLatch(build(SPLITS["train"].sizes), "linear", example_inputs=SPLITS["train"].batch([0, 1]).inputs)
+    bare, batch = make_model(plan, Row(NONE), 0), SPLITS["test"].batch([0, 1, 2])
+    with latch.disabled():
+        assert torch.equal(bare(batch.inputs, batch.lengths), latch(batch.inputs, batch.lengths))
+    assert {"none", "static", "linear"} <= {*runs.names()}
+
+
+def test_a_row_that_cannot_be_computed_is_named_before_any_training():
+    def build(sizes):
+        backbone = NoForward(sizes)
+        backbone.encode = lambda inputs, lengths: {k: r[:, : 3 if k == "a" else 2] for k, r in encode(inputs, lengths).items()}
+        encode = NoForward.encode.__get__(backbone)
+        return backbone
+
+    trained = []
+    with pytest.raises(ValueError, match=r"the row 'static' cannot be computed: .*\d steps"):
+        compare(build, SPLITS, feedback=["linear"], seeds=1, epochs=1, say=trained.append, alone=False)
+    assert trained == []
+
+
 def test_a_model_that_does_not_do_with_one_modality_is_left_out():
     found = compare(lambda sizes: tiny({"a": sizes["a"], "b": sizes["b"]}), SPLITS, feedback=[], seeds=1, epochs=1)
-    assert found.left_out == {"a alone": "build raises KeyError: 'b'", "b alone": "build raises KeyError: 'a'"}
+    assert found.left_out == {f"{j} alone": f"building or calling it raises KeyError: '{k}'" for j, k in ("ab", "ba")}
     found = compare(lambda sizes: tiny({"a": 2, "b": 2}), SPLITS, feedback=[], seeds=1, epochs=1)
     assert found.left_out["a alone"] == "build returns a model of 'a', 'b' where 'a' alone is wanted"
 

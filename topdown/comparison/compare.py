@@ -29,6 +29,7 @@ from topdown.comparison.variants import (
     count_parameters,
     find_width,
     make_model,
+    try_row,
 )
 from topdown.comparison.verdict import verdict
 from topdown.datasets.data import SequenceDataset
@@ -97,8 +98,9 @@ def compare(
     depend on the number of jobs.
 
     Args:
-        build: Function {modality: features} -> backbone, called once per run. If it raises an error for a single modality,
-            or returns a model of others, that row is left out, and the report says why.
+        build: Function {modality: features} -> backbone, called for each run, and to try each row before any training. A
+            backbone needs `encode` and `fuse`; its `forward` is not called. If it raises an error for a single modality, or
+            returns a model of others, that row is left out, and the report says why.
         splits: Samples for "train", "valid" and "test", with labels.
         feedback: Kinds of feedback, or {name: kind, or options of a latch}; the control "static" is always there. (Default:
             "static" and all kinds)
@@ -237,18 +239,21 @@ def make_rows(
             left_out[row.name] = f"{lacking} samples lack it"
             continue
         try:
-            takes = getattr(make_model(plan, row, 0), "input_sizes", {name: None})
+            model = make_model(plan, row, 0)
+            takes = getattr(getattr(model, "backbone", model), "input_sizes", {name: None})
+            if set(takes) != {name}:
+                left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is wanted"
+                continue
+            try_row(plan, row)
         except Exception as error:  # a model that needs the others may raise any error
-            kind = "" if isinstance(error, ValueError) else f"build raises {type(error).__name__}: "
+            kind = "" if isinstance(error, ValueError) else f"building or calling it raises {type(error).__name__}: "
             left_out[row.name] = f"{kind}{error}"
             continue
-        if set(takes) == {name}:
-            rows.append(row)
-        else:
-            left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is wanted"
+        rows.append(row)
     rows.append(Row(NONE))
+    _needed(plan, rows[-1])
     latches = [Row(name, latch=options) for name, options in kinds.items()]
-    sizes = {row.name: count_parameters(make_model(plan, row, 0)) for row in latches}
+    sizes = {row.name: count_parameters(_needed(plan, row)) for row in latches}
     width = find_width(plan, max(sizes.values(), default=0))
     if width is not None and sizes:
         rows.append(Row(WIDENED, width=width))
@@ -258,7 +263,7 @@ def make_rows(
     rows += latches
     for row in _diagnostic_rows(kinds) if diagnose else ():
         try:
-            make_model(plan, row, 0)
+            try_row(plan, row)
         except Exception as error:  # a backbone whose encodings are no plain tensors, or that has one, may raise any error
             left_out[row.name] = f"{type(error).__name__}: {error}"
             continue
@@ -268,6 +273,15 @@ def make_rows(
     if gaps:
         rows += [row._replace(gaps=True) for row in rows if row.name == NONE or row.latch is not None]
     return rows, left_out
+
+
+def _needed(plan: Plan, row: Row) -> nn.Module:
+    """Returns the model of a row without which there is no comparison, after one call of it."""
+    try:
+        return try_row(plan, row)
+    except Exception as error:
+        kind = "" if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: "
+        raise ValueError(f"the row {row.name!r} cannot be computed: {kind}{error}") from error
 
 
 def _diagnostic_rows(kinds: Mapping[str, Mapping[str, Any]]) -> list[Row]:

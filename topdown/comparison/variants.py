@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topdown.adapters.wrapped import WrappedBackbone
 from topdown.comparison.forms import reading, with_film
 from topdown.comparison.linear import fit_linear
 from topdown.datasets.data import SequenceDataset
@@ -23,7 +24,7 @@ from topdown.profile import as_sequence
 from topdown.sequence import lengths_of, valid_steps
 from topdown.training.collect_masks import masks_of
 from topdown.training.losses import Loss
-from topdown.training.protocol import Augment, fit, predict
+from topdown.training.protocol import Augment, evaluation_mode, fit, predict
 from topdown.training.random_state import seeded
 from topdown.training.scaled_output import scaled_by_targets
 from topdown.training.tasks import Task
@@ -102,7 +103,10 @@ class Plan(NamedTuple):
 
 
 def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
-    """Builds the model of a row. For a seed, all rows with the same backbone have the same initial values."""
+    """Builds the model of a row. For a seed, all rows with the same backbone have the same initial values.
+
+    Without feedback it is fuse(encode(inputs)), as in a latch that is disabled; `forward` of a backbone is never called.
+    """
     sizes = plan.splits["train"].sizes
     if row.modalities is not None:
         sizes = {name: sizes[name] for name in row.modalities}
@@ -112,12 +116,25 @@ def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
         if row.form == "film":
             return with_film(backbone, example)
         if row.latch is None:
-            return backbone
+            return WrappedBackbone(backbone) if all(hasattr(backbone, half) for half in ("encode", "fuse")) else backbone
         options: dict[str, Any] = dict(row.latch)
         if row.form:
             backbone, options["sources"] = reading(backbone, row.form, [*sizes])
         options |= {k: copy.deepcopy(v) for k, v in options.items() if isinstance(v, nn.Module)}  # of no other run
         return TopDownLatch(backbone, **options, example_inputs=example.inputs)
+
+
+def try_row(plan: Plan, row: Row) -> nn.Module:
+    """Builds the model of a row and calls it once, on some training samples, so that an error comes before hours of training.
+
+    Raises:
+        Exception: whatever the model raises.
+    """
+    model, data = make_model(plan, row, 0), plan.splits["train"]
+    batch = (data if row.modalities is None else data.choose(row.modalities)).batch(range(min(4, len(data))))
+    with seeded(0), torch.no_grad(), evaluation_mode(model):
+        model(batch.inputs, batch.lengths)
+    return model
 
 
 def count_parameters(model: nn.Module) -> int:
