@@ -164,7 +164,7 @@ def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) ->
     encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
     r = encoding.values
     if encoding.lengths is not None:
-        batch.padded[name] = batch.check(encoding.lengths, name, r)._replace(grid=encoding.grid)
+        batch.padded[name] = batch.check(encoding.lengths, name, r, grid=encoding.grid)
         return batch.padded[name]
     shape = value.shape[1:] if isinstance(value, Tensor) else ()
     is_vector = len(shape) == 1 and value.is_floating_point()  # type: ignore[union-attr]
@@ -176,4 +176,4 @@ def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) ->
         change = f"{r.shape[1]} steps for an input of {described(value)}, whose lengths no longer fit"
         raise ValueError(f"encode() returned {name!r} {change}: return topdown.Padded(values, lengths), or pool to (B, d)")
     steps = shape[0] if len(shape) == 1 and not is_vector else None  # of token ids
-    return batch.with_lengths(name, r, steps)._replace(grid=encoding.grid)
+    return batch.with_lengths(name, r, steps, encoding.grid)

@@ -29,7 +29,7 @@ class Batch:
         self.padded: dict[str, Steps] = {}  # encodings returned as Padded, whose lengths hold for a site of the same name
         self.first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first target or encoding
         self._steps: dict[str, tuple[str, int]] = {}  # name and steps of the first use of lengths; key "": one tensor for all
-        self._checked: list[tuple[Tensor, int | None, torch.device, Steps]] = []
+        self._checked: list[tuple[Tensor, tuple[Any, ...], Steps]] = []  # by steps, device and grid
         self._equal: dict[tuple[Any, ...], Steps] = {}  # by device, steps and values
 
     def size(self, name: str, values: Tensor) -> int:
@@ -39,11 +39,10 @@ class Batch:
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises a ValueError if the lengths have an entry of another name."""
-        for name in self.lengths if isinstance(self.lengths, Mapping) else ():
-            if name not in names:
-                raise ValueError(f"lengths name {name!r}, but the modalities are {nearest(name, names)}")
+        if stray := [n for n in (self.lengths if isinstance(self.lengths, Mapping) else ()) if n not in names]:
+            raise ValueError(f"lengths name {stray[0]!r}, but the modalities are {nearest(stray[0], names)}")
 
-    def with_lengths(self, name: str, values: Tensor, steps: int | None = None) -> Steps:
+    def with_lengths(self, name: str, values: Tensor, steps: int | None = None, grid: tuple[int, ...] = ()) -> Steps:
         """Returns values with the lengths of their name; without lengths where all steps are valid.
 
         Args:
@@ -51,6 +50,7 @@ class Batch:
             values: Sequences of shape (B, T, D), or vectors of shape (B, D), for which lengths by name say in which
                 samples they are present.
             steps: Number of steps that the lengths of a vector count. (Default: unknown)
+            grid: Size of each dimension where the steps are positions of a map. (Default: they are times)
 
         Raises:
             TypeError: if the lengths are not a tensor of integers.
@@ -60,23 +60,23 @@ class Batch:
             return self.padded[name]._replace(values=values)
         lengths, steps = lengths_of(self.lengths, name), values.shape[1] if values.dim() == 3 else steps
         if lengths is None or (values.dim() == 2 and not self.by_name):
-            return Steps(values)
+            return Steps(values, None, grid)
         if steps is not None:
             first, first_steps = self._steps.setdefault(name if self.by_name else "", (name, steps))
             if steps != first_steps:
                 remedy = "return topdown.Padded(values, lengths)" if self.by_name else "pass a mapping from modality to lengths"
                 raise ValueError(f"lengths of {first!r} ({first_steps} steps) cannot serve {name!r} ({steps} steps): {remedy}")
-        return self.check(lengths, name, values, steps)
+        return self.check(lengths, name, values, steps, grid)
 
-    def check(self, lengths: Any, name: str, values: Tensor, steps: int | None = None) -> Steps:
+    def check(self, lengths: Any, name: str, values: Tensor, steps: int | None = None, grid: tuple[int, ...] = ()) -> Steps:
         """Checks lengths, and returns values with them. Equal lengths give the same tensor and the same masks."""
-        steps, device = values.shape[1] if values.dim() == 3 else steps, values.device
-        checked = [first for tensor, n, at, first in self._checked if tensor is lengths and n == steps and at == device]
-        first = checked[0] if checked else self._check(lengths, name, values, steps)
-        self._checked.append((lengths, steps, device, first))
-        return Steps(values, first.lengths, (), first.valid if values.dim() == 3 else None, first.present)
+        key = (values.shape[1] if values.dim() == 3 else steps, values.device, grid)
+        checked = [first for tensor, of, first in self._checked if tensor is lengths and of == key]
+        first = checked[0] if checked else self._check(lengths, name, values, key[0], grid)
+        self._checked.append((lengths, key, first))
+        return Steps(values, first.lengths, grid, first.valid if values.dim() == 3 else None, first.present)
 
-    def _check(self, lengths: Any, name: str, values: Tensor, steps: int | None) -> Steps:
+    def _check(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> Steps:
         """Checks lengths, and returns values with them as int64 and with their masks; with none where all steps are valid."""
         if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             kind = f"{getattr(lengths, 'dtype', type(lengths).__name__)}: use torch.as_tensor(lengths).long(), or mask.sum(1)"
@@ -85,6 +85,8 @@ class Batch:
         if lengths.shape != (batch,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {batch} samples: pass ({batch},)")
         numbers = lengths.tolist() if readable(lengths) else []
+        if grid and {*numbers} - {0, steps}:
+            raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(numbers)}; say '_', as in 'b d _ t'")
         key = (values.device, steps, for_all, *numbers)
         if numbers and key in self._equal:  # sizes in exported code have no hash
             return self._equal[key]
@@ -171,8 +173,8 @@ def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, 
         if shape[0] != batch.size(name, x):
             shapes = "{!r} has shape {} but {!r} has shape {}".format(name, tuple(shape), *(batch.first or ()))
             raise ValueError(f"{shapes}: all modalities must have the same batch size; if time is first, {BATCH_FIRST}")
-        target = batch.with_lengths(name, x) if value.lengths is None else batch.check(value.lengths, name, x)
-        targets[name] = target._replace(grid=value.grid) if value.grid else target
+        n, grid = value.lengths, value.grid
+        targets[name] = batch.with_lengths(name, x, None, grid) if n is None else batch.check(n, name, x, None, grid)
     return targets
 
 

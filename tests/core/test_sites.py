@@ -819,3 +819,27 @@ def test_within_ddp():
             wrapped(**INPUTS)["logits"].square().sum().backward()
     for name, p in latch.named_parameters():
         torch.testing.assert_close(p.grad, expected[name])
+
+
+@pytest.mark.parametrize("layout", ["b d f t", "b d t f"])
+@pytest.mark.parametrize("count", [3, 4])
+def test_lengths_of_a_map_say_only_whether_it_is_absent(layout, count):
+    """A prefix of the positions of a map is no part of a recording: lengths that count its frames would mark a row."""
+
+    class Spectrograms(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heard, self.seen = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(2, 3)
+
+        def forward(self, mel, video):
+            return self.heard(mel).mean((1, 2, 3)) + torch.tanh(self.seen(video)).mean((1, 2))
+
+    sites, encodings = {"mel": Site("heard", layout, at="input")}, {"heard": Site("heard", layout), "seen": "seen"}
+    backbone = HookedBackbone(Spectrograms(), encodings=encodings)
+    inputs = {"mel": torch.randn(2, 1, 3, 4), "video": torch.randn(2, 5, 2)}
+    latch = TopDownLatch(backbone, "linear", sites=sites, sources={"mel": ["seen", "heard"]}, align="pool", example_inputs=inputs)
+    for name in ("mel", "heard"):
+        with pytest.raises(ValueError, match=f"'{name}' is a map: its lengths are 0 or 12, not {count}; say '_'"):
+            latch(inputs, {name: torch.tensor([count, count])})
+    everything = latch(inputs, {"mel": torch.tensor([12, 0]), "heard": torch.tensor([12, 12])})
+    assert torch.equal(everything, latch(inputs))  # the start is the identity
