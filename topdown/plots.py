@@ -19,7 +19,7 @@ Names: TypeAlias = Mapping[str, Sequence[object]] | None
 
 
 def plot_profile(
-    profile: Mapping[str, MaskProfile], *, feature_names: Names = None, class_names: Labels = None, neutral: float = 0.5
+    profile: Mapping[str, MaskProfile], *, feature_names: Names = None, class_names: Labels = None, neutral: float = 1.0
 ) -> Any:
     """Draws the mean mask per class and feature, as the paper's Fig. 2: one panel per modality, classes over features.
 
@@ -28,8 +28,8 @@ def plot_profile(
         feature_names: Names of features per modality; of more than 12 those alone are shown that are farthest from neutral.
             (Default: their numbers)
         class_names: Names of the classes, in their order. (Default: the classes)
-        neutral: Mask in the middle of the colours: 1/2 for masks in (0, 1), 1 for a latch with start="identity" or scale=2.
-            (Default: 0.5)
+        neutral: Mask in the middle of the colours: 1 for a latch with start="identity" or scale=2, 1/2 for start="random".
+            (Default: 1)
 
     Returns:
         Figure of matplotlib, with `savefig`.
@@ -52,7 +52,7 @@ def plot_profile(
 
 
 def draw_profile(
-    axes: Any, profile: MaskProfile, *, title: str, limit: float, neutral: float = 0.5, class_names: Labels = None
+    axes: Any, profile: MaskProfile, *, title: str, limit: float, neutral: float = 1.0, class_names: Labels = None
 ) -> Any:
     """Draws one modality of :func:`plot_profile` into axes of matplotlib, and returns the image.
 
@@ -61,7 +61,7 @@ def draw_profile(
         profile: Masks of a modality.
         title: Title.
         limit: Distance from neutral at which colours end.
-        neutral: Middle of the colours. (Default: 0.5)
+        neutral: Middle of the colours. (Default: 1)
         class_names: Names of the classes. (Default: the classes)
     """
     names = profile.classes if class_names is None else class_names
@@ -77,7 +77,8 @@ def plot_sample(
 ) -> Any:
     """Draws the masks of one sample: a row per target, with its mask, and that of each source where there are several.
 
-    Steps are on the axis. All panels have one scale, from 0 to twice the neutral mask.
+    Steps are on the axis. All pictures of a trace have one scale, as wide on both sides of the neutral mask as the mask that is
+    farthest from it, and a tenth of it at least.
 
     Args:
         trace: Result of `latch.trace(...)`.
@@ -96,8 +97,9 @@ def plot_sample(
     """
     if not -(count := _count_samples(trace)) <= sample < count:
         raise ValueError(f"sample={sample} is not among the {count} of the batch")
-    columns = max(1 + len(by_source) * (len(by_source) > 1) for by_source in trace.feedback.values())
+    columns, neutral = max(1 + len(by_source) * (len(by_source) > 1) for by_source in trace.feedback.values()), trace.neutral
     figure = _figure(0.8 + 4.5 * columns, 0.3 + 2.8 * len(trace.masks))
+    limit = max(0.1 * neutral, *(float((mask.detach() - neutral).abs().nan_to_num().max()) for mask in trace.masks.values()))
     for row, (target, mask) in enumerate(trace.masks.items()):
         valid, site = lengths_of(lengths, target), (trace.sites or {}).get(target)
         positions = () if site is None else site.order(mask)[1]
@@ -112,14 +114,13 @@ def plot_sample(
                 axes.set_axis_off()
                 continue
             as_image = len(positions) == 2 and shown.shape[1] == positions[0] * positions[1]
-            image = shown.mean(0).view(positions) if as_image else shown
-            _draw(axes, image, trace.neutral, trace.neutral, title)
+            _draw(axes, shown.mean(0).view(positions) if as_image else shown, neutral, limit, title)
             if not as_image:
                 axes.set_ylabel("feature", fontsize=8)
-                _name_features(axes.set_yticks, shown, trace.neutral, _names_of(feature_names, target, len(shown)), 16)
+                _name_features(axes.set_yticks, shown, neutral, _names_of(feature_names, target, len(shown)), 16)
                 _name_steps(axes, step_names, target, shown.shape[1])
     if images := [image for axes in figure.axes for image in axes.images]:
-        figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {trace.neutral:g}, unchanged)")
+        figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {neutral:g}, unchanged)")
     return figure
 
 

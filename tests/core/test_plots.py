@@ -34,7 +34,7 @@ def test_profile_shows_the_values_around_neutral_and_names_the_strongest_feature
     masks["text"][:, :, 17], masks["text"][:, :, 200] = 0.9, 0.2
     shown = profile(masks)
     names = {"text": [f"word {i}" for i in range(300)]}
-    figure = plot_profile(shown, feature_names=names, class_names=["calm", "loud"])
+    figure = plot_profile(shown, feature_names=names, class_names=["calm", "loud"], neutral=0.5)
     text, audio, _ = figure.axes
     (image,) = text.images
     assert np.array_equal(image.get_array(), shown["text"].mean.numpy())
@@ -51,7 +51,7 @@ def test_profile_shows_the_values_around_neutral_and_names_the_strongest_feature
 
 def test_classes_without_samples_and_masks_that_are_constant_are_drawn():
     shown = mask_profile([({"audio": torch.full((2, 3, 4), 0.5)}, torch.tensor([0, 0]), None)], classes=[0, 1])
-    figure = plot_profile(shown)
+    figure = plot_profile(shown, neutral=0.5)
     figure.savefig("/dev/null", format="png")
     image = figure.axes[0].images[0]
     assert np.ma.getmaskarray(image.get_array()).tolist() == [
@@ -64,7 +64,7 @@ def test_classes_without_samples_and_masks_that_are_constant_are_drawn():
 def test_the_strongest_features_do_not_lie_on_one_another():
     mean = torch.full((3, 6, 300), 0.5)
     mean[:, :, 100:112] = torch.linspace(0.6, 0.7, 12)
-    figure = plot_profile(profile({"text": mean}))
+    figure = plot_profile(profile({"text": mean}), neutral=0.5)
     ticks = figure.axes[0].get_xticks()
     assert min(np.diff(ticks)) >= 300 / 40
     assert 111 in ticks  # the strongest of its neighbours
@@ -118,8 +118,10 @@ def test_vectors_and_images_are_shown_in_their_layout():
     expected = [masks["vector"][1].unsqueeze(1), masks["image"][1].mean(0), masks["signal"][1]]
     for ours, wanted in zip(shown, expected, strict=True):
         np.testing.assert_allclose(ours, wanted.numpy(), rtol=1e-6)
-    for axes in panels:  # one scale for all: white is the neutral mask of this latch, and colours end at 0 and 2
-        assert [axes.images[0].norm(value) for value in (0.0, 1.0, 2.0)] == [0.0, 0.5, 1.0]
+    apart = max(float((mask - 1.0).abs().max()) for mask in masks.values())
+    for axes in panels:  # one scale for all: white is the neutral mask of this latch, and colours end at the farthest mask
+        norm = axes.images[0].norm
+        assert [float(norm(1.0 + at)) for at in (-apart, 0.0, apart)] == pytest.approx([0.0, 0.5, 1.0])
     assert figure.axes[-1].get_ylabel() == "mask (white: 1, unchanged)"
     figure.savefig("/dev/null", format="png")
 
@@ -251,3 +253,20 @@ def test_changes_of_less_than_a_percent_are_called_so(tmp_path):
     assert ("0", "0.843", "0.843", "less than 1 % apart") in rows
     assert ("1", "0.200", "0.500", "-0.300") in rows
     assert ("1", "0.800", "0.500", "+0.300") in rows
+
+
+def test_a_latch_that_has_not_learned_is_white():
+    """The neutral mask is 1 by default, as that of a latch."""
+    figure = plot_profile(mask_profile([({"audio": torch.ones(2, 3, 4)}, torch.tensor([0, 1]), None)], classes=[0, 1]))
+    (image,) = figure.axes[0].images
+    assert np.allclose(image.norm(image.get_array()), 0.5)
+    assert figure.axes[-1].get_ylabel() == "mean mask (white: 1)"
+
+
+def test_small_changes_of_masks_are_seen_and_noise_is_not():
+    for apart, expected in ((0.3, 1.0), (0.001, 0.505)):
+        masks = {"a": torch.ones(2, 3, 4)}
+        masks["a"][1, 2, 3] += apart
+        figure = plot_sample(LatchTrace(None, masks, {"a": {"b": masks["a"]}}, {}, None, 1.0), 1)
+        (image,) = figure.axes[0].images
+        assert float(image.norm(1.0 + apart)) == pytest.approx(expected, abs=1e-4)

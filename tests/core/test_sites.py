@@ -837,7 +837,9 @@ def test_lengths_of_a_map_say_only_whether_it_is_absent(layout, count):
     sites, encodings = {"mel": Site("heard", layout, at="input")}, {"heard": Site("heard", layout), "seen": "seen"}
     backbone = HookedBackbone(Spectrograms(), encodings=encodings)
     inputs = {"mel": torch.randn(2, 1, 3, 4), "video": torch.randn(2, 5, 2)}
-    latch = TopDownLatch(backbone, "linear", sites=sites, sources={"mel": ["seen", "heard"]}, align="pool", example_inputs=inputs)
+    latch = TopDownLatch(
+        backbone, "linear", sites=sites, sources={"mel": ["seen", "heard"]}, align="pool", example_inputs=inputs
+    )
     for name in ("mel", "heard"):
         with pytest.raises(ValueError, match=f"'{name}' is a map: its lengths are 0 or 12, not {count}; say '_'"):
             latch(inputs, {name: torch.tensor([count, count])})

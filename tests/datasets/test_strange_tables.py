@@ -158,3 +158,31 @@ def test_tokens_may_be_lists():
     data = SequenceDataset.from_arrays({"text": [[1, 2], []], "a": np.ones((2, 1))}, [0, 1])
     assert data[0].inputs["text"].tolist() == [1, 2]
     assert data.lengths["text"].tolist() == [2, 0]
+
+
+def test_accents_apart_from_their_letters_are_the_same_names(tmp_path):
+    composed, apart = "très calme", "tre\N{COMBINING GRAVE ACCENT}s calme"
+    assert composed != apart
+    ids = ["Müller", "Mu\N{COMBINING DIAERESIS}ller 2", "Zoë", "Ann"]
+    plain_ids = ["Müller", "Müller 2", "Zoë", "Ann"]
+    labels = [composed, apart, "vif", apart]
+    rows = [f"{i},{split},{y}" for i, split, y in zip(ids, ["train", "train", "test", "train"], labels, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,split,humeur", *rows]), encoding="utf-8")
+    (tmp_path / "voix.csv").write_text(
+        "\n".join(["id,hauteur", *(f"{i},{n}" for n, i in enumerate(plain_ids))]), encoding="utf-8"
+    )
+    train = load_splits(tmp_path)["train"]
+    assert train.ids == ["Müller", "Müller 2", "Ann"]
+    assert train.report["class_names"] == [composed, "vif"]
+    assert train.labels.tolist() == [0, 0, 0]
+    assert "labels.csv: 1 ids have accents apart from their letters, and got them in one (NFC)" in train.report["notes"]
+
+
+def test_columns_beside_the_label_that_is_named_are_left_alone(tmp_path):
+    rows = [f"s{i // 2},{i},{'train' if i < 4 else 'test'},{i % 3},{i // 2}.5" for i in range(8)]
+    (tmp_path / "all.csv").write_text("\n".join(["id,time,split,a_x,mood", *rows]))
+    data = load_splits(tmp_path / "all.csv", columns={"a": "a_*"}, label="mood")
+    assert data["train"].labels.tolist() == [0.5, 1.5]
+    assert "all.csv: columns that are not used: time" in data["train"].report["notes"]
+    with pytest.raises(DataError, match=r"'time' has several values for the id 's0' .*, or name another column with --label"):
+        load_splits(tmp_path / "all.csv", columns={"a": "a_*"})

@@ -181,8 +181,10 @@ def _train(
     updates = len(fitted.history) * math.ceil(len(splits["train"]) / batch_size)
     if updates < FEW_UPDATES:
         what = f"WARNING: {updates} updates are few, of {len(splits['train'])} samples in batches of {batch_size}"
-        smaller = "--batch-size 4, " if batch_size > 4 else f"--epochs {10 * options.epochs}, "
-        print(f"{what}: try {smaller}--learning-rate 0.003, --patience {3 * patience}", flush=True)
+        stopped = len(fitted.history) < options.epochs
+        longer = f"--patience {3 * patience}" if stopped else f"--epochs {10 * options.epochs}"
+        smaller = "--batch-size 4, " if batch_size > 4 else ""
+        print(f"{what}: try {smaller}{longer}, --learning-rate {3 * options.learning_rate:g}", flush=True)
     if out is None or rank():
         return
     about = {

@@ -24,7 +24,7 @@ from topdown.comparison.saved_runs import read_run
 from topdown.comparison.variants import LINEAR, NONE
 from topdown.comparison.verdict import number, probability, seeds_needed, verdict
 from topdown.datasets.errors import DataError
-from topdown.datasets.files import read_json, write_json
+from topdown.datasets.files import make_directory, read_json, write_json
 from topdown.datasets.report import markdown
 from topdown.files import write_text
 from topdown.plots import picture
@@ -104,7 +104,7 @@ def write_report(comparison: Comparison, out: str | Path) -> list[str]:
 
     Args:
         comparison: Result of :func:`topdown.comparison.compare`.
-        out: Directory, which must be there.
+        out: Directory, which is created if need be.
 
     Returns:
         Names of the files.
@@ -113,6 +113,7 @@ def write_report(comparison: Comparison, out: str | Path) -> list[str]:
         ImportError: if matplotlib is missing.
     """
     out = Path(out)
+    make_directory(out)
     write_text(out / "table.md", table(comparison) + "\n")
     write_text(out / "runs.csv", _runs_table(comparison.runs))
     write_json(out / "results.json", _results(comparison))

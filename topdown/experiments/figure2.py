@@ -161,7 +161,7 @@ def draw_masks(
     figures = require("matplotlib.figure", "experiments")
     shown = {kind: profiles[kind, seed] for kind, seed in best.items() if (kind, seed) in profiles}
     names = list(next(iter(shown.values())))
-    figure = figures.Figure(figsize=(6.0 * len(names), 0.6 + 2.6 * len(shown)), layout="constrained")
+    figure = figures.Figure(figsize=(6.0 * len(names), 1.2 + 3.4 * len(shown)), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(shown), len(names), squeeze=False)
     # One scale for all, or noise in one panel looks like structure in another.
@@ -171,7 +171,12 @@ def draw_masks(
         for axes, name in zip(axes_row, names, strict=True):
             heading = f"{name} masks, feedback {kind!r}, seed {best[kind]}"
             image = draw_profile(
-                axes, by_name[name], title=heading, limit=limit, class_names=[CLASSES[label] for label in by_name[name].classes]
+                axes,
+                by_name[name],
+                title=heading,
+                limit=limit,
+                neutral=0.5,
+                class_names=[CLASSES[label] for label in by_name[name].classes],
             )
             axes.set_xlabel("feature", fontsize=8)
             if relevance is not None:

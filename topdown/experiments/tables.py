@@ -125,6 +125,12 @@ def full_report(
         all_metrics_table(summary, names),
     ]
     for kind, (share, gain, count) in gap_closed(runs).items():
+        if gain <= 0:
+            lines += [
+                "",
+                f"The oracle, which knows the planted relevance, is not better than no feedback ({gain:+.3f} in MAE).",
+            ]
+            continue
         verb = f"closes {share:.0%} of" if share >= 0 else f"widens by {-share:.0%}"
         lines += ["", f"Feedback {kind!r} {verb} the gap of {gain:.3f} in MAE between no feedback and an oracle that knows the"]
         lines += [f"planted relevance ({count} seed{'s' if count > 1 else ''} of all three)."]

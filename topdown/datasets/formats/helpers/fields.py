@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,16 @@ def as_text(part: Any, where: str) -> str:
     if not isinstance(part, (str, int, float, np.generic)) or (isinstance(part, int) and abs(part) >= 2**63):
         raise DataError(f"{where} holds a {type(part).__name__}; expected text")
     return str(part)
+
+
+def plain(text: object) -> str:
+    r"""Returns a name without spaces around it, and with each accent in the letter that has it (NFC), so that equals are equal.
+
+    Example:
+        >>> plain(" cafe\N{COMBINING ACUTE ACCENT} ") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+        True
+    """
+    return unicodedata.normalize("NFC", str(text).strip())
 
 
 def join_names(names: Any) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import join_names
+from topdown.datasets.formats.helpers.fields import join_names, plain
 from topdown.datasets.formats.helpers.random_split import draw_split
 from topdown.datasets.formats.helpers.table_files import Table, numbers
 from topdown.datasets.labels import MISSING
@@ -163,22 +163,16 @@ class _Labels(NamedTuple):
 def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Table, list[str]]]) -> _Labels:
     frame, place, split = table.frame, table.column("id"), table.column("split")
     features = {name for other, columns in modalities.values() if other is table for name in columns}
+    columns, notes = _label_columns(table, label, {place, split, *features}), [f"{table.path.name}: {n}" for n in table.notes]
     if features:  # one table with everything has a row for each step
-        frame = _one_row_each(table, place, [name for name in frame.columns if name != place and name not in features])
+        if unused := [name for name in frame.columns if name not in {place, split, *features, *columns}]:
+            notes.append(f"{table.path.name}: columns that are not used: {', '.join(unused)}")
+        frame = _one_row_each(table, place, [*columns, *([split] if split else [])])
         table = table._replace(frame=frame)
     ids = [str(name) for name in frame[place]]
     if len(set(ids)) < len(ids):
         twice = next(name for i, name in enumerate(ids) if name in ids[:i])
         raise DataError(f"{table.path}: the id {twice!r} is there twice; give every sample one row")
-    columns = [name for name in frame.columns if name not in (place, split) and name not in features]
-    if isinstance(label, str):
-        found = [name for name in columns if name.lower() == label.lower()]
-        if not found:
-            raise DataError(f"{table.path}: has no column {label!r}; it has {nearest(label, columns)}")
-        columns = found
-    elif label is not None:
-        columns = [name for name in label if name in columns]
-    notes = [f"{table.path.name}: {note}" for note in table.notes]
     splits = None
     if split is not None:
         if lacking := np.flatnonzero(frame[split].isna()).tolist():
@@ -192,7 +186,7 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
     if len(columns) == 1 and (classes := _classes(frame[columns[0]].dropna())):
         of = {name: i for i, name in enumerate(classes)}
         cells = zip(frame[columns[0]], missing[:, 0], strict=True)
-        values = np.array([MISSING if gone else of[str(value).strip()] for value, gone in cells], np.int64)
+        values = np.array([MISSING if gone else of[plain(value)] for value, gone in cells], np.int64)
         found = np.bincount(values[values != MISSING], minlength=len(classes)).tolist()
         counts = ", ".join(f"{name} {count}" for name, count in zip(classes, found, strict=True))
         notes.append(f"{len(classes)} classes in {columns[0]!r}: {counts}")
@@ -212,6 +206,17 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
     return _Labels(ids, values, columns, splits, [], notes)
 
 
+def _label_columns(table: Table, label: Label, others: Collection[str | None]) -> list[str]:
+    """Returns the columns of the labels: those that were named, or all that are nothing else."""
+    columns = [name for name in table.frame.columns if name not in others]
+    if not isinstance(label, str):
+        return columns if label is None else [name for name in label if name in columns]
+    found = [name for name in columns if name.lower() == plain(label).lower()]
+    if not found:
+        raise DataError(f"{table.path}: has no column {label!r}; it has {nearest(label, columns)}")
+    return found
+
+
 def _one_row_each(table: Table, place: str | None, columns: list[str]) -> Any:
     """Returns a row for each id, with its first value of each column.
 
@@ -223,7 +228,7 @@ def _one_row_each(table: Table, place: str | None, columns: list[str]) -> Any:
         by_id = table.frame.groupby(place, sort=False)[name]
         if len(several := by_id.nunique()[lambda counts: counts > 1]):
             what = f"{name!r} has several values for the id {several.index[0]!r} ({len(several)} such ids)"
-            raise DataError(f"{table.path}: {what}; give all rows of a sample the same")
+            raise DataError(f"{table.path}: {what}; give all rows of a sample the same, or name another column with --label")
         first[name] = first[place].map(by_id.first())
     return first
 
@@ -237,7 +242,7 @@ def _classes(column: Any) -> list[str]:
         return []
     if pandas.to_numeric(column, errors="coerce").notna().any():
         return []  # numbers with a slip among them
-    return sorted({str(value).strip() for value in column})
+    return sorted({plain(value) for value in column})
 
 
 def _are_whole(table: Table, name: str) -> bool:
