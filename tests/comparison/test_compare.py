@@ -913,6 +913,18 @@ def test_small_numbers_keep_their_digits():
     assert "lowers mae by 5e-06 (95 % interval 4.8e-06 to 5.1e-06" in verdict(runs, compare_rows(runs))
 
 
+def test_the_verdict_says_that_a_linear_model_is_better_than_feedback_that_helps():
+    rows = {NONE: [40.0, 41.0, 42.0], "linear": [8.0, 9.0, 8.5], "static": [39.0, 41.0, 43.0]}
+    for score, said in ((5.77, True), (8.6, False)):
+        runs = fake({LINEAR: [score], **rows})
+        sentence = verdict(runs, compare_rows(runs))
+        assert "'linear'" in sentence
+        more = (
+            " But a linear model on pooled features has a better mean than all of them (5.7700, against 8.5000 of 'linear'): "
+        )
+        assert (more in sentence) is said
+
+
 def test_where_seeds_cannot_decide_the_verdict_asks_for_test_samples():
     """Every seed shows the same small difference, which 40 test samples leave in doubt: more of them would decide."""
     generator = np.random.default_rng(0)

@@ -655,3 +655,32 @@ def test_sparse_gradients_train_or_are_refused_before_the_first_step():
     ):
         with pytest.raises(DataError, match=message):
             fit(Words(), words, words, **options)
+
+
+class Halves(nn.Module):
+    """Two modalities of sizes that nobody declares."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Linear(2, 4)})
+
+    def encode(self, inputs):
+        return {name: torch.tanh(layer(inputs[name])) for name, layer in self.layers.items()}
+
+    def fuse(self, encodings):
+        return sum(r.mean((1, 2)) for r in encodings.values()).unsqueeze(1)
+
+
+def test_fit_builds_the_feedback_of_a_latch_of_unknown_sizes():
+    rng = np.random.default_rng(0)
+    both = SequenceDataset.from_arrays(
+        {"a": rng.normal(size=(12, 4, 3)), "b": rng.normal(size=(12, 4, 2))}, rng.normal(size=12)
+    )
+    found = {}
+    for name, example in (("unknown", None), ("known", both.batch([0, 1]).inputs)):
+        torch.manual_seed(0)
+        latch = TopDownLatch(Halves(), "linear", example_inputs=example)
+        fit(latch, both, both, epochs=2, batch_size=4, learning_rate=0.01)
+        found[name] = latch.state_dict()
+    assert all(torch.equal(value, found["known"][name]) for name, value in found["unknown"].items())
+    assert found["unknown"]["feedback.a.b.weight"].abs().max() > 0.001  # it has learned from zero

@@ -34,6 +34,7 @@ from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, 
 from topdown.training.random_state import own_random_numbers, random_state, set_random_state
 from topdown.training.scaled_output import scaled_by_targets
 from topdown.training.stopping import Begun, Stopped
+from topdown.unbuilt import UnbuiltFeedback
 
 EXTREME = "look for extreme values in the features, or lower the learning rate"
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -173,6 +174,10 @@ def fit(
     with own_random_numbers(place):
         torch.manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
         model.to(place)
+        if any(isinstance(module, UnbuiltFeedback) for module in model.modules()):
+            batch = train.batch(torch.arange(min(batch_size, len(train)))).to(place)
+            with torch.no_grad(), evaluation_mode(model):
+                model(batch.inputs, batch.lengths)  # the first call of a latch of unknown sizes
         compare = _compare(loss, weights)
         own_gets_missing = callable(loss) and not all(bool(labelled(data.labels).all()) for data in (train, valid))
         steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate, feedback_learning_rate)
