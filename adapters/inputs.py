@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.batch import Batch, Inputs
-from topdown.sequence import Lengths, readable, zero_absent
+from topdown.sequence import Lengths, along_batch, readable
 from topdown.wiring import nearest
 
 
@@ -159,3 +159,23 @@ def _is_cast(sequence: Tensor) -> bool:
     """Returns whether autocast converts a sequence to the type of the model."""
     by_autocast = sequence.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return by_autocast and torch.is_autocast_enabled(sequence.device.type)
+
+
+def zero_absent(values: Tensor, *lengths: Tensor | None) -> Tensor:
+    """Sets values to zero in the samples in which a modality is absent.
+
+    Args:
+        values: Values of shape (B, ...).
+        lengths: Lengths of modalities, of shape (B,) each or None; a sample with a length of 0 in any of them becomes zero.
+
+    Returns:
+        Values of shape (B, ...).
+
+    Example:
+        >>> zero_absent(torch.ones(2, 1), torch.tensor([3, 0]), None).flatten()
+        tensor([1., 0.])
+    """
+    for present in [n > 0 for n in lengths if n is not None]:
+        if not readable(present) or not bool(present.all()):
+            values = torch.where(along_batch(present, values), values, 0.0)
+    return values

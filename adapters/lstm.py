@@ -11,11 +11,19 @@ from torch import Tensor, nn
 
 from topdown.adapters.attention import CrossAttention, SelfAttention, SymmetricAttention
 from topdown.adapters.dropout import Dropout
-from topdown.adapters.inputs import check_batch, check_sequences, check_sizes, last_valid, padded_lengths, present_encodings
+from topdown.adapters.inputs import (
+    check_batch,
+    check_sequences,
+    check_sizes,
+    last_valid,
+    padded_lengths,
+    present_encodings,
+    zero_absent,
+)
 from topdown.batch import Inputs
 from topdown.feedback import ModalityDict
 from topdown.lstm import Directions, SequenceLSTM, merge_directions
-from topdown.sequence import Lengths, lengths_of, zero_absent, zero_padding
+from topdown.sequence import Lengths, lengths_of, zero_padding
 
 
 class UnimodalEncoder(nn.Module):

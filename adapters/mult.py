@@ -8,11 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from topdown.adapters.dropout import Dropout
-from topdown.adapters.inputs import check_batch, check_sequences, check_sizes, last_valid, padded_lengths, present_encodings
+from topdown.adapters.inputs import (
+    check_batch,
+    check_sequences,
+    check_sizes,
+    last_valid,
+    padded_lengths,
+    present_encodings,
+    zero_absent,
+)
 from topdown.adapters.transformer import DropoutOn, Transformer, attention_bias, attention_mask
 from topdown.batch import Inputs
 from topdown.feedback import ModalityDict
-from topdown.sequence import Lengths, lengths_of, zero_absent, zero_padding
+from topdown.sequence import Lengths, lengths_of, zero_padding
 
 
 class MulTBackbone(nn.Module):

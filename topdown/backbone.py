@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.batch import Batch, Inputs, can_be_masked
-from topdown.sequence import Lengths, Padded, Steps, described, lengths_of, zero_absent
+from topdown.sequence import Lengths, Padded, Steps, described, lengths_of
 from topdown.wiring import SAY_WHO, Wiring, who_masks_whom
 
 
@@ -133,7 +133,9 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
         # An entry with the name of an input that can be masked must be an encoding: an error below says so.
         is_source = name in used if used else (is_encoding or can_be_masked(batch.inputs.get(name)))
-        if r is None or not is_source:
+        # An encoding of nothing, such as a learned one, is no source where its modality is absent.
+        x = batch.inputs.get(name, None if name in (wiring.target_sizes or ()) else r)
+        if r is None or not is_source or (x is None and name not in wiring.sites):
             continue
         if not is_encoding:
             raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
@@ -145,8 +147,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
         if sizes is not None and r.shape[-1] != sizes[name]:
             raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {sizes[name]}")
         encoding, r = _with_lengths(name, returned, batch), r.detach() if detach and r.requires_grad else r
-        if encoding.lengths is not None:
-            r = zero_absent(r, encoding.lengths) if encoding.valid is None else torch.where(encoding.valid, r, 0.0)
+        r = r if encoding.valid is None else torch.where(encoding.valid, r, 0.0)
         encodings[name] = Steps(r, encoding.lengths, encoding.grid, encoding.valid, encoding.present)
     if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
@@ -169,7 +170,7 @@ def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) ->
     shape = value.shape[1:] if isinstance(value, Tensor) else ()
     is_vector = len(shape) == 1 and value.is_floating_point()  # type: ignore[union-attr]
     # Time may be any dimension of an input that is not a target, such as the last one of stacked token ids, (B, 3, T).
-    fits = r.dim() == 2 or len(shape) == 0 or r.shape[1] in shape
+    fits = r.dim() == 2 or len(shape) == 0 or bool(encoding.grid) or r.shape[1] in value.shape  # type: ignore[union-attr]
     if batch.lengths is None or isinstance(returned, Padded) or (is_vector and not (fits or batch.by_name)):
         return encoding
     if not fits and lengths_of(batch.lengths, name) is not None:

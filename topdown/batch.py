@@ -56,8 +56,9 @@ class Batch:
             TypeError: if the lengths are not a tensor of integers.
             ValueError: if their shape or a value does not fit, or they were used for another number of steps.
         """
-        if values.dim() == 3 and name in self.padded and self.padded[name].values.shape[1] == values.shape[1]:
-            return self.padded[name]._replace(values=values)
+        padded = None if values is self.inputs.get(name) else self.padded.get(name)
+        if padded is not None and values.dim() == 3 and padded.values.shape[1] == values.shape[1]:
+            return padded._replace(values=values)
         lengths, steps = lengths_of(self.lengths, name), values.shape[1] if values.dim() == 3 else steps
         if lengths is None or (values.dim() == 2 and not self.by_name):
             return Steps(values, None, grid)
@@ -74,7 +75,8 @@ class Batch:
         checked = [first for tensor, of, first in self._checked if tensor is lengths and of == key]
         first = checked[0] if checked else self._check(lengths, name, values, key[0], grid)
         self._checked.append((lengths, key, first))
-        return Steps(values, first.lengths, grid, first.valid if values.dim() == 3 else None, first.present)
+        of_vector = None if first.present is None else first.present.to(values.device).unsqueeze(1)
+        return Steps(values, first.lengths, grid, first.valid if values.dim() == 3 else of_vector, first.present)
 
     def _check(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> Steps:
         """Checks lengths, and returns values with them as int64 and with their masks; with none where all steps are valid."""

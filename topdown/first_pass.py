@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from topdown.masking import replaced
 
@@ -70,12 +71,19 @@ class FirstPass:
     def __enter__(self) -> None:
         """Sets the mode of the modules."""
         self.before, _thread.in_first_pass = in_first_pass(), True
+        # A graph keeps copies of buffers, which the second pass changes, and cached weights are those of the second pass.
+        self.buffers = [(module, module._buffers) for module in self.in_training if torch.is_grad_enabled()]
+        for module, buffers in self.buffers:
+            module._buffers = {name: None if b is None else b.clone() for name, b in buffers.items()}
+        self.cached, parametrize._cache_enabled = parametrize._cache_enabled, 0
         for module in self.in_training:
             module.training = False
 
     def __exit__(self, *_: object) -> None:
         """Restores the mode of the modules."""
-        _thread.in_first_pass = self.before
+        _thread.in_first_pass, parametrize._cache_enabled = self.before, self.cached
+        for module, buffers in self.buffers:
+            module._buffers = buffers
         for module in self.in_training:
             module.training = True
 
@@ -115,19 +123,20 @@ class Disabled(Generic[L]):
     """Context manager that disables the feedback of a latch, in this thread or asyncio task: see `TopDownLatch.disabled`."""
 
     def __init__(self, latch: L) -> None:
-        self.latch, self.entered = latch, False
+        self.latch, self.entered, self.open = latch, False, 0  # open: a block may be entered twice
 
     def __enter__(self) -> L:
         """Disables the feedback, and returns the latch."""
-        self.entered = True
+        self.entered, self.open = True, self.open + 1
         _blocks.set((*_blocks.get(), self))
         _thread.blocks = (*getattr(_thread, "blocks", ()), self)  # for compiled code, which cannot read a context variable
         return self.latch
 
     def __exit__(self, *_: object) -> None:
         """Enables the feedback again, unless another block is open."""
-        _blocks.set(_without(_blocks.get(), self))
-        _thread.blocks = _without(getattr(_thread, "blocks", ()), self)
+        self.open -= 1  # where tasks or threads that were started in the block still hold it, it is over, too
+        _blocks.set(tuple([block for block in _blocks.get() if block.open]))
+        _thread.blocks = tuple([block for block in getattr(_thread, "blocks", ()) if block.open])
 
     def __del__(self) -> None:
         """Warns about a call that had no effect."""
@@ -135,12 +144,7 @@ class Disabled(Generic[L]):
             warnings.warn("disabled() alone does nothing: write `with latch.disabled():`", RuntimeWarning, stacklevel=2)
 
 
-def _without(blocks: tuple[Any, ...], block: Any) -> tuple[Any, ...]:
-    at = blocks.index(block) if block in blocks else len(blocks)
-    return blocks[:at] + blocks[at + 1 :]  # one entry alone: a block may be entered twice
-
-
 def is_disabled(latch: nn.Module) -> bool:
     """Returns whether a block of :class:`Disabled` is open for a latch."""
     blocks = getattr(_thread, "blocks", ()) if torch.compiler.is_compiling() else _blocks.get()
-    return any([block.latch is latch for block in blocks])  # a list: compilers cannot do it of a generator
+    return any([block.latch is latch and block.open > 0 for block in blocks])  # a list: compilers cannot do it of a generator

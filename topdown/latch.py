@@ -29,7 +29,6 @@ from typing import Any, Generic, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from typing_extensions import Self, TypeVar
 
 from topdown import masking, saving
@@ -151,8 +150,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         check_feedback(feedback, sources)
         self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))  # see CalledAsModel
         self.wiring = Wiring(check_sources(sources), check_sites(sites, user_model(backbone)))
-        self.backbone, self.start = backbone, start
-        self.factor = 2.0 if start == "identity" else 1.0  # of each mask before they are combined: 2 sigmoid(0) = 1
+        self.backbone, self.start, self.factor = backbone, start, 2.0 if start == "identity" else 1.0  # 2 sigmoid(0) = 1
         self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
         self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes
         if start == "random" and scale == 1.0 and any("running_mean" in name for name, _ in backbone.named_buffers()):
@@ -213,7 +211,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         masks, f, r = self.first_passes(batch)
         factor = self.factor * self.scale
         alone = {k: {j: factor * mask for j, mask in by_source.items()} for k, by_source in f.items()}
-        encodings = {name: steps.values for name, steps in r.items()}
+        encodings = {j: x.values for j, x in r.items()}
         return LatchTrace(self.predict(batch, masks), masks, alone, encodings, self.sites, 0.5 * factor)
 
     def disabled(self) -> Disabled[Self]:
@@ -345,15 +343,13 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _run_first_pass(self, batch: Batch, masks: Masks) -> tuple[dict[str, Steps], dict[str, Steps]]:
         """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
-        # parametrize.cached() hands the weights of this pass to the second one, which needs their gradient.
-        with_graph = self.encoder_grad or bool(getattr(parametrize, "_cache_enabled", 0))
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
         inputs, keyword = copied(inputs), copied(lengths_keyword(batch.lengths, self._encode_takes))
         backbone = cast(Any, self.backbone)
-        with FirstPass(backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
-            with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()):
+            with FirstPass(backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
                 encoded, values = self._with_sites(lambda: backbone.encode(inputs, **keyword), self.sites, inputs, masks)
-        if not with_graph and not torch.compiler.is_compiling():
+        if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
         return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
 

@@ -103,7 +103,8 @@ def pool_mask(mask: Tensor, lengths: Tensor | None) -> Tensor:
     """
     if lengths is None:
         return mask.mean(1, keepdim=True)
-    return zero_padding(mask, lengths).sum(1, keepdim=True) / lengths.clamp(min=1).to(mask.device).view(-1, 1, 1)
+    count = lengths.clamp(min=1).to(mask.device, torch.promote_types(mask.dtype, torch.float32)).view(-1, 1, 1)
+    return (zero_padding(mask, lengths).to(count.dtype).sum(1, keepdim=True) / count).to(mask.dtype)
 
 
 def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_lengths: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
     if align == "interpolate":
         return interpolate_mask(mask.values, m, target_steps, n)
     if align == "pool":
-        fitted = torch.nn.functional.pad(mask.values[:, :target_steps], (0, 0, 0, max(0, target_steps - steps)))
+        fitted = torch.nn.functional.pad(mask.values, (0, 0, 0, target_steps))[:, :target_steps]  # exporters know no maximum
         return torch.where(along_batch(n == m, fitted), fitted, pool_mask(mask.values, mask.lengths))
     if not torch.compiler.is_compiling() and not bool(((n == m) | (n == 0) | (m == 0)).all()):  # absent ones need no alignment
         if mask.lengths is None or target.lengths is None:
@@ -223,7 +224,8 @@ def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, alig
 
 def _source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:
     f, target = torch.sigmoid(h), x.values
-    if h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:  # equal lengths are one tensor: see Steps
+    # Equal lengths are one tensor: see Steps. Exporters would compare T with D where one of both has no time.
+    if h.dim() == target.dim() and h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:
         return f
     changed = h.dim() == r.values.dim() == 3 and h.shape[1] != r.values.shape[1]
     if h.dim() not in (2, 3) or changed or h.shape[0] != target.shape[0] or h.shape[-1] != target.shape[-1]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from topdown.batch import Batch
 from topdown.masking import Masks, pool_mask
-from topdown.sequence import Lengths, lengths_of, zero_absent
+from topdown.sequence import Lengths, lengths_of
 from topdown.sites import Sites, to_sequence
 
 
@@ -92,7 +92,7 @@ def mask_profile(
             mask = _over_time(as_sequence(mask, name, sites), valid)
             if labels.shape != (len(mask),):
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, but {name!r} has {len(mask)} masks: one each")
-            present = members if valid is None else zero_absent(members, valid.cpu())
+            present = members if valid is None else members * (valid.cpu() > 0).unsqueeze(1)
             sums[name] = sums.get(name, 0.0) + present.T @ mask
             counts[name] = counts.get(name, 0) + present.sum(0)
     return {k: MaskProfile(sums[k] / counts[k].unsqueeze(1), counts[k].to(torch.int64), tuple(classes)) for k in sums}

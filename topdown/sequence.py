@@ -79,7 +79,7 @@ def described(value: Any) -> str:
 
 def readable(lengths: Tensor) -> bool:
     """Returns whether Python may read the values: on the CPU, where that does not stall a device, and not in compiled code."""
-    return lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+    return lengths.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
 
 
 def valid_steps(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
@@ -119,26 +119,6 @@ def zero_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return sequence
     return torch.where(valid_steps(lengths, sequence.shape[1], sequence.device).unsqueeze(-1), sequence, 0.0)
-
-
-def zero_absent(values: Tensor, *lengths: Tensor | None) -> Tensor:
-    """Sets values to zero in the samples in which a modality is absent.
-
-    Args:
-        values: Values of shape (B, ...).
-        lengths: Lengths of modalities, of shape (B,) each or None; a sample with a length of 0 in any of them becomes zero.
-
-    Returns:
-        Values of shape (B, ...).
-
-    Example:
-        >>> zero_absent(torch.ones(2, 1), torch.tensor([3, 0]), None).flatten()
-        tensor([1., 0.])
-    """
-    for present in [n > 0 for n in lengths if n is not None]:
-        if not readable(present) or not bool(present.all()):
-            values = torch.where(along_batch(present, values), values, 0.0)
-    return values
 
 
 def along_batch(marks: Tensor, values: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_names_of_steps_for_another_number_of_samples_are_refused(tmp_path):
 
 def test_reports_have_the_defaults_that_they_document():
     assert inspect.signature(explain).parameters["top"].default == 5
-    assert inspect.signature(draw_profile).parameters["neutral"].default == 0.5
+    assert inspect.signature(draw_profile).parameters["neutral"].default == 1.0
 
 
 def test_lengths_of_an_encoding_hold_for_its_site_only_with_as_many_steps():

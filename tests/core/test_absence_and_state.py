@@ -1,0 +1,259 @@
+"""Absent modalities, state that two passes share, blocks that end elsewhere, and graphs that see one example."""
+
+import asyncio
+import copy
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from topdown import Padded, Site, TopDownLatch
+from topdown.adapters import HookedBackbone
+from topdown.masking import pool_mask
+from topdown.sequence import zero_padding
+
+
+class Halves(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+        self.input_sizes = {name: layer.in_features for name, layer in layers.items()}
+        self.encoding_sizes = {name: layer.out_features for name, layer in layers.items()}
+
+    def encode(self, inputs):
+        return {name: layer(inputs[name]) for name, layer in self.layers.items() if inputs.get(name) is not None}
+
+    def fuse(self, encodings):
+        return sum((r**3).flatten(1).mean(1) for r in encodings.values())
+
+
+def halves(**sizes):
+    return Halves({name: nn.Linear(size, 4) for name, size in sizes.items()})
+
+
+def randomised(latch):
+    with torch.no_grad():
+        for parameter in latch.feedback.parameters():
+            parameter.normal_()
+    return latch
+
+
+def test_a_vector_that_is_absent_may_hold_anything():
+    class Backbone(Halves):
+        def encode(self, inputs, lengths=None):
+            here = (lengths["table"] > 0).unsqueeze(1)
+            return super().encode({**inputs, "table": torch.where(here, inputs["table"], 0.0)})
+
+    torch.manual_seed(0)
+    backbone = Backbone({"table": nn.Linear(3, 4), "audio": nn.Linear(2, 4)})
+    inputs, gradients = {"table": torch.randn(3, 3), "audio": torch.randn(3, 5, 2)}, []
+    for garbage in (0.0, torch.nan):
+        latch = randomised(TopDownLatch(copy.deepcopy(backbone), "linear"))
+        torch.manual_seed(1)
+        randomised(latch)
+        inputs["table"][1] = garbage
+        latch(inputs, {"table": torch.tensor([1, 0, 1]), "audio": torch.tensor([5, 5, 5])}).sum().backward()
+        gradients.append(latch.feedback["table"]["audio"].weight.grad)
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().max() > 0
+
+
+def test_what_encode_returns_for_an_absent_modality_is_no_source():
+    class Default(Halves):
+        def encode(self, inputs, lengths=None):
+            absent = {name: torch.full((2, 5, 4), 0.7) for name in self.layers}
+            return {**absent, **super().encode(inputs)}
+
+    latch = randomised(TopDownLatch(Default({k: nn.Linear(n, 4) for k, n in {"a": 3, "b": 2, "c": 2}.items()}), "linear"))
+    inputs = {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2), "c": torch.randn(2, 5, 2)}
+    r = latch.backbone.encode(inputs)
+    expected = 2 * torch.sigmoid(latch.feedback["a"]["b"](r["b"]))  # of b alone
+    for given in ({**inputs, "c": None}, {"a": inputs["a"], "b": inputs["b"]}):
+        torch.testing.assert_close(latch.masks(given)["a"], expected)
+    torch.testing.assert_close(latch.masks(inputs, {"c": torch.tensor([0, 0])})["a"], expected)
+
+
+def test_a_disabled_block_ends_for_tasks_and_threads_that_began_in_it():
+    latch, inputs = TopDownLatch(halves(a=3, b=2), "linear"), {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2)}
+
+    async def enabled_after(event):
+        await event.wait()
+        return bool(latch.masks(inputs))
+
+    async def task():
+        event = asyncio.Event()
+        with latch.disabled():
+            began = asyncio.create_task(enabled_after(event))
+            await asyncio.sleep(0)
+            assert not latch.masks(inputs)
+        event.set()
+        return await began
+
+    def block():
+        with latch.disabled():
+            yield
+
+    assert asyncio.run(task())
+    open_block = block()
+    next(open_block)
+    assert not latch.masks(inputs)
+    closing = threading.Thread(target=open_block.close)
+    closing.start()
+    closing.join()
+    assert latch.masks(inputs)
+    twice = latch.disabled()
+    with twice:
+        with twice:
+            assert not latch.masks(inputs)
+        assert not latch.masks(inputs)
+    assert latch.masks(inputs)
+
+
+def test_an_input_keeps_its_lengths_where_its_encoding_has_others():
+    class Shorter(Halves):
+        def encode(self, inputs, lengths=None):
+            r = super().encode(inputs)
+            return {"a": Padded(r["a"], lengths - 1), "b": r["b"]}
+
+        def fuse(self, encodings):
+            return encodings["a"].values.sum((1, 2)) + encodings["b"].sum((1, 2))
+
+    class Ready(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, encodings):
+            return {"a": {"b": self.layer(encodings["b"])}}
+
+    backbone, layer = Shorter({"a": nn.Linear(3, 4), "b": nn.Linear(2, 4)}), nn.Linear(4, 3)
+    inputs, lengths = {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2)}, torch.tensor([5, 3])
+    expected = torch.sigmoid(layer(backbone.layers["b"](inputs["b"])))
+    for feedback, sources in ((Ready(layer), None), (lambda source, target: layer, {"a": ["b"]})):
+        latch = TopDownLatch(backbone, feedback, sources=sources, start="random", align="interpolate")
+        mask = latch.masks(inputs, lengths)["a"]
+        for i, n in enumerate(lengths.tolist()):
+            torch.testing.assert_close(mask[i, :n], expected[i, :n])
+
+
+class Normalised(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(size, 4), nn.BatchNorm1d(4, momentum=0.5)
+        self.in_features, self.out_features = size, 4
+
+    def forward(self, x):
+        return self.norm(self.layer(x).transpose(1, 2)).transpose(1, 2)
+
+
+def test_the_gradient_through_a_first_pass_with_state_is_that_of_finite_differences():
+    torch.manual_seed(0)
+    inputs = {"a": torch.randn(6, 5, 3).double() + 1, "b": torch.randn(6, 5, 2).double() + 1}
+    backbone = Halves({"a": Normalised(3), "b": Normalised(2)}).double()
+    backbone.encode(inputs)
+    latch = randomised(TopDownLatch(backbone, "linear", encoder_grad=True, start="random", scale=2.0)).double()
+    before = copy.deepcopy(latch.state_dict())
+
+    def value(row, column, change):
+        latch.load_state_dict(before)
+        with torch.no_grad():
+            latch.backbone.layers["a"].layer.weight[row, column] += change
+            return float(latch(inputs).sum())
+
+    latch(inputs).sum().backward()
+    gradient = latch.backbone.layers["a"].layer.weight.grad
+    for row, column in ((0, 0), (1, 2), (3, 1)):
+        numeric = (value(row, column, 1e-6) - value(row, column, -1e-6)) / 2e-6
+        assert float(gradient[row, column]) == pytest.approx(numeric, rel=1e-5)
+
+
+def test_cached_weights_are_those_of_the_second_pass():
+    torch.manual_seed(0)
+    inputs = {"a": torch.randn(2, 5, 30), "b": torch.randn(2, 5, 2)}
+    bare = halves(a=30, b=2)
+    bare.layers["a"] = parametrizations.spectral_norm(nn.Linear(30, 40))
+    bare.encoding_sizes["a"] = 40
+    latch = TopDownLatch(copy.deepcopy(bare), "linear")
+    for model, call in ((bare, lambda: bare.fuse(bare.encode(inputs))), (latch.backbone, lambda: latch(inputs))):
+        optimizer = torch.optim.SGD(model.layers["a"].parameters(), 0.5)
+        for _ in range(20):
+            with parametrize.cached():
+                loss = call().square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    norms = [torch.linalg.matrix_norm(model.layers["a"].weight, 2).item() for model in (bare, latch.backbone)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_a_traced_program_reads_lengths_in_each_call():
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+
+            class Lengths(Halves):
+                def fuse(self, encodings, lengths):
+                    return sum(zero_padding(r, lengths[k]).sum((1, 2)) for k, r in encodings.items())
+
+            layers = {"a": nn.Linear(3, 4), "b": nn.Linear(2, 4)}
+            self.latch = randomised(TopDownLatch(Lengths(layers), "lstm", align="pool"))
+
+        def forward(self, a, b, n, m):
+            return self.latch({"a": a, "b": b}, {"a": n, "b": m})
+
+    program, a, b = Program().eval(), torch.randn(2, 6, 3), torch.randn(2, 6, 2)
+    full, ragged = torch.tensor([6, 6]), torch.tensor([6, 3])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates what people still use
+        traced = torch.jit.trace(program, (a, b, full, full), check_trace=False)
+    torch.testing.assert_close(traced(a, b, full, ragged), program(a, b, full, ragged))
+
+
+def test_the_mean_of_ones_is_one_in_half_precision():
+    for n in range(500, 640):
+        assert pool_mask(torch.ones(1, 640, 2, dtype=torch.bfloat16), torch.tensor([n])).unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("feedback", "align"), [("static", "error"), ("linear", "pool")])
+def test_exports_serve_any_time(feedback, align):
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.latch = randomised(TopDownLatch(halves(a=3, b=2), feedback, align=align))
+
+        def forward(self, a, b):
+            return self.latch({"a": a, "b": b})
+
+    batch, first = torch.export.Dim("batch"), torch.export.Dim("first")
+    second = first if align == "error" else torch.export.Dim("second", min=3)
+    program, shapes = Program().eval(), ({0: batch, 1: first}, {0: batch, 1: second})
+    example = torch.randn(2, 9, 3), torch.randn(2, 9 if align == "error" else 22, 2)
+    with torch.no_grad():
+        exported = torch.export.export(program, example, dynamic_shapes=shapes).module()
+        for steps in ((7, 5), (4, 9), (12, 6)):
+            a, b = torch.randn(3, steps[0], 3), torch.randn(3, steps[0] if align == "error" else steps[1], 2)
+            torch.testing.assert_close(exported(a, b), program(a, b))
+
+
+def test_hooked_encodings_of_any_layout_may_have_the_names_of_inputs():
+    class TimeFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.LSTM(3, 4), nn.LSTM(2, 4)
+
+        def forward(self, a, b):
+            return self.a(a)[0].sum((0, 2)) + self.b(b)[0].sum((0, 2))
+
+    torch.manual_seed(0)
+    encodings = {name: Site(name, "t b d", index=0) for name in "ab"}
+    sites = {name: Site(name, "t b d", at="input", index=0) for name in "ab"}
+    inputs, lengths = {"a": torch.randn(7, 4, 3), "b": torch.randn(7, 4, 2)}, torch.tensor([7, 5, 3, 7])
+    latch = TopDownLatch(HookedBackbone(TimeFirst(), encodings), "linear", sites=sites, example_inputs=inputs)
+    mask = randomised(latch).masks(inputs, lengths)["a"]
+    r = latch.backbone.user_model.b(inputs["b"])[0]
+    expected = 2 * torch.sigmoid(latch.feedback["a"]["b"](r))
+    for i, n in enumerate(lengths.tolist()):
+        torch.testing.assert_close(mask[:n, i], expected[:n, i])
