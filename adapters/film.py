@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topdown.adapters.inputs import zero_absent
 from topdown.adapters.wrapped import WrappedBackbone
 from topdown.feedback import ModalityDict
 from topdown.masking import pool_mask, replaced
@@ -64,9 +65,9 @@ class FiLM(WrappedBackbone):
 
 
 def pooled(returned: Any, lengths: Tensor | None) -> Tensor:
-    """Returns the average of an encoding over its valid steps, (B, d)."""
+    """Returns the average of an encoding over its valid steps, (B, d); 0 where it is absent."""
     r, own = (returned.values, returned.lengths) if isinstance(returned, Padded) else (returned, lengths)
     if r.dim() == 2:
-        return r
+        return zero_absent(r, own)
     fits = own is not None and int(own.max()) <= r.shape[1]
     return pool_mask(r, own if fits else None).squeeze(1)

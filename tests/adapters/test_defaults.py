@@ -70,6 +70,23 @@ def test_film_is_its_equation():
         torch.testing.assert_close(changed[k], (1 + gamma) * r[k] + beta, atol=1e-6, rtol=1e-5)
 
 
+def test_film_reads_nothing_of_a_vector_that_is_absent():
+    class Tables(nn.Module):
+        def encode(self, inputs):
+            return dict(inputs)
+
+        def fuse(self, encodings):
+            return encodings
+
+    film = FiLM(Tables(), {"a": 3, "b": 2})
+    for parameter in film.maps.parameters():
+        nn.init.normal_(parameter)
+    inputs, lengths = {"a": torch.randn(2, 3), "b": torch.randn(2, 2)}, {"a": torch.tensor([1, 0]), "b": torch.tensor([1, 1])}
+    before = film(inputs, lengths)["b"]
+    inputs["a"][1] = torch.nan
+    assert torch.equal(film(inputs, lengths)["b"], before)
+
+
 def test_inputs_stand_beside_the_encodings_by_default():
     backbone = WithInputs(LSTMBackbone(SIZES, hidden_size=4))
     inputs = {name: torch.randn(2, 5, size) for name, size in SIZES.items()}
