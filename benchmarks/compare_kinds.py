@@ -27,9 +27,9 @@ from common.real_data import SETS, Splits, people, turned
 from common.real_models import build
 
 from topdown.comparison import compare, write_report
-from topdown.comparison.compare import metric_of
 from topdown.comparison.linear import fit_linear
 from topdown.comparison.report import table
+from topdown.comparison.settings import metric_of
 from topdown.comparison.statistics import holm, paired_difference
 from topdown.datasets.report import markdown
 from topdown.training import fit, predict

@@ -83,7 +83,7 @@ def test_a_store(folder):
 @every_version
 def test_a_comparison(folder):
     found = read_comparison(folder / "comparison")
-    assert found.verdict == (folder / "verdict.txt").read_text().strip()
+    assert found.verdict.startswith((folder / "verdict.txt").read_text().strip())  # later versions may say more
     assert {"none", "linear", "static"} <= set(found.runs.names())
 
 

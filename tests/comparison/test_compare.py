@@ -21,13 +21,14 @@ from topdown import StaticFeedback, TopDownLatch
 from topdown.adapters import CallableBackbone, HookedBackbone, LSTMBackbone
 from topdown.cli.main import main
 from topdown.comparison import Metric, compare, read_comparison, write_report
-from topdown.comparison.compare import Comparison, metric_of
+from topdown.comparison.compare import Comparison
 from topdown.comparison.differences import Runs, collapsed, compare_rows
 from topdown.comparison.linear import fit_linear, pooled_features
 from topdown.comparison.parallel import run_all
 from topdown.comparison.pictures import draw_curves, draw_differences
 from topdown.comparison.report import table
 from topdown.comparison.robustness import robustness, robustness_rows
+from topdown.comparison.settings import metric_of
 from topdown.comparison.variants import (
     LINEAR,
     NONE,
@@ -706,8 +707,8 @@ def test_other_metrics_and_versions_are_other_comparisons(tmp_path, monkeypatch)
     run(out=tmp_path, seeds=1, alone=False, metric=metric)
     with pytest.raises(DataError, match="was made with metric_function"):
         run(out=tmp_path, seeds=1, alone=False, metric=other, resume=True)
-    versions = sys.modules["topdown.comparison.compare"].versions()
-    monkeypatch.setattr(sys.modules["topdown.comparison.compare"], "versions", lambda: {**versions, "torch": "0"})
+    versions = sys.modules["topdown.comparison.settings"].versions()
+    monkeypatch.setattr(sys.modules["topdown.comparison.settings"], "versions", lambda: {**versions, "torch": "0"})
     with pytest.raises(DataError, match="was made with versions"):
         run(out=tmp_path, seeds=1, alone=False, metric=metric, resume=True)
 

@@ -174,7 +174,7 @@ class Latches(RuleBasedStateMachine):
 
 
 Latches.TestCase.settings = settings(
-    max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestLatches = Latches.TestCase
 

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from topdown.comparison.compare import Comparison, metric_of
+from topdown.comparison.compare import Comparison
 from topdown.comparison.diagnosis import diagnosis
 from topdown.comparison.differences import LEVEL, Runs, collapsed, compare_rows, inflation, spreads_of
 from topdown.comparison.pictures import draw_curves, draw_differences, draw_runs
 from topdown.comparison.robustness import robustness, robustness_rows
 from topdown.comparison.saved_runs import read_run
+from topdown.comparison.settings import metric_of
 from topdown.comparison.variants import LINEAR, NONE
 from topdown.comparison.verdict import number, probability, seeds_needed, verdict
 from topdown.datasets.errors import DataError

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from topdown.comparison.compare import metric_of
 from topdown.comparison.differences import Runs, collapsed, compare_rows
+from topdown.comparison.settings import metric_of
 from topdown.comparison.variants import NONE, STATIC
 from topdown.comparison.verdict import verdict
 from topdown.experiments.run_files import ORACLE
