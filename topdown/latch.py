@@ -155,9 +155,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
         self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes
         if start == "random" and scale == 1.0 and any("running_mean" in name for name, _ in backbone.named_buffers()):
             warnings.warn("masks near 1/2 shift the statistics of batch norm: pass start='identity' or scale=2", stacklevel=2)
-        self._kind: Any = None if isinstance(feedback, nn.Module) else feedback
         ready = (feedback if start == "random" else ZeroStart(feedback)) if isinstance(feedback, nn.Module) else None
         self.feedback = cast(PairwiseFeedback, UnbuiltFeedback() if ready is None else ready)
+        self._kind: Any = None if isinstance(feedback, nn.Module) else feedback
         sizes: Any = [getattr(backbone, attribute, None) for attribute in ("input_sizes", "encoding_sizes")]
         if example_inputs is not None:
             self._build_from(merge_names(example_inputs, {}), None)
@@ -302,7 +302,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
             self._takes_any = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
         elif name == "feedback":
-            self._feedback_takes = takes_lengths(value)
+            self._feedback_takes, self._kind = takes_lengths(value), None  # a module of the user's, unless _build says more
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
         """Reads and checks the arguments of one call; a disabled latch only merges names."""
@@ -387,7 +387,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
-        self.wiring, self.feedback = wiring, cast(PairwiseFeedback, feedback.train(self.training))
+        self.wiring, self.feedback, self._kind = wiring, cast(PairwiseFeedback, feedback.train(self.training)), self._kind
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""

@@ -257,3 +257,17 @@ def test_hooked_encodings_of_any_layout_may_have_the_names_of_inputs():
     expected = 2 * torch.sigmoid(latch.feedback["a"]["b"](r))
     for i, n in enumerate(lengths.tolist()):
         torch.testing.assert_close(mask[:n, i], expected[:n, i])
+
+
+def test_feedback_that_is_set_later_is_no_longer_of_the_kind_that_was_built(tmp_path):
+    pytest.importorskip("safetensors", reason="needs the extra 'hub'")
+    backbone = halves(a=3, b=2)
+    latch = TopDownLatch(backbone, "linear")
+    assert latch.options()["feedback"] == "linear"
+    other = randomised(TopDownLatch(backbone, "lstm")).feedback
+    latch.feedback = other
+    assert latch.options()["feedback"] is other
+    latch.backbone.requires_grad_(False)
+    latch.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="JSON cannot hold a function, so pass it again: feedback="):
+        TopDownLatch.from_pretrained(backbone, tmp_path)
