@@ -189,7 +189,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
-        It runs the first passes alone, which change nothing in the backbone. Masks have a gradient, for regularizers. Values at
+        It runs the first passes alone, and changes nothing: modules of feedback with buffers, such as a batch norm of your own,
+        are in evaluation mode, too. Masks have a gradient, for regularizers. Values at
         padded steps, and in samples in which the target is absent, have no meaning.
 
         Args:
@@ -197,7 +198,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
             lengths: Lengths as in :meth:`forward`.
             named: Inputs by name, in place of a mapping.
         """
-        return self.first_passes(self.read(inputs, lengths, named))[0]
+        batch = self.read(inputs, lengths, named)
+        with FirstPass(self.feedback):
+            return self.first_passes(batch)[0]
 
     def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> LatchTrace:
         """Runs :meth:`forward`, and returns its output with masks, feedback and encodings, which are empty while disabled.
@@ -336,8 +339,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
-        to_encode = lengths_keyword(batch.lengths, self._encode_takes)
-        to_fuse = lengths_keyword(batch.lengths, self._fuse_takes)
+        to_encode, to_fuse = [lengths_keyword(batch.lengths, takes) for takes in (self._encode_takes, self._fuse_takes)]
         backbone, sites = cast(Any, self.backbone), {k: site for k, site in self.sites.items() if k in masks}
         return self._with_sites(lambda: backbone.fuse(backbone.encode(inputs, **to_encode), **to_fuse), sites, inputs, masks)[0]
 
@@ -345,10 +347,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
         inputs, keyword = copied(inputs), copied(lengths_keyword(batch.lengths, self._encode_takes))
-        backbone = cast(Any, self.backbone)
-        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()):
-            with FirstPass(backbone, evaluating=isinstance(self.feedback, UnbuiltFeedback)):
-                encoded, values = self._with_sites(lambda: backbone.encode(inputs, **keyword), self.sites, inputs, masks)
+        backbone, unbuilt = cast(Any, self.backbone), isinstance(self.feedback, UnbuiltFeedback)
+        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone, evaluating=unbuilt):
+            encoded, values = self._with_sites(lambda: backbone.encode(inputs, **keyword), self.sites, inputs, masks)
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
         return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values

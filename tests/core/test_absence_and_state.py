@@ -271,3 +271,23 @@ def test_feedback_that_is_set_later_is_no_longer_of_the_kind_that_was_built(tmp_
     latch.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="JSON cannot hold a function, so pass it again: feedback="):
         TopDownLatch.from_pretrained(backbone, tmp_path)
+
+
+def test_masks_move_no_buffer_of_user_defined_feedback():
+    class Norm(nn.Module):
+        def __init__(self, source_size, target_size):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(source_size, target_size), nn.BatchNorm1d(target_size)
+
+        def forward(self, encoding):
+            return self.norm(self.layer(encoding).transpose(1, 2)).transpose(1, 2)
+
+    latch, inputs = TopDownLatch(halves(a=3, b=2), Norm), {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2)}
+    norm = latch.feedback["a"]["b"].norm
+    latch(inputs)
+    before = norm.running_mean.clone()
+    latch.masks(inputs)
+    assert (int(norm.num_batches_tracked), norm.training) == (1, True)
+    assert torch.equal(norm.running_mean, before)
+    latch.trace(inputs)
+    assert int(norm.num_batches_tracked) == 2  # as a call
