@@ -49,7 +49,8 @@ def test_a_comparison_says_why_feedback_helps():
     found = compare(Steps, splits, feedback=["linear"], diagnose=True, **options)
     text = table(found)
     assert found.verdict.startswith("Feedback helps here: 'linear' raises acc")
-    assert "'fusion by FiLM' is not better than none" in text
+    assert "'fusion by FiLM' against none: better by" in text
+    assert "improve the fusion first" not in text
     assert "; relevance changes within samples." in text
     assert found.runs.names()[-3:] == ["fusion by FiLM", "linear, averaged over time", "linear, reads inputs"]
     assert found.runs.kinds == ["static", "linear"]  # the others are controls
@@ -74,7 +75,13 @@ def fake(scores):
             0.4,
             ["no sign that the fusion is", "relevance changes within samples", "hide what it needs: let"],
         ),
-        (1.5, 0.5, 0.2, ["no sign that the fusion is", "no sign that relevance changes", "let it read inputs"]),
+        (1.5, 0.49, 0.2, ["no sign that the fusion is", "no sign that relevance changes", "let it read inputs"]),
+        (
+            1.0,
+            0.503,
+            0.497,
+            ["no sign that the fusion is", "cannot tell whether relevance changes", "cannot tell whether encodings hide"],
+        ),
     ],
 )
 def test_sentences_follow_from_the_differences(film, averaged, inputs, expected):

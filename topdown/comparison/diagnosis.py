@@ -18,23 +18,24 @@ def diagnosis(runs: Runs, compared: Mapping[str, Compared]) -> list[str]:
     lines = []
     if FILM in compared:
         c = compared[FILM]
-        if c.p < LEVEL and c.difference.mean > 0:
-            lines.append(f"{FILM!r} is better than none ({_by(c.difference.mean, c.p)}): improve the fusion first.")
-        else:
-            lines.append(
-                f"{FILM!r} is not better than none ({_by(c.difference.mean, c.p)}): no sign that the fusion is the problem."
-            )
+        said = _said(c.difference.mean, c.p, "improve the fusion first", "the fusion is the problem")
+        lines.append(f"{FILM!r} against none: {_by(c.difference.mean, c.p)}; {said}.")
     for kind in [kind for kind in runs.kinds if runs.of(AVERAGED.format(kind))]:
         d = difference_of(runs, pairs_of(runs, kind, AVERAGED.format(kind)))
-        within = d.p < LEVEL and d.mean > 0
-        said = "relevance changes within samples" if within else "no sign that relevance changes within samples"
+        said = _said(d.mean, d.p, "relevance changes within samples", "relevance changes within samples")
         lines.append(f"{kind!r} against the same masks averaged over time: {_by(d.mean, d.p)}; {said}.")
     for kind in [kind for kind in runs.kinds if runs.of(READS_INPUTS.format(kind))]:
         d = difference_of(runs, pairs_of(runs, READS_INPUTS.format(kind), kind))
-        better = d.p < LEVEL and d.mean > 0
-        said = "encodings hide what it needs: let it read inputs" if better else "no sign that encodings hide what it needs"
+        said = _said(d.mean, d.p, "encodings hide what it needs: let it read inputs", "encodings hide what it needs")
         lines.append(f"{kind!r} that reads inputs, in one pass, against encodings: {_by(d.mean, d.p)}; {said}.")
     return lines
+
+
+def _said(mean: float, p: float, found: str, what: str) -> str:
+    """Says what was found; that it cannot be told, if a gain may be luck; or that there is no sign of it, without a gain."""
+    if mean <= 0:
+        return f"no sign that {what}"
+    return found if p < LEVEL else f"these seeds and samples cannot tell whether {what}"
 
 
 def _by(mean: float, p: float) -> str:
