@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import TIME_LAST, Lengths, Steps, described, lengths_of, readable, valid_steps
+from topdown.sequence import TIME_LAST, Lengths, Steps, along_batch, described, lengths_of, readable, valid_steps
 from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
@@ -75,8 +75,8 @@ class Batch:
         checked = [first for tensor, of, first in self._checked if tensor is lengths and of == key]
         first = checked[0] if checked else self._check(lengths, name, values, key[0], grid)
         self._checked.append((lengths, key, first))
-        of_vector = None if first.present is None else first.present.to(values.device).unsqueeze(1)
-        return Steps(values, first.lengths, grid, first.valid if values.dim() == 3 else of_vector, first.present)
+        valid = first.valid if values.dim() == 3 else None if first.present is None else along_batch(first.present, values)
+        return Steps(values, first.lengths, grid, valid, first.present)
 
     def _check(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> Steps:
         """Checks lengths, and returns values with them as int64 and with their masks; with none where all steps are valid."""
