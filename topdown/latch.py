@@ -190,8 +190,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
         It runs the first passes alone, and changes nothing: modules of feedback with buffers, such as a batch norm of your own,
-        are in evaluation mode, too. Masks have a gradient, for regularizers. Values at padded steps, and in samples in which the
-        target is absent, have no meaning.
+        are in evaluation mode, too. Masks have a gradient, for regularizers. Values at padded steps, and in samples in which
+        the target is absent, have no meaning.
 
         Args:
             inputs: Inputs as in :meth:`forward`.

@@ -42,8 +42,8 @@ class Steps(NamedTuple):
         lengths: As in :class:`Padded`. (Default: None)
         grid: Size of each dimension, such as (H, W), where the T = H W steps are the positions of a map. (Default: (), steps
             are times)
-        valid: Mask of shape (B, T, 1), False at padded steps; of vectors (B, 1), False where they are absent. (Default: None, all
-            are valid)
+        valid: Mask of shape (B, T, 1), False at padded steps; of vectors (B, 1), False where they are absent. (Default: None,
+            all are valid)
         present: Mask of shape (B,), False in samples in which the modality is absent. (Default: None, present in all)
     """
 
