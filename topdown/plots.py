@@ -99,7 +99,7 @@ def plot_sample(
         raise ValueError(f"sample={sample} is not among the {count} of the batch")
     columns, neutral = max(1 + len(by_source) * (len(by_source) > 1) for by_source in trace.feedback.values()), trace.neutral
     figure = _figure(0.8 + 4.5 * columns, 0.3 + 2.8 * len(trace.masks))
-    limit = max(0.1 * neutral, *(float((mask.detach() - neutral).abs().nan_to_num().max()) for mask in trace.masks.values()))
+    limit = max(0.1 * neutral, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
     for row, (target, mask) in enumerate(trace.masks.items()):
         valid, site = lengths_of(lengths, target), (trace.sites or {}).get(target)
         positions = () if site is None else site.order(mask)[1]

@@ -227,8 +227,8 @@ def test_exports_serve_any_time(feedback, align):
         def forward(self, a, b):
             return self.latch({"a": a, "b": b})
 
-    batch, first = torch.export.Dim("batch"), torch.export.Dim("first")
-    second = first if align == "error" else torch.export.Dim("second", min=3)
+    batch, first = (torch.export.Dim(name, min=1, max=500) for name in ("batch", "first"))
+    second = first if align == "error" else torch.export.Dim("second", min=3, max=500)
     program, shapes = Program().eval(), ({0: batch, 1: first}, {0: batch, 1: second})
     example = torch.randn(2, 9, 3), torch.randn(2, 9 if align == "error" else 22, 2)
     with torch.no_grad():
