@@ -111,3 +111,18 @@ def test_monotonicity_is_that_of_spearman():
     monotone = [bool((d >= 0).all() or (d <= 0).all()) for d in np.diff(mean[there].numpy(), axis=0).T]
     assert found.share == pytest.approx(np.mean(monotone))
     assert monotone[3:6] == [True] * 3
+
+
+def test_panels_have_room_beside_their_marks(tmp_path):
+    """Two kinds, and marks that stand out of the axes or are none; matplotlib warns where it finds no room."""
+    torch.manual_seed(0)
+    sizes = {"text": 300, "audio": 74, "visual": 35}
+    classes = tuple(range(-3, 4))
+    of_kind = {
+        k: MaskProfile(0.5 + 0.1 * torch.rand(7, d), torch.ones(7, dtype=torch.int64), classes) for k, d in sizes.items()
+    }
+    relevance = {k: torch.full((d,), 0.5) for k, d in sizes.items()}
+    relevance["visual"][:3], relevance["visual"][-2:] = 1.0, 0.0
+    profiles = {("linear", 0): of_kind, ("lstm", 0): of_kind}
+    draw_masks(tmp_path / "masks.png", profiles, best={"linear": 0, "lstm": 0}, title="masks", relevance=relevance)
+    assert (tmp_path / "masks.png").stat().st_size > 0

@@ -183,7 +183,8 @@ def draw_masks(
                 top, bottom = -0.5, len(by_name[name].classes) - 0.5
                 for place, marker, features in ((top, "v", relevance[name] == 1), (bottom, "x", relevance[name] == 0)):
                     at = features.nonzero().flatten().tolist()
-                    axes.plot(at, [place] * len(at), marker, color="black", markersize=4, clip_on=False)
+                    (marks,) = axes.plot(at, [place] * len(at), marker, color="black", markersize=4, clip_on=False)
+                    marks.set_in_layout(False)  # matplotlib would make room for them until nothing is left for the axes
                 axes.set_xlabel("feature (triangle above: relevant in every sample; x below: in none)", fontsize=8)
     figure.colorbar(image, ax=grid, label="mean mask (white: 0.5)")
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
