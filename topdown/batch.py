@@ -30,7 +30,7 @@ class Batch:
         self.first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first target or encoding
         self._steps: dict[str, tuple[str, int]] = {}  # name and steps of the first use of lengths; key "": one tensor for all
         self._checked: list[tuple[Tensor, tuple[Any, ...], Steps]] = []  # by steps, device and grid
-        self._equal: dict[tuple[Any, ...], Steps] = {}  # by device, steps and values
+        self._equal: dict[tuple[Any, ...], Steps] = {}  # by device, steps, whether they hold for all, and values
 
     def size(self, name: str, values: Tensor) -> int:
         """Returns the batch size: that of the first target or encoding of the call."""

@@ -46,7 +46,8 @@ def in_first_pass() -> bool:
 class FirstPass:
     """Context manager of a first pass: modules with buffers are in evaluation mode.
 
-    Only their attribute `training` changes: in `eval()` some layers do more than that, such as to merge weights.
+    Only their attribute `training` changes: in `eval()` some layers do more than that, such as to merge weights. The cache of
+    :func:`torch.nn.utils.parametrize.cached` is off.
 
     Args:
         backbone: Module that the pass calls.
@@ -71,10 +72,7 @@ class FirstPass:
     def __enter__(self) -> None:
         """Sets the mode of the modules."""
         self.before, _thread.in_first_pass = in_first_pass(), True
-        # A graph keeps copies of buffers, which the second pass changes, and cached weights are those of the second pass.
-        self.buffers = [(module, module._buffers) for module in self.in_training if torch.is_grad_enabled()]
-        for module, buffers in self.buffers:
-            module._buffers = {name: None if b is None else b.clone() for name, b in buffers.items()}
+        # What parametrize.cached() keeps is of the second pass, which trains.
         self.cached, parametrize._cache_enabled = parametrize._cache_enabled, 0
         for module in self.in_training:
             module.training = False
@@ -82,8 +80,6 @@ class FirstPass:
     def __exit__(self, *_: object) -> None:
         """Restores the mode of the modules."""
         _thread.in_first_pass, parametrize._cache_enabled = self.before, self.cached
-        for module, buffers in self.buffers:
-            module._buffers = buffers
         for module in self.in_training:
             module.training = True
 

@@ -139,37 +139,6 @@ def test_an_input_keeps_its_lengths_where_its_encoding_has_others():
             torch.testing.assert_close(mask[i, :n], expected[i, :n])
 
 
-class Normalised(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.layer, self.norm = nn.Linear(size, 4), nn.BatchNorm1d(4, momentum=0.5)
-        self.in_features, self.out_features = size, 4
-
-    def forward(self, x):
-        return self.norm(self.layer(x).transpose(1, 2)).transpose(1, 2)
-
-
-def test_the_gradient_through_a_first_pass_with_state_is_that_of_finite_differences():
-    torch.manual_seed(0)
-    inputs = {"a": torch.randn(6, 5, 3).double() + 1, "b": torch.randn(6, 5, 2).double() + 1}
-    backbone = Halves({"a": Normalised(3), "b": Normalised(2)}).double()
-    backbone.encode(inputs)
-    latch = randomised(TopDownLatch(backbone, "linear", encoder_grad=True, start="random", scale=2.0)).double()
-    before = copy.deepcopy(latch.state_dict())
-
-    def value(row, column, change):
-        latch.load_state_dict(before)
-        with torch.no_grad():
-            latch.backbone.layers["a"].layer.weight[row, column] += change
-            return float(latch(inputs).sum())
-
-    latch(inputs).sum().backward()
-    gradient = latch.backbone.layers["a"].layer.weight.grad
-    for row, column in ((0, 0), (1, 2), (3, 1)):
-        numeric = (value(row, column, 1e-6) - value(row, column, -1e-6)) / 2e-6
-        assert float(gradient[row, column]) == pytest.approx(numeric, rel=1e-5)
-
-
 def test_cached_weights_are_those_of_the_second_pass():
     torch.manual_seed(0)
     inputs = {"a": torch.randn(2, 5, 30), "b": torch.randn(2, 5, 2)}

@@ -17,12 +17,12 @@ import torch
 
 from topdown.comparison.compare import Comparison
 from topdown.comparison.diagnosis import diagnosis
-from topdown.comparison.differences import LEVEL, Runs, collapsed, compare_rows, inflation, spreads_of
+from topdown.comparison.differences import Runs, collapsed, compare_rows, inflation, spreads_of
 from topdown.comparison.pictures import draw_curves, draw_differences, draw_runs
 from topdown.comparison.robustness import robustness, robustness_rows
 from topdown.comparison.saved_runs import read_run
 from topdown.comparison.settings import metric_of
-from topdown.comparison.variants import LINEAR, NONE
+from topdown.comparison.variants import NONE
 from topdown.comparison.verdict import number, probability, seeds_needed, verdict
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import make_directory, read_json, write_json
@@ -40,7 +40,7 @@ HEAD = ("row", "{metric}", "better than none by (95 %)", "p", "spread", "seeds t
 
 def table(comparison: Comparison) -> str:
     """Returns the markdown of a comparison: the verdict, the table, the meaning of its columns, and the table of robustness."""
-    said = [f"**{comparison.verdict}**", *_baseline_warning(comparison), *_few_updates(comparison), ""]
+    said = [f"**{comparison.verdict}**", *_few_updates(comparison), ""]
     head = [*said, markdown([_head(comparison.runs), *_rows(comparison)]), ""]
     curves = robustness(comparison.runs)
     worse = ["", _made_worse(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
@@ -60,16 +60,6 @@ def _warnings(comparison: Comparison) -> list[str]:
         lines.append(f"WARNING: {what}: they vary neither within nor between samples.")
     untested = {what: why for run in runs.records for what, why in run.get("not_tested", {}).items()}
     return lines + [f"Not tested: {what}, since the model does not accept it ({why})." for what, why in untested.items()]
-
-
-def _baseline_warning(comparison: Comparison) -> list[str]:
-    """Warns beside the verdict if a linear model is better than the backbone without feedback."""
-    simple = comparison.compared.get(LINEAR)
-    if simple is None or simple.difference.mean <= 0:
-        return []
-    verb = "is" if simple.p < LEVEL else "may be"
-    what = f"{LINEAR!r} {verb} better than {NONE!r}, by {number(simple.difference.mean)} (p {probability(simple.p)})"
-    return [f"WARNING: {what}: find a better backbone, or train it better, before all else."]
 
 
 def _few_updates(comparison: Comparison) -> list[str]:
@@ -225,7 +215,7 @@ def _page(comparison: Comparison) -> str:
         note = "Standard deviations, averaged over features and seeds."
         sections.append(_section("How masks vary", _html_table(spreads), note))
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in [*_warnings(comparison), " ".join(_explained(comparison))])
-    lines = [comparison.verdict, *_baseline_warning(comparison), *diagnosis(runs, comparison.compared)]
+    lines = [comparison.verdict, *_few_updates(comparison), *diagnosis(runs, comparison.compared)]
     # Fingerprints of functions are for resuming, not for readers.
     settings = {name: value for name, value in comparison.configuration.items() if name not in ("build", "widen")}
     filled = {

@@ -20,6 +20,7 @@ from topdown.comparison.variants import (
     make_model,
     try_row,
 )
+from topdown.datasets.report import absences
 from topdown.feedback import FEEDBACK, StaticFeedback
 
 Feedback = Sequence[str] | Mapping[str, Any]
@@ -69,7 +70,7 @@ def make_rows(
     names = tuple(plan.splits["train"].sizes)
     for name in names if alone and len(names) > 1 else ():
         row = Row(f"{name} alone", modalities=(name,))
-        lacking = sum(int((data.lengths[name] == 0).sum()) for data in plan.splits.values() if name in data.lengths)
+        lacking = sum(absences(data).get(name, 0) for data in plan.splits.values())
         if lacking:
             left_out[row.name] = f"{lacking} samples lack it"
             continue

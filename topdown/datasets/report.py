@@ -30,12 +30,6 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
                 )
             )
             notes += [f"{split} {name}: {note}" for note in _notes(found)]
-            if split == "train" and (constant := found.get("constant")):
-                feature = (data.report.get("feature_names") or {}).get(name, {constant["first"]: constant["first"]})[
-                    constant["first"]
-                ]
-                same = f"{constant['features']} of {found['size']} features have one value in all samples, such as {feature!r}"
-                notes.append(f"train {name}: {same}; nothing can be learned from them")
         labels = data.report["labels"]
         if labels is None:
             notes.append(f"labels of {split}: none")
@@ -48,7 +42,7 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
             notes.append(f"{labels['missing']} of {len(data)} samples of {split} lack a label; losses and metrics leave it out")
         notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
     if "train" in splits:
-        notes += _odd_classes(splits["train"])
+        notes += [*_constant_features(splits["train"]), *_odd_classes(splits["train"])]
     known = (_classes(splits["train"]) if "train" in splits else None) or {}
     for split, data in splits.items() if known else ():
         for name in [name for name, count in (_classes(data) or {}).items() if count and not known.get(name)]:
@@ -78,6 +72,18 @@ def _classes(data: SequenceDataset) -> dict[str, int] | None:
     counts = there.bincount().tolist()
     names = data.report.get("class_names") or [str(i) for i in range(len(counts))]
     return dict(zip(names, [*counts, *[0] * (len(names) - len(counts))], strict=True))
+
+
+def _constant_features(data: SequenceDataset) -> list[str]:
+    """Says which features of the training samples have one value, from which nothing can be learned."""
+    notes = []
+    for name, found in data.report["modalities"].items():
+        if constant := found.get("constant"):
+            first = constant["first"]
+            feature = data.report["feature_names"][name][first] if data.report.get("feature_names") else first
+            same = f"{constant['features']} of {found['size']} features have one value in all samples, such as {feature!r}"
+            notes.append(f"train {name}: {same}; nothing can be learned from them")
+    return notes
 
 
 MANY_CLASSES = 20  # of whole numbers, which may be no classes

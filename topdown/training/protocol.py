@@ -197,8 +197,9 @@ def fit(
                 loader = data_loader(seen, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
             if rank():  # another dropout in each process
                 torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
-            if progress.begun is not None and len(progress.begun[3]) == world_size():
-                set_random_state(progress.begun[3][rank()], place)
+            *_, states = progress.begun or ([],)  # of an epoch that stopped after a step
+            if len(states) == world_size():
+                set_random_state(states[rank()], place)
             record: dict[str, float] = {"epoch": epoch}
             with _training_mode(steps):
                 try:

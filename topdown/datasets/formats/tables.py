@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import join_names, plain
+from topdown.datasets.formats.helpers.fields import join_names, normalized
 from topdown.datasets.formats.helpers.table_files import SUFFIXES, Table, read_table
 from topdown.datasets.formats.helpers.table_samples import make_samples
 from topdown.datasets.formats.source import Found, Source
@@ -88,7 +88,7 @@ def _wanted(source: Source, there: Mapping[str, Any]) -> list[str]:
 
 
 def _matching(table: Table, pattern: str) -> list[str]:
-    columns = [column for column in table.frame.columns if fnmatch.fnmatchcase(column, plain(pattern))]
+    columns = [column for column in table.frame.columns if fnmatch.fnmatchcase(column, normalized(pattern))]
     if not columns:
         raise DataError(f"{table.path}: no column is like {pattern!r} among {join_names(table.frame.columns)}")
     return [column for column in ("id",) if column not in columns] + columns

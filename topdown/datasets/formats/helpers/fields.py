@@ -103,11 +103,11 @@ def as_text(part: Any, where: str) -> str:
     return str(part)
 
 
-def plain(text: object) -> str:
+def normalized(text: object) -> str:
     r"""Returns a name without spaces around it, and with each accent in the letter that has it (NFC), so that equals are equal.
 
     Example:
-        >>> plain(" cafe\N{COMBINING ACUTE ACCENT} ") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+        >>> normalized(" cafe\N{COMBINING ACUTE ACCENT} ") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
         True
     """
     return unicodedata.normalize("NFC", str(text).strip())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import join_names, plain
+from topdown.datasets.formats.helpers.fields import join_names, normalized
 from topdown.datasets.raw_samples import Array
 from topdown.files import require
 
@@ -44,7 +44,7 @@ class Table(NamedTuple):
     def cells(self, name: str) -> Iterator[str]:
         """Yields the cells of a column of a text file, as they are written."""
         rows = (cells for _, cells in _rows(self) if cells)
-        at = [plain(head) for head in next(rows)].index(name)
+        at = [normalized(head) for head in next(rows)].index(name)
         return (cells[at] for cells in rows)
 
     def line(self, row: int) -> str:
@@ -104,7 +104,7 @@ def table_of(frame: Any, name: str) -> Table:
 def _checked(table: Table, frame: Any) -> Table:
     """Returns a table with its frame, whose columns have names, one of them 'id', and whose rows all have one."""
     path = table.path
-    frame.columns = [plain(name) for name in frame.columns]
+    frame.columns = [normalized(name) for name in frame.columns]
     head = _head(table) if table.separator else list(frame.columns)
     if unnamed := [i for i, name in enumerate(head) if not name.strip() or name.startswith("Unnamed: ")]:
         what = "it may be the index of pandas, which index=False leaves out"
@@ -115,7 +115,7 @@ def _checked(table: Table, frame: Any) -> Table:
     if len(frame) and table.separator and bool(frame.iloc[:, -1].isna().any()):
         _check_rows(table)  # pandas fills up rows that are too short
     place = table.column("id")
-    names = {name: plain(name) for name in frame[place].dropna().unique()}
+    names = {name: normalized(name) for name in frame[place].dropna().unique()}
     if composed := sum(name != str(old).strip() for old, name in names.items()):
         note = f"{composed} ids have accents apart from their letters, and got them in one (NFC)"
         table = table._replace(notes=[*table.notes, note])

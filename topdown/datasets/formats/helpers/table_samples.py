@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topdown.datasets.errors import DataError
-from topdown.datasets.formats.helpers.fields import join_names, plain
+from topdown.datasets.formats.helpers.fields import join_names, normalized
 from topdown.datasets.formats.helpers.random_split import draw_split
 from topdown.datasets.formats.helpers.table_files import Table, numbers
 from topdown.datasets.labels import MISSING
@@ -186,7 +186,7 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
     if len(columns) == 1 and (classes := _classes(frame[columns[0]].dropna())):
         of = {name: i for i, name in enumerate(classes)}
         cells = zip(frame[columns[0]], missing[:, 0], strict=True)
-        values = np.array([MISSING if gone else of[plain(value)] for value, gone in cells], np.int64)
+        values = np.array([MISSING if gone else of[normalized(value)] for value, gone in cells], np.int64)
         found = np.bincount(values[values != MISSING], minlength=len(classes)).tolist()
         counts = ", ".join(f"{name} {count}" for name, count in zip(classes, found, strict=True))
         notes.append(f"{len(classes)} classes in {columns[0]!r}: {counts}")
@@ -211,7 +211,7 @@ def _label_columns(table: Table, label: Label, others: Collection[str | None]) -
     columns = [name for name in table.frame.columns if name not in others]
     if not isinstance(label, str):
         return columns if label is None else [name for name in label if name in columns]
-    found = [name for name in columns if name.lower() == plain(label).lower()]
+    found = [name for name in columns if name.lower() == normalized(label).lower()]
     if not found:
         raise DataError(f"{table.path}: has no column {label!r}; it has {nearest(label, columns)}")
     return found
@@ -242,7 +242,7 @@ def _classes(column: Any) -> list[str]:
         return []
     if pandas.to_numeric(column, errors="coerce").notna().any():
         return []  # numbers with a slip among them
-    return sorted({plain(value) for value in column})
+    return sorted({normalized(value) for value in column})
 
 
 def _are_whole(table: Table, name: str) -> bool:
