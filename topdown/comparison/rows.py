@@ -15,10 +15,10 @@ from topdown.comparison.variants import (
     WIDENED,
     Plan,
     Row,
+    call_once,
     count_parameters,
     find_width,
     make_model,
-    try_row,
 )
 from topdown.datasets.report import absences
 from topdown.feedback import FEEDBACK, StaticFeedback
@@ -80,7 +80,7 @@ def make_rows(
             if set(takes) != {name}:
                 left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is wanted"
                 continue
-            try_row(plan, row)
+            call_once(plan, row, model)
         except Exception as error:  # a model that needs the others may raise any error
             kind = "" if isinstance(error, ValueError) else f"building or calling it raises {type(error).__name__}: "
             left_out[row.name] = f"{kind}{error}"
@@ -99,7 +99,7 @@ def make_rows(
     rows += latches
     for row in _diagnostic_rows(kinds) if diagnose else ():
         try:
-            try_row(plan, row)
+            call_once(plan, row, make_model(plan, row, 0))
         except Exception as error:  # a backbone whose encodings are no plain tensors, or that has one, may raise any error
             left_out[row.name] = f"{type(error).__name__}: {error}"
             continue
@@ -114,7 +114,7 @@ def make_rows(
 def _needed(plan: Plan, row: Row) -> nn.Module:
     """Returns the model of a row without which there is no comparison, after one call of it."""
     try:
-        return try_row(plan, row)
+        return call_once(plan, row, make_model(plan, row, 0))
     except Exception as error:
         kind = "" if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: "
         raise ValueError(f"the row {row.name!r} cannot be computed: {kind}{error}") from error

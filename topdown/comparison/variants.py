@@ -124,13 +124,13 @@ def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
         return TopDownLatch(backbone, **options, example_inputs=example.inputs)
 
 
-def try_row(plan: Plan, row: Row) -> nn.Module:
-    """Builds the model of a row and calls it once, on some training samples, so that an error comes before hours of training.
+def call_once(plan: Plan, row: Row, model: nn.Module) -> nn.Module:
+    """Calls the model of a row on some training samples, so that an error comes before hours of training, and returns it.
 
     Raises:
         Exception: whatever the model raises.
     """
-    model, data = make_model(plan, row, 0), plan.splits["train"]
+    data = plan.splits["train"]
     batch = (data if row.modalities is None else data.choose(row.modalities)).batch(range(min(4, len(data))))
     with seeded(0), torch.no_grad(), evaluation_mode(model):
         model(batch.inputs, batch.lengths)
