@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.batch import Batch, Inputs, can_be_masked
-from topdown.sequence import Lengths, Padded, Steps, described, lengths_of
+from topdown.sequence import MAPPING, Lengths, Padded, Steps, described, lengths_of
 from topdown.wiring import SAY_WHO, Wiring, who_masks_whom
 
 
@@ -122,7 +122,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
         TypeError: if `encode` returned no mapping, or something else than a tensor where an encoding is needed.
         ValueError: if names, shapes, sizes or lengths do not fit.
     """
-    if not isinstance(encoded, Mapping):
+    if not isinstance(encoded, MAPPING):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
     sizes, used = wiring.source_sizes, {j for names in (wiring.sources or {}).values() for j in names}
     if wiring.pairs is None and used:
@@ -151,7 +151,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
         encodings[name] = Steps(r, encoding.lengths, encoding.grid, encoding.valid, encoding.present)
     if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
-    if batch.by_name:
+    if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
         names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *(sizes or ()))
         batch.check_names([*names, *(batch.inputs if uses_lengths else ())])
     return encodings

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import TIME_LAST, Lengths, Steps, along_batch, described, lengths_of, readable, valid_steps
+from topdown.sequence import MAPPING, TIME_LAST, Lengths, Steps, along_batch, described, readable, valid_steps
 from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
@@ -21,10 +21,11 @@ class Batch:
     Args:
         inputs: Inputs by name.
         lengths: One tensor for all sequences, a mapping for those that it names, or None.
+        disabled: Whether the latch is disabled, and the batch is not checked. (Default: False)
     """
 
-    def __init__(self, inputs: Inputs, lengths: Lengths) -> None:
-        self.inputs, self.lengths, self.by_name = inputs, lengths, isinstance(lengths, Mapping)
+    def __init__(self, inputs: Inputs, lengths: Lengths, *, disabled: bool = False) -> None:
+        self.inputs, self.lengths, self.disabled, self.by_name = inputs, lengths, disabled, isinstance(lengths, MAPPING)
         self.targets: dict[str, Steps] = {}  # inputs that masks multiply, of shape (B, T_k, D_k) or (B, D_k)
         self.padded: dict[str, Steps] = {}  # encodings returned as Padded, whose lengths hold for a site of the same name
         self.first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first target or encoding
@@ -56,10 +57,11 @@ class Batch:
             TypeError: if the lengths are not a tensor of integers.
             ValueError: if their shape or a value does not fit, or they were used for another number of steps.
         """
-        padded = None if values is self.inputs.get(name) else self.padded.get(name)
+        padded = self.padded.get(name) if values is not self.inputs.get(name) else None
         if padded is not None and values.dim() == 3 and padded.values.shape[1] == values.shape[1]:
             return padded._replace(values=values)
-        lengths, steps = lengths_of(self.lengths, name), values.shape[1] if values.dim() == 3 else steps
+        lengths: Any = self.lengths.get(name) if self.by_name else self.lengths  # type: ignore[union-attr]
+        steps = values.shape[1] if values.dim() == 3 else steps
         if lengths is None or (values.dim() == 2 and not self.by_name):
             return Steps(values, None, grid)
         if steps is not None:
@@ -93,16 +95,17 @@ class Batch:
         if numbers and key in self._equal:  # sizes in exported code have no hash
             return self._equal[key]
         least, most = int(for_all), math.inf if steps is None else steps
-        if numbers and not least <= min(numbers) <= max(numbers) <= most:
+        shortest, longest = (min(numbers), max(numbers)) if numbers else (least, most)
+        if not least <= shortest <= longest <= most:
             at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
             raise ValueError(f"lengths[{at}] of {name!r} is {numbers[at]}{has}: {rule}")
-        if numbers and min(numbers) == steps:
+        if numbers and shortest == steps:
             return Steps(values)
         lengths = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
         valid = None if steps is None else valid_steps(lengths, steps, values.device).unsqueeze(-1)
-        steps_of_all = Steps(values, lengths, (), valid, None if for_all or (numbers and min(numbers) > 0) else lengths > 0)
+        steps_of_all = Steps(values, lengths, (), valid, None if for_all or (numbers and shortest > 0) else lengths > 0)
         self._equal.update({key: steps_of_all} if numbers else {})
         return steps_of_all
 
@@ -115,7 +118,7 @@ def merge_names(inputs: Any, named: Mapping[str, Any]) -> Inputs:
     """
     if inputs is None:
         return named
-    if named or not isinstance(inputs, Mapping):
+    if named or not isinstance(inputs, MAPPING):
         kind = type(inputs).__name__ + f" beside {[*named]}" * bool(named)
         raise TypeError(f"inputs must be one mapping, or each input by its name, got {kind}: call latch(text=...)")
     return inputs

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from topdown.backbone import TakesLengths, lengths_keyword, takes_lengths
 from topdown.lstm import SequenceLSTM
 from topdown.masking import Combine, check_rule
-from topdown.sequence import Lengths, Steps, lengths_of
+from topdown.sequence import MAPPING, Lengths, Steps, lengths_of
 from topdown.wiring import Sizes, Sources, Wiring, check_name
 
 M = TypeVar("M", bound=nn.Module)
@@ -167,7 +167,7 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
                 if (r := encodings.get(source)) is not None:
                     takes = self._takes[target, source]
                     valid = None if takes == "never" or r.dim() == 2 else lengths_of(lengths, source)
-                    logits[target][source] = network(r, **lengths_keyword(valid, takes))
+                    logits[target][source] = network(r) if takes == "never" else network(r, **lengths_keyword(valid, takes))
         return logits
 
 
@@ -375,7 +375,7 @@ def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
         TypeError: if it is not a mapping of mappings of tensors.
         ValueError: if it names targets or sources that it was not built for.
     """
-    if not isinstance(logits, Mapping) or not all([isinstance(by_source, Mapping) for by_source in logits.values()]):
+    if not isinstance(logits, MAPPING) or not all([isinstance(by_source, MAPPING) for by_source in logits.values()]):
         raise TypeError(f"{type(network).__name__} must return logits as {{target: {{source: tensor}}}}")
     for k, by_source in logits.items():
         for j, h in by_source.items():

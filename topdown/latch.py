@@ -284,8 +284,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         for target, sources in (self.wiring.pairs or self.wiring.sources or {}).items():
             site = f" ({self.sites[target]})" if target in self.sites else ""
             lines.append(f"masks {target!r}{site} by {' and '.join(map(repr, sources))}")
-        built = not isinstance(self.feedback, UnbuiltFeedback)
-        for name, module in (("feedback", self.feedback), ("the backbone", self.backbone)) if built else ():
+        for name, module in () if self._unbuilt else (("feedback", self.feedback), ("the backbone", self.backbone)):
             counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or frozen) for frozen in (False, True)]
             lines.append("trains {:,} of {:,} parameters of {}".format(*counts, name))
         return "\n".join(lines)
@@ -305,17 +304,18 @@ class TopDownLatch(nn.Module, Generic[Model]):
             self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
             self._takes_any = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
         elif name == "feedback":
-            self._feedback_takes, self._kind = takes_lengths(value), None  # a module of the user's, unless _build says more
+            # The kind is None: it is a module of the user's, unless _build says more.
+            self._feedback_takes, self._kind, self._unbuilt = takes_lengths(value), None, isinstance(value, UnbuiltFeedback)
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
         """Reads and checks the arguments of one call; a disabled latch only merges names."""
         inputs = merge_names(inputs, named)
         if is_disabled(self):
-            return Batch(inputs, lengths)
-        if isinstance(self.feedback, UnbuiltFeedback):
+            return Batch(inputs, lengths, disabled=True)
+        if self._unbuilt:
             self._build_from(inputs, lengths)
         sites, sizes = self.wiring.sites, self.wiring.target_sizes or {}
-        return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites})
+        return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites} if sites else sizes)
 
     def first_passes(self, batch: Batch) -> tuple[dict[str, Tensor], ByPair, dict[str, Steps]]:
         """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled.
@@ -327,12 +327,13 @@ class TopDownLatch(nn.Module, Generic[Model]):
         masks: dict[str, Tensor] = {}
         f: ByPair = {}
         r: dict[str, Steps] = {}
-        for _ in range(0 if is_disabled(self) else self.passes):
+        for _ in range(0 if batch.disabled else self.passes):
             r, at_sites = self._run_first_pass(batch, masks)
             logits = run_feedback(self.feedback, r, self.wiring, self._feedback_takes)
             x = self._targets(batch, at_sites, logits)
             f = {k: source_masks(h, r, x[k], self.align, k) for k, h in logits.items() if h and k in x}
-            masks = {k: self._combine(k, by_source, x[k], r) for k, by_source in f.items()}
+            present = {j: encoding.present for j, encoding in r.items() if encoding.present is not None}
+            masks = {k: self._combine(k, by_source, x[k], present) for k, by_source in f.items()}
             masks.update({k: from_sequence(masks[k], at.values, self.sites[k]) for k, at in at_sites.items() if k in masks})
         return masks, f, r
 
@@ -347,8 +348,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
         inputs, keyword = copied(inputs), copied(lengths_keyword(batch.lengths, self._encode_takes))
-        backbone, unbuilt = cast(Any, self.backbone), isinstance(self.feedback, UnbuiltFeedback)
-        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone, evaluating=unbuilt):
+        backbone, with_grad = cast(Any, self.backbone), self.encoder_grad and torch.is_grad_enabled()
+        with torch.set_grad_enabled(with_grad), FirstPass(backbone, evaluating=self._unbuilt):
             encoded, values = self._with_sites(lambda: backbone.encode(inputs, **keyword), self.sites, inputs, masks)
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
@@ -360,7 +361,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             return run(), {}
         model = user_model(self.backbone)
         names = (self.wiring.source_sizes or ()) if model is self.backbone else ()
-        optional = () if isinstance(self.feedback, UnbuiltFeedback) else optional_sites(inputs, sites, model, names)
+        optional = () if self._unbuilt else optional_sites(inputs, sites, model, names)
         return run_with_hooks(run, model, sites, masks, [name for name in optional if name not in masks])
 
     def _targets(self, batch: Batch, at_sites: dict[str, Steps], logits: Logits) -> dict[str, Steps]:
@@ -374,17 +375,16 @@ class TopDownLatch(nn.Module, Generic[Model]):
         values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}
         return {**batch.targets, **read_targets(batch, values, sizes)} if values else batch.targets
 
-    def _combine(self, target: str, f: Mapping[str, Tensor], x: Steps, encodings: dict[str, Steps]) -> Tensor:
-        """Returns the mask of a target from those of its sources."""
-        present = {j: encodings[j].present if j in encodings else None for j in f}
-        # A user-defined rule always gets one mask per source, in their order.
-        names = self.wiring.pairs[target] if callable(self.combine) and self.wiring.pairs is not None else f
-        masks = [f[j] if j in f else torch.full_like(next(iter(f.values())), 0.5) for j in names]
-        mask = combine_masks(masks, self.combine, [present.get(j) for j in names], factor=self.factor)
+    def _combine(self, target: str, f: Mapping[str, Tensor], x: Steps, present: Mapping[str, Tensor]) -> Tensor:
+        """Returns the mask of a target from those of its sources; `present` has the ones that some samples lack."""
+        names, sources = [*f], self.wiring.pairs
+        if callable(self.combine) and sources is not None:  # a user-defined rule gets one mask per source, in their order
+            f = {j: f[j] if j in f else torch.full_like(f[names[0]], 0.5) for j in sources[target]}
+        mask = combine_masks([*f.values()], self.combine, [present.get(j) for j in f] if present else (), self.factor)
         mask = mask if self.scale == 1.0 else mask * self.scale
         mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
         mask = torch.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
-        return detach_padding(ones_where_absent(mask, [*present.values()]), x)
+        return detach_padding(ones_where_absent(mask, [present.get(j) for j in names] if present else ()), x)
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
@@ -393,7 +393,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""
         with _build_lock:
-            if not isinstance(self.feedback, UnbuiltFeedback):  # it was given, or another thread has built it
+            if not self._unbuilt:  # it was given, or another thread has built it
                 return
             batch = read_batch(inputs, lengths, {})
             check_complete(batch, self.wiring)
