@@ -1,13 +1,15 @@
 """Does feedback help on real data? A tuned baseline first, then every kind of feedback with paired seeds.
 
-    python benchmarks/compare_kinds.py --data DIR [--sets watch digits ...] [--seeds 10] [--jobs 2] [--out DIR]
+    python benchmarks/compare_kinds.py --data DIR [--sets watch digits ...] [--seeds 10] [--jobs 2] [--out DIR] [--recipe]
 
 DIR holds watch.npz, avdigits.npz and mosi_words.npz (`real_data.py`). The backbone is one convolution per modality, or three
 over a picture, mean and standard deviation over time, and a layer that fuses, with or without a linear path beside
 (`real_models.py`); that, its kernel, dropout and learning rate, and whether training turns the windows of the watch, are chosen
 on validation data alone, by the mean of two seeds. What there is to choose from was extended for two sets, and the arms of the
 watch mirrored, after their test splits had been seen. `--leave-one-out` tests each person of the watch by a model of the
-others, with the setting that was chosen on the one split, some of whose people are tested here.
+others, with the setting that was chosen on the one split, some of whose people are tested here. `--recipe` trains "linear" with
+the start "identity" alone, beside the rows that say why feedback helps or not, one of which reads the other input step by step;
+its seeds begin at 20, which no other run here has.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ KINDS = {
     **{kind: {"feedback": kind, "start": "random"} for kind in ("static", "linear", "lstm", "shared")},
     "linear, identity": {"feedback": "linear", "start": "identity"},
 }
+FRESH = 20  # the first seed of the recipe
 
 
 def leave_one_out(folder: Path, out: Path, seeds: int, jobs: int) -> None:
@@ -142,6 +145,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("build/real"))
     parser.add_argument("--robust", action="store_true", help="test on data made worse, too")
+    parser.add_argument("--recipe", action="store_true", help="feedback that reads the other input, on fresh seeds")
     parser.add_argument("--leave-one-out", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -161,18 +165,22 @@ def main() -> None:
         )
         setting, training = parts_of(best)
         made = functools.partial(build, outputs=task.output_size, **setting)
+        if options.recipe:
+            out = out / "recipe"
+            kinds: dict[str, Any] = {"feedback": ["linear"], "diagnose": True, "alone": False}
+            kinds["seeds"] = range(FRESH, FRESH + options.seeds)
+        else:
+            kinds = {"feedback": KINDS, "robust": options.robust, "seeds": options.seeds}
         found = compare(
             made,
             splits,
-            feedback=KINDS,
             latch={"align": "interpolate"},
             widen=made,
-            seeds=options.seeds,
             jobs=options.jobs,
-            robust=options.robust,
             out=out,
             resume=True,
             about={"set": name, "tuned": best},
+            **kinds,
             **training,
         )
         write_report(found, out)

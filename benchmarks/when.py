@@ -60,8 +60,8 @@ class Cell(NamedTuple):
 
 def cells() -> list[Cell]:
     """Returns the cells of the map: the main ones first, then one axis at a time."""
-    made = [Cell(fusion, "steps", c, 400, 1.0, 6) for fusion in ("late", "MLP") for c in CHANGES]
-    made += [Cell("late", encoder, c, 400, 1.0, 3) for encoder in ("GRU", "convolution") for c in CHANGES]
+    made = [Cell(fusion, "steps", c, 400, 1.0, 10) for fusion in ("late", "MLP") for c in CHANGES]
+    made += [Cell("late", encoder, c, 400, 1.0, 10) for encoder in ("GRU", "convolution") for c in CHANGES]
     made += [
         Cell("late", encoder, "segment", 400, cue, 3) for encoder in ("steps", "GRU", "convolution") for cue in (0.25, 0.5)
     ]

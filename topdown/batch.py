@@ -147,10 +147,9 @@ def read_batch(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int]) -> Ba
 
 def read_inputs(batch: Batch, sizes: Mapping[str, int | None]) -> dict[str, Steps]:
     """Returns the targets among the inputs: see :func:`read_targets`. Of unknown sizes, one at least must be an input."""
-    inputs = batch.inputs
-    if None in [*sizes.values()] and not {*sizes} & {*inputs}:
-        raise ValueError(f"the feedback masks {[*sizes]}, but the inputs are {nearest(next(iter(sizes)), inputs)}")
-    return read_targets(batch, {name: Steps(inputs[name]) for name in sizes if inputs.get(name) is not None}, sizes)
+    if None in [*sizes.values()] and not {*sizes} & {*batch.inputs}:
+        raise ValueError(f"the feedback masks {[*sizes]}, but the inputs are {nearest(next(iter(sizes)), batch.inputs)}")
+    return read_targets(batch, {k: Steps(batch.inputs[k]) for k in sizes if batch.inputs.get(k) is not None}, sizes)
 
 
 def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, int | None]) -> dict[str, Steps]:

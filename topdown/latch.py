@@ -25,7 +25,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, cast
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,6 @@ from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
 _build_lock = threading.RLock()  # keeps two threads from both building feedback
 
-ByPair: TypeAlias = dict[str, dict[str, Tensor]]  # {target: {source: mask}}
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module, default=nn.Module)
 
@@ -215,7 +214,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         factor = self.factor * self.scale
         alone = {k: {j: factor * mask for j, mask in by_source.items()} for k, by_source in f.items()}
         encodings = {j: x.values for j, x in r.items()}
-        return LatchTrace(self.predict(batch, masks), masks, alone, encodings, self.sites, 0.5 * factor)
+        inputs = {k: x.values for k, x in batch.targets.items()}
+        return LatchTrace(self.predict(batch, masks), masks, alone, encodings, self.sites, 0.5 * factor, inputs)
 
     def disabled(self) -> Disabled[Self]:
         """Returns a context manager that disables the feedback of the latch.
@@ -317,7 +317,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         sites, sizes = self.wiring.sites, self.wiring.target_sizes or {}
         return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites} if sites else sizes)
 
-    def first_passes(self, batch: Batch) -> tuple[dict[str, Tensor], ByPair, dict[str, Steps]]:
+    def first_passes(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Steps]]:
         """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled.
 
         Returns:
@@ -325,7 +325,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             encodings that they were computed from.
         """
         masks: dict[str, Tensor] = {}
-        f: ByPair = {}
+        f: dict[str, dict[str, Tensor]] = {}
         r: dict[str, Steps] = {}
         for _ in range(0 if batch.disabled else self.passes):
             r, at_sites = self._run_first_pass(batch, masks)

@@ -246,9 +246,8 @@ def ones_where_absent(mask: Tensor, present: Presence) -> Tensor:
         tensor([0., 1.])
     """
     marks = [p for p in present if p is not None]
-    if marks and len(marks) == len(present):
-        return torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
-    return mask
+    sure = not marks or len(marks) < len(present)  # that a source is present
+    return mask if sure else torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
 
 
 def detach_padding(mask: Tensor, x: Steps) -> Tensor:

@@ -45,7 +45,7 @@ def plot_profile(
     limit = max(1e-6, *(float((p.mean - neutral).abs().nan_to_num(0.0, posinf=0.0).max()) for p in profile.values()))
     for (axes,), (name, p) in zip(grid, profile.items(), strict=True):
         image = draw_profile(axes, p, title=f"mean masks of {name!r}", limit=limit, neutral=neutral, class_names=class_names)
-        names = _names_of(feature_names, name, p.mean.shape[1])
+        names = _names_of((feature_names or {}).get(name), range(p.mean.shape[1]), f"feature_names[{name!r}]")
         _name_features(axes.set_xticks, p.mean.T, neutral, names, 40, rotation=45, ha="right")
     figure.colorbar(image, ax=grid, label=f"mean mask (white: {neutral:g})")
     return figure
@@ -64,12 +64,10 @@ def draw_profile(
         neutral: Middle of the colours. (Default: 1)
         class_names: Names of the classes. (Default: the classes)
     """
-    names = profile.classes if class_names is None else class_names
-    if len(names) != len(profile.classes):
-        raise ValueError(f"there are {len(names)} class_names, but {len(profile.classes)} classes: {list(profile.classes)}")
+    names = _names_of(class_names, profile.classes, "class_names")
     rows = [f"{name} (N = {count})" for name, count in zip(names, profile.samples.tolist(), strict=True)]
     axes.set_yticks(range(len(rows)), rows, fontsize=7, parse_math=False)
-    return _draw(axes, profile.mean, neutral, limit, title)
+    return _draw(axes, profile.mean, title, (neutral - limit, neutral + limit))
 
 
 def plot_sample(
@@ -77,8 +75,8 @@ def plot_sample(
 ) -> Any:
     """Draws the masks of one sample: a row per target, with its mask, and that of each source where there are several.
 
-    Steps are on the axis. All pictures of a trace have one scale, as wide on both sides of the neutral mask as the mask that is
-    farthest from it, and a tenth of it at least.
+    Steps are on the axis. A raw input stands beside its masks, in grey. All masks of a trace have one scale, as wide on both
+    sides of the neutral mask as the mask that is farthest from it, and a tenth of it at least.
 
     Args:
         trace: Result of `latch.trace(...)`.
@@ -97,7 +95,8 @@ def plot_sample(
     """
     if not -(count := _count_samples(trace)) <= sample < count:
         raise ValueError(f"sample={sample} is not among the {count} of the batch")
-    columns, neutral = max(1 + len(by_source) * (len(by_source) > 1) for by_source in trace.feedback.values()), trace.neutral
+    neutral, inputs = trace.neutral, trace.inputs or {}
+    columns = max(1 + bool(inputs) + len(f) * (len(f) > 1) for f in trace.feedback.values())
     figure = _figure(0.8 + 4.5 * columns, 0.3 + 2.8 * len(trace.masks))
     limit = max(0.1 * neutral, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
     for row, (target, mask) in enumerate(trace.masks.items()):
@@ -105,6 +104,7 @@ def plot_sample(
         positions = () if site is None else site.order(mask)[1]
         panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
         panels |= {f"from {j!r}": f for j, f in trace.feedback[target].items() if len(trace.feedback[target]) > 1}
+        panels |= {f"input {target!r}": inputs[target]} if target in inputs else {}
         for column, (title, values) in enumerate(panels.items()):
             axes = figure.add_subplot(len(trace.masks), columns, row * columns + column + 1)
             x = torch.atleast_2d(values[sample].detach().float().cpu())
@@ -114,10 +114,12 @@ def plot_sample(
                 axes.set_axis_off()
                 continue
             as_image = len(positions) == 2 and shown.shape[1] == positions[0] * positions[1]
-            _draw(axes, shown.mean(0).view(positions) if as_image else shown, neutral, limit, title)
+            span = None if values is inputs.get(target) else (neutral - limit, neutral + limit)
+            _draw(axes, shown.mean(0).view(positions) if as_image else shown, title, span)
             if not as_image:
                 axes.set_ylabel("feature", fontsize=8)
-                _name_features(axes.set_yticks, shown, neutral, _names_of(feature_names, target, len(shown)), 16)
+                names = _names_of((feature_names or {}).get(target), range(len(shown)), f"feature_names[{target!r}]")
+                _name_features(axes.set_yticks, shown, neutral if span else float(shown.mean()), names, 16)
                 _name_steps(axes, step_names, target, shown.shape[1])
     if images := [image for axes in figure.axes for image in axes.images]:
         figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {neutral:g}, unchanged)")
@@ -161,7 +163,7 @@ def write_page(
         figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)
         rows = "<tr><th>target<th>feature<th>mask<th>average<th>against the average<th>most by</tr>"
         for target, c in [(k, c) for k, listed in changes[sample].items() for c in listed if count > 1]:
-            feature = _names_of(feature_names, target, next(iter(trace.feedback[target].values())).shape[-1])[c.feature]
+            feature = (feature_names or {}).get(target, range(c.feature + 1))[c.feature]
             apart = "less than 1 % apart" if abs(c.mask - c.average) < 0.01 * trace.neutral else f"{c.mask - c.average:+.3f}"
             cells = (target, feature, f"{c.mask:.3f}", f"{c.average:.3f}", apart, c.source)
             rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
@@ -187,10 +189,13 @@ def _figure(width: float, height: float) -> Any:
     return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw(axes: Any, x: Tensor, neutral: float, limit: float, title: str) -> Any:
+def _draw(axes: Any, x: Tensor, title: str, span: tuple[float, float] | None) -> Any:
+    """Draws masks over a span of values, from blue over white to red; or an input, between its own extremes, in grey."""
+    low, high = span or [float(extreme) for extreme in x.nan_to_num(0.0, 0.0, 0.0).aminmax()]
+    title = title if span else f"{title}, {low:.3g} (white) to {high:.3g} (black)"
     axes.set_title(title, fontsize=9, parse_math=False)  # names are not formulas
-    # Red where a mask is above the neutral one, blue where below, white between.
-    return axes.imshow(x.numpy(), "RdBu_r", aspect="auto", interpolation="nearest", vmin=neutral - limit, vmax=neutral + limit)
+    colours = "RdBu_r" if span else "Greys"
+    return axes.imshow(x.numpy(), colours, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
 
 
 def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int, **style: Any) -> None:
@@ -220,8 +225,8 @@ def _name_steps(axes: Any, names: Names, target: str, count: int) -> None:
         axes.set_xticks(range(count), map(str, labels[:count]), fontsize=7, rotation=60, ha="right", parse_math=False)
 
 
-def _names_of(names: Names, target: str, count: int) -> list[str]:
-    labels = (names or {}).get(target, range(count))
-    if len(labels) != count:
-        raise ValueError(f"feature_names[{target!r}] has {len(labels)} names, but there are {count} features")
+def _names_of(names: Labels, values: Sequence[object], option: str) -> list[str]:
+    labels = values if names is None else names
+    if len(labels) != len(values):
+        raise ValueError(f"{option} has {len(labels)} names, but must have {len(values)}: one for each of {values}")
     return [str(label) for label in labels]

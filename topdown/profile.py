@@ -22,6 +22,7 @@ class LatchTrace(NamedTuple):
         encodings: Encodings r_j from which the masks were computed, 0 at padded steps: those of the last first pass.
         sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)
         neutral: Mask that a single source with logits of 0 gives: 1 with start="identity", else half the scale. (Default: 0.5)
+        inputs: Inputs that masks multiplied, for pictures. (Default: none)
     """
 
     output: Any
@@ -30,6 +31,7 @@ class LatchTrace(NamedTuple):
     encodings: dict[str, Tensor]
     sites: Sites | None = None
     neutral: float = 0.5
+    inputs: Masks | None = None
 
 
 class MaskProfile(NamedTuple):
@@ -162,11 +164,12 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
         pooled, marks = _over_time(mask, valid), _present(valid, mask)
         average = pooled[marks].mean(0)
         for sample in marks.nonzero().flatten().tolist():
-            order = (pooled[sample] - average).argsort(descending=True, stable=True).tolist()
+            apart = pooled[sample] - average
+            order = apart.argsort(descending=True, stable=True).tolist()
             chosen = order if len(order) <= 2 * top else order[:top] + order[-top:]
-            by = {j: f[sample] - averages[j] for j, f in by_source.items() if present[j][sample]}
-            listed = [(d, float(pooled[sample, d]), float(average[d])) for d in chosen]
-            changes[sample][target] = [Change(d, at, mean, _most(by, d, at - mean)) for d, at, mean in listed]
+            along = {j: (f[sample] - averages[j]) * apart for j, f in by_source.items() if present[j][sample]}
+            most = {d: max(along, key=lambda j: along[j][d], default="") for d in chosen}
+            changes[sample][target] = [Change(d, float(pooled[sample, d]), float(average[d]), most[d]) for d in chosen]
     return changes
 
 
@@ -174,12 +177,6 @@ def _present(lengths: Tensor | None, mask: Tensor) -> Tensor:
     return torch.ones(len(mask), dtype=torch.bool, device="cpu") if lengths is None else lengths.cpu() > 0
 
 
-def _most(changes: Masks, feature: int, change: float) -> str:
-    """Returns the source that differs most in the direction of a change; nothing where a sample has no source."""
-    return max(changes, key=lambda j: float(changes[j][feature]) * (1.0 if change >= 0 else -1.0), default="")
-
-
 def _over_time(mask: Tensor, lengths: Tensor | None) -> Tensor:
     """Averages a mask (B, T, D) over valid steps; one of a single step, or without time, holds for all of them."""
-    valid = None if lengths is None or mask.shape[1] == 1 else lengths.cpu()
-    return mask if mask.dim() == 2 else pool_mask(mask, valid).squeeze(1)
+    return mask if mask.dim() == 2 else pool_mask(mask, lengths if mask.shape[1] > 1 else None).squeeze(1)

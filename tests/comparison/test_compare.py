@@ -128,6 +128,13 @@ def test_rows_and_runs(done):
     assert set(with_gaps) <= set(pairs)
 
 
+def test_seeds_may_be_named(done):
+    first = {(r["row"], r["seed"]): r["test"] for r in done[1].runs.records if not r["gaps"]}
+    again = run(seeds=[1], alone=False).runs.records
+    assert {r["seed"] for r in again} == {1}
+    assert all(r["test"] == first[r["row"], 1] for r in again if r["row"] != LINEAR)
+
+
 def test_a_row_does_what_fit_and_predict_do():
     """Same seeds, batches, backbone and dropout in every row: the record is that of the same training by hand."""
     plan = Plan(tiny, tiny, SPLITS, None, "mae", metric_of(Task("regression", 1)), {"epochs": 3}, False)
@@ -541,7 +548,9 @@ def unsendable():
     [
         ({"feedback": {"static": "linear"}}, ValueError, "feedback has a kind called 'static', which is the name of a control"),
         ({"epoch": 1}, TypeError, r"'epoch' is an option neither of compare nor of fit, which has \['epochs', "),
-        ({"seeds": 0}, ValueError, "seeds=0 must be at least 1, and jobs=None not 0"),
+        ({"seeds": 0}, ValueError, "seeds=0 must be at least 1, or different numbers of at least 0"),
+        ({"seeds": [1, 1]}, ValueError, r"seeds=\[1, 1\] must be"),
+        ({"jobs": 0}, ValueError, "jobs=0 must be a number of processes, or -1"),
         ({"feedback": "linear"}, ValueError, "feedback='linear': give a list of kinds, or a mapping"),
         ({"feedback": {"none": "linear"}}, ValueError, "feedback has a kind called 'none'"),
         ({"splits": {"train": SPLITS["train"], "valid": SPLITS["valid"]}}, DataError, "'test' has no place among the splits"),

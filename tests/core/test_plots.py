@@ -73,8 +73,8 @@ def test_the_strongest_features_do_not_lie_on_one_another():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_names": ["a"]}, r"there are 1 class_names, but 2 classes: \[0, 1\]"),
-        ({"feature_names": {"audio": ["a"]}}, r"feature_names\['audio'\] has 1 names, but there are 4 features"),
+        ({"class_names": ["a"]}, r"class_names has 1 names, but must have 2: one for each of \(0, 1\)"),
+        ({"feature_names": {"audio": ["a"]}}, r"feature_names\['audio'\] has 1 names, but must have 4: one for each of range"),
     ],
 )
 def test_missing_names_are_named(options, message):
@@ -93,10 +93,11 @@ def test_sample_shows_its_valid_steps_for_each_source():
     trace = trace_of(sources={"text": ["audio", "text"], "audio": ["text", "audio"]})
     words = {"audio": ["so", "be", "it", "then", "pad", "pad"]}
     figure = plot_sample(trace, 2, lengths=LENGTHS, step_names=words, feature_names={"audio": list("abcd")})
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    panels = [axes for axes in figure.axes if axes.get_title() and "input" not in axes.get_title()]
+    titles = [axes.get_title() for axes in panels]
     of_text, of_audio = ["mask of 'text'", "from 'audio'", "from 'text'"], ["mask of 'audio'", "from 'text'", "from 'audio'"]
     assert titles == of_text + of_audio
-    by_title = dict(zip(titles[3:], figure.axes[3:6], strict=True))
+    by_title = dict(zip(titles[3:], panels[3:], strict=True))
     image = by_title["mask of 'audio'"].images[0].get_array()
     assert np.array_equal(image, trace.masks["audio"][2, :4].detach().T.numpy())
     source = by_title["from 'text'"].images[0].get_array()
@@ -253,6 +254,26 @@ def test_changes_of_less_than_a_percent_are_called_so(tmp_path):
     assert ("0", "0.843", "0.843", "less than 1 % apart") in rows
     assert ("1", "0.200", "0.500", "-0.300") in rows
     assert ("1", "0.800", "0.500", "+0.300") in rows
+
+
+def test_a_raw_input_stands_beside_its_mask():
+    """A public complaint: masks were shown without the signal that they multiply."""
+    torch.manual_seed(0)
+    inputs = batch({"text": 30, "audio": 4}, dtype=torch.float32)
+    inputs["audio"][2, 0, 0] = 7.0
+    figure = plot_sample(TopDownLatch(Toy({"text": 30, "audio": 4})).trace(inputs, LENGTHS), 2, lengths=LENGTHS)
+    steps = int(LENGTHS[2])
+    panels = {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images and axes.get_title()}
+    title = next(name for name in panels if name.startswith("input 'audio'"))
+    signal, mask = panels[title], panels["mask of 'audio'"]
+    assert np.array_equal(signal.get_array(), inputs["audio"][2, :steps].T.numpy())
+    low = float(inputs["audio"][2, :steps].min())
+    assert (signal.norm.vmin, signal.norm.vmax) == (pytest.approx(low), 7.0)
+    assert title == f"input 'audio', {low:.3g} (white) to 7 (black)"
+    assert signal.cmap.name == "Greys"
+    assert mask.cmap.name == "RdBu_r"
+    bar = next(axes for axes in figure.axes if axes.get_ylabel().startswith("mask"))
+    assert bar.get_ylim() == (mask.norm.vmin, mask.norm.vmax)  # the bar is that of the masks
 
 
 def test_a_latch_that_has_not_learned_is_white():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ def compare(
     loss: Loss | None = None,
     metric: Metric | None = None,
     task: Task | None = None,
-    seeds: int = 10,
+    seeds: int | Sequence[int] = 10,
     jobs: int | None = None,
     alone: bool = True,
     robust: bool = False,
@@ -96,7 +96,7 @@ def compare(
         loss: Loss, as for :func:`topdown.training.fit`. (Default: that of the task)
         metric: Metric. (Default: mean absolute error, accuracy, or F1 of several labels)
         task: Task. (Default: derived from the labels, multilabel for the loss "bce"; none if loss and metric are user-defined)
-        seeds: Number of seeds, 0 to seeds - 1. (Default: 10)
+        seeds: Number of seeds, 0 to seeds - 1, or the seeds themselves, such as `range(10, 20)`. (Default: 10)
         jobs: Processes, as `n_jobs` of :class:`joblib.Parallel`. (Default: 1, unless `joblib.parallel_config` says otherwise:
             within `joblib.parallel_config(backend="dask")` the runs go to a cluster)
         alone: Whether to add a row for each modality alone. (Default: True)
@@ -135,8 +135,11 @@ def compare(
     check_splits(splits)
     if world_size() > 1:
         raise ValueError("compare starts processes of its own: call it in one process, and pass jobs=")
-    if seeds < 1 or jobs == 0:
-        raise ValueError(f"seeds={seeds} must be at least 1, and jobs={jobs} not 0")
+    numbers = [*range(seeds)] if isinstance(seeds, int) else [*seeds]
+    if not numbers or min(numbers) < 0 or len({*numbers}) < len(numbers):
+        raise ValueError(f"seeds={seeds} must be at least 1, or different numbers of at least 0")
+    if jobs == 0:
+        raise ValueError("jobs=0 must be a number of processes, or -1 for all cores")
     if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint") if name in training]:
         raise ValueError(f"{taken[0]} is what each run has of its own: leave it out")
     if unknown := [name for name in training if name not in OF_FIT]:
@@ -152,7 +155,7 @@ def compare(
     plan = Plan(build, widen, dict(splits), task, loss, metric, dict(training), robust)
     kinds = kinds_of(feedback, latch or {})
     rows, left_out = make_rows(plan, kinds, alone=alone, gaps=gaps, diagnose=diagnose)
-    wanted = [(row, seed) for seed in range(seeds) for row in rows if row.name != LINEAR or seed == 0]
+    wanted = [(row, seed) for seed in numbers for row in rows if row.name != LINEAR or seed == numbers[0]]
     configuration = configuration_of(plan, rows, about)
     if directory is not None:
         make_directory(directory)
@@ -173,7 +176,7 @@ def compare(
     runs = store.runs(wanted, metric, list(kinds), static_kinds(kinds))
     compared = compare_rows(runs)
     configuration |= {
-        "seeds": seeds,
+        "seeds": seeds if isinstance(seeds, int) else numbers,
         "jobs": jobs,
         "wall_seconds": time.time() - start,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
