@@ -691,7 +691,7 @@ PICTURES = [
     ("sample beyond", lambda: plot_sample(trace(), 2), ValueError, ["sample=2", "2"]),
     ("sample of no trace", lambda: plot_sample(masks(), 0), ValueError, ["trace", "dict"]),
     ("sample without masks", lambda: plot_sample(LatchTrace(None, {}, {}, {}), 0), ValueError, ["mask"]),
-    ("page of titles", lambda: write_page("p.html", trace(), titles=["a"]), ValueError, ["1 titles", "2 samples"]),
+    ("page of titles", lambda: write_page("p.html", trace(), titles=["a"]), ValueError, ["titles has 1", "must have 2"]),
     (
         "profile of a stranger",
         lambda: mask_profile([(masks(), torch.tensor([0, 5]), None)], classes=[0, 1]),

@@ -95,13 +95,13 @@ def plot_sample(
     """
     if not -(count := _count_samples(trace)) <= sample < count:
         raise ValueError(f"sample={sample} is not among the {count} of the batch")
-    neutral, inputs = trace.neutral, trace.inputs or {}
+    neutral, inputs, sites = trace.neutral, trace.inputs or {}, trace.sites or {}
     columns = max(1 + bool(inputs) + len(f) * (len(f) > 1) for f in trace.feedback.values())
-    figure = _figure(0.8 + 4.5 * columns, 0.3 + 2.8 * len(trace.masks))
+    height = max(2.8, *(min(6.0, f.shape[-1] / 50) for by_source in trace.feedback.values() for f in by_source.values()))
+    figure = _figure(0.8 + 4.5 * columns, 0.3 + height * len(trace.masks))
     limit = max(0.1 * neutral, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
     for row, (target, mask) in enumerate(trace.masks.items()):
-        valid, site = lengths_of(lengths, target), (trace.sites or {}).get(target)
-        positions = () if site is None else site.order(mask)[1]
+        valid, positions = lengths_of(lengths, target), sites[target].order(mask)[1] if target in sites else ()
         panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
         panels |= {f"from {j!r}": f for j, f in trace.feedback[target].items() if len(trace.feedback[target]) > 1}
         panels |= {f"input {target!r}": inputs[target]} if target in inputs else {}
@@ -155,9 +155,7 @@ def write_page(
     """
     count = _count_samples(trace)
     chosen = range(count) if samples is None else samples
-    heads = [f"Sample {sample}" for sample in chosen] if titles is None else titles
-    if len(heads) != len(chosen):
-        raise ValueError(f"there are {len(heads)} titles for {len(chosen)} samples")
+    heads = _names_of(titles, [f"Sample {sample}" for sample in chosen], "titles")
     changes, sections = explain(trace, lengths, top=top), []
     for sample, head, names in zip(chosen, heads, step_names or [None] * len(chosen), strict=True):
         figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)

@@ -182,7 +182,7 @@ def test_wrong_files_of_options_are_one_line(trained, tmp_path, capsys, content,
         (lambda y: f"{y:.2f}", ["prediction"], Task("regression", 1)),
     ],
 )
-def test_labels_tell_the_task(tmp_path, label, columns, task):
+def test_labels_tell_the_task(tmp_path, label, columns, task, capsys):
     tables(tmp_path / "data", label)
     run("train", tmp_path / "data", "--feedback", "none", "--out", tmp_path / "out", *SMALL)
     assert load_model(tmp_path / "out/model.pt").description.task == task
@@ -193,6 +193,9 @@ def test_labels_tell_the_task(tmp_path, label, columns, task):
     if task.name == "classification":
         assert {row["prediction"] for row in rows} <= {"0", "1", "2"}
         assert all(1 / 3 < float(row["probability"]) <= 1 for row in rows)
+    else:
+        arguments = tmp_path / "out/model.pt", tmp_path / "data", "--out", tmp_path / "q.csv", "--probabilities"
+        assert "is of regression, which has no probabilities" in failure(capsys, "predict", *arguments)
 
 
 def test_several_labels_of_a_sample(tmp_path, capsys):
@@ -200,9 +203,13 @@ def test_several_labels_of_a_sample(tmp_path, capsys):
     lines = ["id,split,calm,glad"] + [f"s{i},{split},{i % 2},{int(i % 3 == 0)}" for i, split in enumerate(SPLITS)]
     (tmp_path / "data/labels.csv").write_text("\n".join(lines) + "\n")
     run("train", tmp_path / "data", "--out", tmp_path / "out", *SMALL)
-    run("predict", tmp_path / "out/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv", "--split", "train", "test")
+    arguments = "predict", tmp_path / "out/model.pt", tmp_path / "data", "--out", tmp_path / "p.csv"
+    run(*arguments, "--split", "train", "test", "--probabilities")
     rows = read_table(tmp_path / "p.csv")
-    assert list(rows[0]) == ["split", "id", "prediction_calm", "prediction_glad"]
+    columns = ["prediction_calm", "prediction_glad", "probability of calm", "probability of glad"]
+    assert list(rows[0]) == ["split", "id", *columns]
+    for name in ("calm", "glad"):
+        assert all((float(row[f"probability of {name}"]) > 0.5) == (row[f"prediction_{name}"] == "1") for row in rows)
     assert len(rows) == 26
     assert {row["prediction_calm"] for row in rows} <= {"0", "1"}
     results = json.loads((tmp_path / "out/results.json").read_text())
@@ -457,9 +464,16 @@ def test_classes_have_names_from_the_table_to_the_page(tmp_path, capsys):
     run("train", tmp_path / "data", "--out", tmp_path / "out", *SMALL)
     assert "2 classes in 'label': down " in capsys.readouterr().out
     arguments = tmp_path / "out/model.pt", tmp_path / "data"
-    run("predict", *arguments, "--out", tmp_path / "p.csv", "--page", tmp_path / "p.html", "--split", "test")
+    page = "--page", tmp_path / "p.html"
+    run("predict", *arguments, "--out", tmp_path / "p.csv", *page, "--split", "test", "--probabilities")
     rows = read_table(tmp_path / "p.csv")
     assert {row["prediction"] for row in rows} <= {"up", "down"}
+    assert list(rows[0]) == ["id", "prediction", "probability", "probability of down", "probability of up"]
+    for row in rows:
+        of_all = {name: float(row[f"probability of {name}"]) for name in ("down", "up")}
+        assert sum(of_all.values()) == pytest.approx(1.0)
+        assert row["prediction"] == max(of_all, key=of_all.get)
+        assert float(row["probability"]) == max(of_all.values())
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     first = rows[0]
     assert f"{first['id']}: predicted {first['prediction']} (p = {float(first['probability']):.2f}), label " in page

@@ -182,7 +182,7 @@ def test_page_holds_everything(tmp_path):
     assert "<one>" not in page
     assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:|//)", page)
     assert page.count("<tr><td>") == 2 * (4 + 4)
-    with pytest.raises(ValueError, match="there are 1 titles for 2 samples"):
+    with pytest.raises(ValueError, match="titles has 1 names, but must have 2"):
         write_page(path, trace_of(), samples=[0, 2], titles=["one"])
 
 
@@ -274,6 +274,16 @@ def test_a_raw_input_stands_beside_its_mask():
     assert mask.cmap.name == "RdBu_r"
     bar = next(axes for axes in figure.axes if axes.get_ylabel().startswith("mask"))
     assert bar.get_ylim() == (mask.norm.vmin, mask.norm.vmax)  # the bar is that of the masks
+
+
+def test_pictures_of_many_features_have_a_pixel_for_each():
+    mean = torch.full((3, 6, 300), 0.5)
+    wide = plot_profile(profile({"text": mean}), neutral=0.5)
+    high = plot_sample(LatchTrace(None, {"text": mean}, {"text": {"audio": mean}}, {}), 0)
+    for figure, side in ((wide, 0), (high, 1)):
+        figure.draw_without_rendering()
+        extent = figure.axes[0].get_window_extent()
+        assert (extent.width, extent.height)[side] / figure.dpi * 110 >= 300  # pixels of a page
 
 
 def test_a_latch_that_has_not_learned_is_white():

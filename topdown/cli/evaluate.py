@@ -73,6 +73,7 @@ class PredictOptions(ApplyOptions):
 
     Args:
         out: .csv file to write (required)
+        probabilities: add the probability of every class, or of every one of several labels
         masks: add the mask of every feature, averaged over the steps
         page: draw the masks of some samples as one HTML page
         samples: samples of that page
@@ -80,6 +81,7 @@ class PredictOptions(ApplyOptions):
     """
 
     out: File
+    probabilities: bool = False
     masks: bool = False
     page: File | None = None
     samples: Positive = 6
@@ -131,18 +133,22 @@ def predict_command(options: PredictOptions) -> None:
         require("matplotlib.figure", "plots")
     splits = _splits(trained, options)
     task, several = trained.description.task, len(splits) > 1
+    if options.probabilities and task.name == "regression":
+        raise DataError(f"{options.checkpoint}: is of regression, which has no probabilities; leave out --probabilities")
     masked = _mask_columns(trained) if latch is not None and options.masks else []
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = task.columns(trained.about.get("label_names") or ())
-    table.writerow([*(["split"] if several else []), "id", *names, *masked])
+    of_all = [f"probability of {name}" for name in _outcomes(trained)] if options.probabilities else []
+    table.writerow([*(["split"] if several else []), "id", *names, *of_all, *masked])
     first = torch.zeros(0)
     for split, data in splits.items():
         outputs = predict(trained.model, data, batch_size=options.batch_size, device=options.device)
         first = first if len(first) else outputs
         masks = mean_masks(latch, data, options.batch_size) if latch is not None and options.masks else [[]] * len(data)
-        for name, row, of_sample in zip(data.ids, _named(trained, outputs), masks, strict=True):
-            table.writerow([*([split] if several else []), name, *row, *of_sample])
+        chances = task.probabilities(outputs) if options.probabilities else [[]] * len(data)
+        for name, row, chance, of_sample in zip(data.ids, _named(trained, outputs), chances, masks, strict=True):
+            table.writerow([*([split] if several else []), name, *row, *chance, *of_sample])
     if rank() == 0:
         make_directory(out.parent)
         write_text(out, text.getvalue())
@@ -244,6 +250,13 @@ def _named(trained: Trained, outputs: Tensor) -> list[list[Any]]:
     """Returns the predictions of each sample, with the names of classes where they have names."""
     classes, rows = trained.about.get("class_names"), trained.description.task.rows(outputs)
     return [[classes[int(row[0])], *row[1:]] for row in rows] if classes else [list(row) for row in rows]
+
+
+def _outcomes(trained: Trained) -> list[Any]:
+    """Returns the names of classes, or of several labels, or their numbers."""
+    task = trained.description.task
+    names = trained.about.get("class_names" if task.name == "classification" else "label_names")
+    return list(names or range(task.output_size))
 
 
 def _spread(outputs: Tensor, count: int) -> list[int]:

@@ -103,6 +103,17 @@ class Task(NamedTuple):
             return (outputs > 0).int().tolist()
         return [[value if outputs.dtype == torch.float64 else _digits(value) for value in row] for row in outputs.tolist()]
 
+    def probabilities(self, outputs: Tensor) -> list[list[float]]:
+        """Returns the probability of every class, or of every one of several labels, for each sample.
+
+        Raises:
+            DataError: if the task has neither.
+        """
+        if self.name == "regression":
+            raise DataError("regression has no probabilities: its predictions are numbers")
+        values = outputs.softmax(1) if self.name == "classification" else outputs.sigmoid()
+        return [[_digits(value) for value in row] for row in values.tolist()]
+
 
 def _digits(value: float) -> float:
     """Returns a number of float32 with all the digits that it has, and no others."""
