@@ -72,6 +72,17 @@ class Loop(nn.Module):
         return self.encoder(torch.stack([self.cell(step) for step in text.unbind(1)], 1)).mean((1, 2))
 
 
+def nested():
+    """Calls a latch around torch's encoder, whose fast path makes nested tensors in evaluation mode."""
+    model = nn.Sequential()
+    layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    model.add_module("layers", layers)
+    model.forward = lambda x, padding: layers(x, src_key_padding_mask=padding)
+    latch = TopDownLatch(HookedBackbone(model, {"x": "layers.layers.0"}), "linear", sites={"x": Site("layers", at="input")})
+    with torch.no_grad():
+        latch(x=torch.randn(2, 4, 8), padding=torch.tensor([[False] * 4, [False, False, True, True]]))
+
+
 def looped(**sites):
     return TopDownLatch(HookedBackbone(Loop(), {"text": "encoder"}), "linear", sites=sites)
 
@@ -392,6 +403,7 @@ ENCODINGS = [
         ValueError,
         ["'text'", "'unused'", "not reached", "each pass runs"],
     ),
+    ("a site of a nested tensor", nested, TypeError, ["nested tensor", "layers.0", "enable_nested_tensor=False"]),
     ("hooked path unknown", lambda: HookedBackbone(Chain(), {"text": "txt"}), ValueError, ["txt", "text"]),
     ("hooked of nothing", lambda: HookedBackbone(Chain(), {}), ValueError, ["encodings"]),
     ("hooked of a list", lambda: HookedBackbone(Chain(), ["text"]), TypeError, ["encodings=['text']", "mapping", "Site(path"]),
