@@ -16,6 +16,8 @@ Stage I, Stage II           first and second pass
 ==========================  ========================  ====================================
 """
 
+from importlib import import_module
+
 from topdown import export  # registers the operator topdown::lstm
 from topdown.backbone import Backbone
 from topdown.feedback import LinearFeedback, LSTMFeedback, PairwiseFeedback, SharedFeedback, StaticFeedback
@@ -29,3 +31,16 @@ from topdown.sites import Site
 __all__ = ["Backbone", "LatchTrace", "MaskProfile", "Padded", "SequenceLSTM", "Site", "TopDownLatch", "export", "in_first_pass"]
 __all__ += ["LSTMFeedback", "LinearFeedback", "PairwiseFeedback", "SharedFeedback", "StaticFeedback", "explain", "mask_profile"]
 __version__ = "0.1.0"
+
+_PACKAGES = ("adapters", "cli", "comparison", "datasets", "experiments", "plots", "training")
+
+
+def __getattr__(name: str) -> object:
+    """Imports a package on its first use, such as `topdown.adapters`: `import topdown` alone imports none."""
+    if name in _PACKAGES:
+        return import_module(f"topdown.{name}")
+    raise AttributeError(f"module 'topdown' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_PACKAGES, "__version__"]

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import MAPPING, TIME_LAST, Lengths, Steps, along_batch, described, readable, valid_steps
+from topdown.sequence import MAPPING, TIME_LAST, Lengths, Steps, along_batch, described, lengths_of, readable, valid_steps
 from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
@@ -60,8 +60,7 @@ class Batch:
         padded = self.padded.get(name) if values is not self.inputs.get(name) else None
         if padded is not None and values.dim() == 3 and padded.values.shape[1] == values.shape[1]:
             return padded._replace(values=values)
-        lengths: Any = self.lengths.get(name) if self.by_name else self.lengths  # type: ignore[union-attr]
-        steps = values.shape[1] if values.dim() == 3 else steps
+        lengths, steps = lengths_of(self.lengths, name), values.shape[1] if values.dim() == 3 else steps
         if lengths is None or (values.dim() == 2 and not self.by_name):
             return Steps(values, None, grid)
         if steps is not None:

@@ -93,8 +93,8 @@ def plot_sample(
         ValueError: if it is not a trace, or there is no mask, no such sample, or too few names.
         ImportError: without the extra `plots`.
     """
-    if not -(count := _count_samples(trace)) <= sample < count:
-        raise ValueError(f"sample={sample} is not among the {count} of the batch")
+    if not -(samples := _count_samples(trace)) <= sample < samples:
+        raise ValueError(f"sample={sample} is not among the {samples} of the batch")
     neutral, inputs, sites = trace.neutral, trace.inputs or {}, trace.sites or {}
     columns = max(1 + bool(inputs) + len(f) * (len(f) > 1) for f in trace.feedback.values())
     height = max(2.8, *(min(6.0, f.shape[-1] / 50) for by_source in trace.feedback.values() for f in by_source.values()))
@@ -117,10 +117,15 @@ def plot_sample(
             span = None if values is inputs.get(target) else (neutral - limit, neutral + limit)
             _draw(axes, shown.mean(0).view(positions) if as_image else shown, title, span)
             if not as_image:
-                axes.set_ylabel("feature", fontsize=8)
                 names = _names_of((feature_names or {}).get(target), range(len(shown)), f"feature_names[{target!r}]")
                 _name_features(axes.set_yticks, shown, neutral if span else float(shown.mean()), names, 16)
-                _name_steps(axes, step_names, target, shown.shape[1])
+                axes.set(xlabel="step", ylabel="feature")
+                n = shown.shape[1]
+                steps = ["all steps"] if n == 1 else (step_names or {}).get(target)
+                if steps is not None and len(steps) < n:
+                    raise ValueError(f"step_names[{target!r}] has {len(steps)} names, but there are {n} steps")
+                if steps is not None:
+                    axes.set_xticks(range(n), map(str, steps[:n]), fontsize=7, rotation=60, ha="right", parse_math=False)
     if images := [image for axes in figure.axes for image in axes.images]:
         figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {neutral:g}, unchanged)")
     return figure
@@ -135,7 +140,6 @@ def write_page(
     lengths: Lengths = None,
     step_names: Sequence[Names] | None = None,
     feature_names: Names = None,
-    top: int = 5,
 ) -> None:
     """Writes one self-contained HTML page of samples: their masks, and the features that differ most from the average.
 
@@ -147,7 +151,6 @@ def write_page(
         lengths: Lengths of the batch. (Default: None)
         step_names: Names of the steps per target, for each of these samples. (Default: their numbers)
         feature_names: Names of features per target. (Default: their numbers)
-        top: Features that are listed for each target, both ways. (Default: 5)
 
     Raises:
         ValueError: as :func:`plot_sample`, or if there are not as many titles as samples.
@@ -156,7 +159,7 @@ def write_page(
     count = _count_samples(trace)
     chosen = range(count) if samples is None else samples
     heads = _names_of(titles, [f"Sample {sample}" for sample in chosen], "titles")
-    changes, sections = explain(trace, lengths, top=top), []
+    changes, sections = explain(trace, lengths), []
     for sample, head, names in zip(chosen, heads, step_names or [None] * len(chosen), strict=True):
         figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)
         rows = "<tr><th>target<th>feature<th>mask<th>average<th>against the average<th>most by</tr>"
@@ -192,8 +195,7 @@ def _draw(axes: Any, x: Tensor, title: str, span: tuple[float, float] | None) ->
     low, high = span or [float(extreme) for extreme in x.nan_to_num(0.0, 0.0, 0.0).aminmax()]
     title = title if span else f"{title}, {low:.3g} (white) to {high:.3g} (black)"
     axes.set_title(title, fontsize=9, parse_math=False)  # names are not formulas
-    colours = "RdBu_r" if span else "Greys"
-    return axes.imshow(x.numpy(), colours, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+    return axes.imshow(x.numpy(), "RdBu_r" if span else "Greys", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
 
 
 def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int, **style: Any) -> None:
@@ -212,15 +214,6 @@ def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[s
         if all(abs(feature - other) >= len(names) / room for other in apart):  # or their names would lie on one another
             apart.append(feature)
     ticks(sorted(apart), [names[feature] for feature in sorted(apart)], fontsize=7, parse_math=False, **style)
-
-
-def _name_steps(axes: Any, names: Names, target: str, count: int) -> None:
-    labels = ["all steps"] if count == 1 else (names or {}).get(target)
-    axes.set_xlabel("step", fontsize=8)
-    if labels is not None and len(labels) < count:
-        raise ValueError(f"step_names[{target!r}] has {len(labels)} names, but there are {count} steps")
-    if labels is not None:
-        axes.set_xticks(range(count), map(str, labels[:count]), fontsize=7, rotation=60, ha="right", parse_math=False)
 
 
 def _names_of(names: Labels, values: Sequence[object], option: str) -> list[str]:

@@ -82,8 +82,7 @@ def mask_profile(
     """
     if len(set(classes)) != len(classes):
         raise ValueError(f"classes={tuple(classes)} names a class twice")
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, Tensor] = {}
+    sums, counts = dict[str, Tensor](), dict[str, Tensor]()
     for masks, label_values, lengths in batches:
         labels = torch.as_tensor(label_values)
         if stray := sorted({*labels.flatten().tolist()} - {*classes}):

@@ -175,13 +175,13 @@ def test_changes_against_the_average_by_hand():
 
 def test_page_holds_everything(tmp_path):
     path = tmp_path / "page.html"
-    write_page(path, trace_of(), samples=[0, 2], titles=["<one> & only", "two"], lengths=LENGTHS, top=2)
+    write_page(path, trace_of(), samples=[0, 2], titles=["<one> & only", "two"], lengths=LENGTHS)
     page = path.read_text()
     assert page.count("src='data:image/png;base64,iVBOR") == 2
     assert "&lt;one&gt; &amp; only" in page
     assert "<one>" not in page
     assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:|//)", page)
-    assert page.count("<tr><td>") == 2 * (4 + 4)
+    assert page.count("<tr><td>") == 2 * (10 + 4)  # of ten, five either way
     with pytest.raises(ValueError, match="titles has 1 names, but must have 2"):
         write_page(path, trace_of(), samples=[0, 2], titles=["one"])
 

@@ -1,11 +1,14 @@
 """Facts that no other test needs: what a latch prints, packed sequences on any device, defaults of reports."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
 from toys import Toy
 
+import topdown
 from topdown import LatchTrace, SequenceLSTM, TopDownLatch, explain
 from topdown.plots import draw_profile, plot_sample, write_page
 from topdown.sequence import Padded, readable
@@ -73,3 +76,15 @@ def test_lengths_of_an_encoding_hold_for_its_site_only_with_as_many_steps():
     assert torch.equal(batch.with_lengths("a", torch.zeros(2, 2, 7)).lengths, torch.tensor([2, 1]))
     assert torch.equal(batch.with_lengths("a", torch.zeros(2, 4, 7)).lengths, torch.tensor([4, 3]))
     assert isinstance(Padded(torch.zeros(1, 2, 3), None), tuple)
+
+
+def test_packages_need_no_import_of_their_own():
+    """A public complaint: `topdown.adapters` was no attribute after `import topdown`, and dir() mixed public names with others."""
+    code = (
+        "import sys, topdown; assert 'topdown.adapters' not in sys.modules; names = dir(topdown);"
+        "topdown.adapters.LSTMBackbone; topdown.training.fit; topdown.plots.plot_sample;"
+        "assert not hasattr(topdown, 'adaptors'); assert dir(topdown) == names; print(*names)"
+    )
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    packages = ["adapters", "cli", "comparison", "datasets", "experiments", "plots", "training"]
+    assert names == sorted([*topdown.__all__, *packages, "__version__"])
