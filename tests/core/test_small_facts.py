@@ -79,7 +79,7 @@ def test_lengths_of_an_encoding_hold_for_its_site_only_with_as_many_steps():
 
 
 def test_packages_need_no_import_of_their_own():
-    """A public complaint: `topdown.adapters` was no attribute after `import topdown`, and dir() mixed public names with others."""
+    """A public complaint: `topdown.adapters` did not follow from `import topdown`, and dir() mixed names."""
     code = (
         "import sys, topdown; assert 'topdown.adapters' not in sys.modules; names = dir(topdown);"
         "topdown.adapters.LSTMBackbone; topdown.training.fit; topdown.plots.plot_sample;"
