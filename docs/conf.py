@@ -9,7 +9,8 @@ from typing import Any
 import topdown
 from topdown.cli.main import make_parser
 
-project, author, version = "topdown-latch", "the authors of topdown-latch", topdown.__version__
+project, author, version = "topdown-latch", "the topdown-latch developers", topdown.__version__
+copyright = "2026 the topdown-latch developers"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 html_theme, html_title = "furo", "topdown-latch"
 exclude_patterns = ["_build"]
