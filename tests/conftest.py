@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from topdown.training.random_state import manual_seed
+
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=10, print_blob=True)
 settings.load_profile("tests")
 torch.set_num_threads(1)
@@ -15,7 +17,7 @@ gc.set_threshold(100_000, 20, 20)  # a collection looks at all objects of torch 
 
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(0)
+    manual_seed(0)
 
 
 class Golden:

@@ -31,7 +31,7 @@ from topdown.training.checkpoints import (
 from topdown.training.distributed import gathered, parallel, rank, total, world_size
 from topdown.training.fingerprints import fingerprint, named
 from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, prediction_of
-from topdown.training.random_state import own_random_numbers, random_state, set_random_state
+from topdown.training.random_state import manual_seed, own_random_numbers, random_state, set_random_state
 from topdown.training.scaled_output import scaled_by_targets
 from topdown.training.stopping import Begun, Stopped
 from topdown.unbuilt import UnbuiltFeedback
@@ -172,7 +172,7 @@ def fit(
         model = scaled_by_targets(model, train)
     place = device_of(model, device)
     with own_random_numbers(place):
-        torch.manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
+        manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
         model.to(place)
         if any(isinstance(module, UnbuiltFeedback) for module in model.modules()):
             batch = train.batch(torch.arange(min(batch_size, len(train)))).to(place)
@@ -196,7 +196,7 @@ def fit(
                 seen = train if augment is None else _augmented(augment(train, epoch), train)
                 loader = data_loader(seen, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
             if rank():  # another dropout in each process
-                torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
+                manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
             *_, states = progress.begun or ([],)  # of an epoch that stopped after a step
             if len(states) == world_size():
                 set_random_state(states[rank()], place)
