@@ -158,10 +158,10 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
 
 
 def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
-    """Returns an encoding with its lengths: those of a :class:`topdown.Padded`, where None means all, or those of its name."""
+    """Returns what has the lengths of an encoding: those of a :class:`topdown.Padded`, where None means all, or of its name."""
     target, value = batch.targets.get(name), batch.inputs.get(name)
     if target is not None and isinstance(returned, Tensor) and returned.shape[:-1] == target.values.shape[:-1]:
-        return Steps(returned, target.lengths, target.grid, target.valid, target.present)
+        return target
     encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
     r = encoding.values
     if encoding.lengths is not None:
