@@ -12,7 +12,8 @@ from topdown.adapters import LSTMBackbone
 from topdown.experiments import synthetic_splits
 from topdown.training import protocol
 from topdown.training.distributed import process_group, rank, world_size
-from topdown.training.protocol import fit, predict
+from topdown.training.prediction import predict
+from topdown.training.protocol import fit
 
 
 def main(folder, checkpoint=None, epochs=3, die=""):

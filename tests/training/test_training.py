@@ -10,7 +10,8 @@ from topdown.adapters import LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset, data_loader
 from topdown.training import protocol
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
-from topdown.training.protocol import fit, predict
+from topdown.training.prediction import predict
+from topdown.training.protocol import fit
 
 
 class Mean(nn.Module):

@@ -26,11 +26,10 @@ from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.plots import write_page
 from topdown.sequence import lengths_of
-from topdown.training.collect_masks import masks_of
 from topdown.training.distributed import rank
 from topdown.training.model_file import Trained, load_model
 from topdown.training.options import DataOptions, File, Names, Number, Positive, Value
-from topdown.training.protocol import predict
+from topdown.training.prediction import masks_of, predict
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -26,8 +26,8 @@ from topdown.training.distributed import rank, wait, world_size
 from topdown.training.locking import locked
 from topdown.training.model_file import Description, build_model, save_model
 from topdown.training.options import FEW_UPDATES, Number, TrainingOptions, Value
+from topdown.training.prediction import predict
 from topdown.training.progress import fit_and_show, write_history
-from topdown.training.protocol import predict
 from topdown.training.scaled_output import TargetMoments, target_moments
 from topdown.training.tasks import Task, task_of, with_label_type
 from topdown.training.versions import FORMAT, versions

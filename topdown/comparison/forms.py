@@ -14,7 +14,7 @@ from topdown.adapters.with_inputs import MoreSources
 from topdown.adapters.wrapped import WrappedBackbone
 from topdown.datasets.batch import Batch
 from topdown.sequence import Lengths, lengths_of
-from topdown.training.protocol import evaluation_mode
+from topdown.training.prediction import evaluation_mode
 
 
 class WithAverages(MoreSources):

@@ -22,9 +22,9 @@ from topdown.latch import TopDownLatch
 from topdown.masking import pool_mask
 from topdown.profile import as_sequence
 from topdown.sequence import lengths_of, valid_steps
-from topdown.training.collect_masks import masks_of
 from topdown.training.losses import Loss
-from topdown.training.protocol import Augment, evaluation_mode, fit, predict
+from topdown.training.prediction import evaluation_mode, masks_of, predict
+from topdown.training.protocol import Augment, fit
 from topdown.training.random_state import manual_seed, seeded
 from topdown.training.scaled_output import scaled_by_targets
 from topdown.training.tasks import Task

@@ -19,7 +19,7 @@ from topdown.masking import pool_mask
 from topdown.plots import draw_profile
 from topdown.profile import MaskProfile, mask_profile
 from topdown.sequence import lengths_of
-from topdown.training.collect_masks import masks_of
+from topdown.training.prediction import masks_of
 
 CLASSES = {-3: "neg++", -2: "neg+", -1: "neg", 0: "neu", 1: "pos", 2: "pos+", 3: "pos++"}
 

@@ -36,8 +36,9 @@ from topdown.training.checkpoints import load_checkpoint, save_checkpoint
 from topdown.training.distributed import rank, wait, world_size
 from topdown.training.locking import locked
 from topdown.training.metrics import sentiment_metrics
+from topdown.training.prediction import predict
 from topdown.training.progress import fit_and_show, write_history
-from topdown.training.protocol import Fit, predict
+from topdown.training.protocol import Fit
 from topdown.training.random_state import seeded
 from topdown.training.versions import FORMAT, versions
 
