@@ -5,7 +5,7 @@ import os
 import socket
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["topdown.experiments", "topdown.training", "topdown.datasets", "h5py"])
+CONTEXT.set_forkserver_preload(["topdown.experiments", "topdown.training", "topdown.datasets", "h5py", "torch._dynamo"])
 
 
 def start(function, *arguments, environment=None):
