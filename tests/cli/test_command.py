@@ -117,7 +117,8 @@ def test_what_is_written_by_training(trained, capsys):
     # The metrics are those of the best epoch, which `evaluate` finds again from the file alone.
     run("evaluate", out / "model.pt", trained / "data", "--out", trained / "metrics.json", "--split", "valid", "test")
     assert json.loads((trained / "metrics.json").read_text()) == results["metrics"]
-    assert results["metrics"]["valid"]["mae"] == pytest.approx(results["validation_loss"], abs=1e-6)
+    deviation = float(load_model(out / "model.pt").model.backbone.deviation)  # in which losses of regression count
+    assert results["metrics"]["valid"]["mae"] == pytest.approx(results["validation_loss"] * deviation, rel=1e-5)
     assert f"test: mae {results['metrics']['test']['mae']:.4f}" in capsys.readouterr().out
 
 
@@ -279,7 +280,10 @@ def test_data_that_is_made_worse(trained, capsys):
         (["train", "{data}", "--corrupt", "noise:1:video"], "there is no modality 'video' among ['heart', 'motion']"),
         (["train", "{data}", "--device", "nowhere"], "--device nowhere: not available here"),
         (["train", "{data}", "--backbone", "mult", "--modalities", "motion"], "needs at least two"),
-        (["train", "{new}"], "has no split 'train' but ['all']; give each sample one of train, valid and test"),
+        (
+            ["train", "{new}"],
+            "has no split 'train' but ['all'], and no labels; add a table labels.csv with the columns id, split",
+        ),
         (["evaluate", "{model}", "{new}"], "has no labels to compare with; predict works without"),
         (["evaluate", "{model}", "{data}", "--split", "dev"], "has no split 'dev'; it has ['train', 'valid', 'test']"),
         (
@@ -714,3 +718,8 @@ def test_new_samples_that_lack_what_all_training_samples_have_are_counted(tmp_pa
         said[name] = capsys.readouterr().out
     assert "WARNING: 2 of 4 samples of test lack 'heart', as no training sample did: do not trust" in said["complete"]
     assert "WARNING" not in said["gaps"]
+
+
+def test_a_page_is_html(trained, tmp_path, capsys):
+    arguments = trained / "out/model.pt", trained / "data", "--out", tmp_path / "p.csv", "--page", tmp_path / "p.pdf"
+    assert "p.pdf: the page is written as HTML; give a name that ends in .html" in failure(capsys, "predict", *arguments)

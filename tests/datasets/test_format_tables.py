@@ -315,7 +315,7 @@ def test_a_column_without_numbers_is_named(folder):
         (["1.0", "", "0.5"], [1.0, None, 0.5], "labels of train: 0.50 to 1.00"),
         (["run", "NA", "walk"], [0, -100, 1], "labels of train: run 1, walk 1"),
         (["True", "", "False"], [1, -100, 0], "labels of train: False 1, True 1"),
-        (["1,0", ",1", "0,"], [[1, 0], [-100, 1], [0, -100]], "labels of train: 0.00 to 1.00"),
+        (["1,0", ",1", "0,"], [[1, 0], [-100, 1], [0, -100]], "labels of train: y 1 of 2, z 1 of 2"),
     ],
 )
 def test_labels_may_be_missing(folder, cells, expected, said):

@@ -186,3 +186,55 @@ def test_columns_beside_the_label_that_is_named_are_left_alone(tmp_path):
     assert "all.csv: columns that are not used: time" in data["train"].report["notes"]
     with pytest.raises(DataError, match=r"'time' has several values for the id 's0' .*, or name another column with --label"):
         load_splits(tmp_path / "all.csv", columns={"a": "a_*"})
+
+
+def test_decimal_commas_may_begin_far_below(tmp_path):
+    rows = [f"s{i};{i % 7}" for i in range(90)] + ["s90;5,5", "s91;6,25"]
+    data = load_splits(write(tmp_path, a=["id;x", *rows], labels=["id;label", *(f"s{i};0" for i in range(92))]))["all"]
+    assert data.batch([90, 91]).inputs["a"].flatten().tolist() == [5.5, 6.25]
+    assert "a.csv: decimal comma" in data.report["notes"]
+
+
+def test_a_word_for_a_missing_cell_may_have_a_blank_behind_it(tmp_path):
+    labels = ["id,label", "s0,1", "s1,1", "s2,1", "s3,1"]
+    data = load_splits(write(tmp_path, a=["id,x", "s0,1", "s1,NA ", "s2, nan ", "s3,4 "], labels=labels))["all"]
+    assert data.batch([0, 3]).inputs["a"].flatten().tolist() == [1.0, 4.0]
+
+
+def test_a_lock_of_excel_is_no_table(tmp_path):
+    (tmp_path / "~$labels.xlsx").write_bytes(b"of Excel")
+    assert len(load_splits(write(tmp_path, a=["id,x", "s0,1"], labels=["id,label", "s0,1"]))["all"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"a": ["id,x", "s0,1"], "targets": ["id,label", "s0,1"]},
+            "targets.csv: is named like a table of labels",
+        ),
+        (
+            {"everything": ["id,split,x", "s0,train,1"]},
+            "everything.csv: has a column 'split', as one table with everything",
+        ),
+    ],
+)
+def test_tables_of_labels_by_another_name_are_named(tables, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        load_splits(write(tmp_path, **tables))
+
+
+def test_tables_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "a.ods").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"a.ods: .ods is not read; save the table as .csv"):
+        load_splits(tmp_path / "a.ods")
+
+
+def test_several_labels_are_described_one_by_one():
+    x = np.ones((4, 1))
+    counts = data_table({"train": SequenceDataset.from_arrays({"a": x}, [[1, 0], [1, 1], [0, 0], [1, 0]])})
+    assert "labels of train: 0 3 of 4, 1 1 of 4" in counts
+    spans = data_table({"train": SequenceDataset.from_arrays({"a": x}, [[0.5, 1e5], [NAN, -1.0], [2.5, 3.0], [1.0, 2.0]])})
+    assert "labels of train: 0 0.5 to 2.5, 1 -1 to 100000" in spans
+    said = data_table({"train": SequenceDataset.from_arrays({"a": np.ones((40, 1))}, np.arange(40.0) % 3)})
+    assert "labels are 3 whole numbers in torch.float32, taken as numbers to predict; if they are classes" in said

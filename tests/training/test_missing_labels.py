@@ -229,7 +229,8 @@ def test_targets_are_standardized_on_request():
     found = fit(Linear(), data, data, standardize_targets=True, **options)
     assert isinstance(found.model, ScaledOutput)
     assert regression_metrics(predict(found.model, data).squeeze(1), data.labels)["r2"] > 0.95
-    assert found.best_loss == pytest.approx(float((predict(found.model, data).squeeze(1) - data.labels).abs().mean()), rel=1e-5)
+    apart = (predict(found.model, data).squeeze(1) - data.labels).abs().mean() / data.labels.std(correction=0)
+    assert found.best_loss == pytest.approx(float(apart), rel=0.05)  # float32 has steps of .03 at 450,000
     plain = fit(Linear(), data, data, **options)
     assert isinstance(plain.model, Linear)
     assert regression_metrics(predict(plain.model, data).squeeze(1), data.labels)["r2"] < 0
@@ -286,3 +287,18 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     options["gradient_clip"] = np.float64(1.0)
     fit(Linear(), data, data, epochs=2, **options)
     assert len(fit(Linear(), data, data, epochs=4, **options).history) == 4
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1e5), (1e5, 1.0), (1e-12, 1e-9), (1.0, 1.0)])
+def test_targets_of_different_scales_are_learned_alike(scales):
+    """A new user's second target was not learned, since the loss counted the first one alone."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(160, 1, 4)).astype(np.float32)
+    y = np.stack([x[:, 0, 0] + x[:, 0, 1], x[:, 0, 2] - x[:, 0, 3]], 1) * scales
+    data = SequenceDataset.from_arrays({"a": x, "b": x[..., :2]}, y)
+    model = LSTMBackbone(data.sizes, hidden_size=8, output_size=2, dropout=0.0)
+    options = {"epochs": 25, "batch_size": 16, "learning_rate": 0.02, "standardize_targets": True}
+    found = fit(model, data[:120], data[120:], **options)
+    p, truth = predict(found.model, data[120:]).numpy(), y[120:]
+    r2 = 1 - ((p - truth) ** 2).sum(0) / ((truth - truth.mean(0)) ** 2).sum(0)
+    assert (r2 > 0.8).all(), r2

@@ -122,6 +122,8 @@ def predict_command(options: PredictOptions) -> None:
         raise DataError(f"{out}: predictions are written as comma-separated text; give a name that ends in .csv")
     if options.page == out:
         raise DataError(f"{out}: is named for predictions and for the page; give each a file of its own")
+    if options.page is not None and options.page.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"{options.page}: the page is written as HTML; give a name that ends in .html")
     trained = load_model(options.checkpoint)
     latch = trained.model if isinstance(trained.model, TopDownLatch) else None
     if latch is None and (options.masks or options.page):

@@ -71,6 +71,9 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
     loaded = load_splits(path, **options.loading())
     splits = {name: data.as_sequences() if data.vectors else data for name, data in loaded.items()}
     for needed in ("train", "valid"):
+        if needed not in splits and all(data.labels is None for data in splits.values()) and path.is_dir():
+            remedy = "add a table labels.csv with the columns id, split and the label"
+            raise DataError(f"{path}: has no split {needed!r} but {list(splits)}, and no labels; {remedy}")
         if needed not in splits:
             other = next((name for name in ("val", "dev", "validation") if name in splits), None)
             remedy = f"call {other!r} 'valid'" if other else "give each sample one of train, valid and test as its split"

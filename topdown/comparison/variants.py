@@ -29,7 +29,7 @@ from topdown.training.random_state import manual_seed, seeded
 from topdown.training.scaled_output import scaled_by_targets
 from topdown.training.tasks import Task
 
-Sizes = Mapping[str, int]
+Sizes = dict[str, int]
 Build = Callable[[Sizes], nn.Module]
 Widen = Callable[[Sizes, float], nn.Module]
 LINEAR, NONE, WIDENED, STATIC = "linear model on pooled features", "none", "none, widened", "static"

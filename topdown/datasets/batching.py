@@ -183,7 +183,7 @@ class BatchLoader(DataLoader[Batch]):
         """Returns the number of steps of an epoch, the same in all processes."""
         return len(cast(BucketedSampler, self.batch_sampler).batches())
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Starts an epoch."""
         cast(_WholeBatches, self.batch_sampler).shares = True
         return super().__iter__()

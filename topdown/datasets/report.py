@@ -35,6 +35,8 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
             notes.append(f"labels of {split}: none")
         elif (classes := _classes(data)) is not None:
             notes.append(f"labels of {split}: " + ", ".join(f"{name} {count}" for name, count in classes.items() if count))
+        elif (columns := _label_columns(data)) is not None:
+            notes.append(f"labels of {split}: {columns}")
         elif "minimum" in labels:
             span = f"{labels['minimum']:.2f} to {labels['maximum']:.2f}"
             notes.append(f"labels of {split}: {span}, {labels['zeros']:.1%} exactly 0")
@@ -74,6 +76,22 @@ def _classes(data: SequenceDataset) -> dict[str, int] | None:
     return dict(zip(names, [*counts, *[0] * (len(names) - len(counts))], strict=True))
 
 
+def _label_columns(data: SequenceDataset) -> str | None:
+    """Describes several labels of a sample, one by one: how many are 1, or from where to where they are; None for one label."""
+    if data.labels is None or data.labels.dim() != 2 or data.labels.shape[1] < 2:
+        return None
+    said = []
+    for name, column in zip(data.report.get("label_names") or range(data.labels.shape[1]), data.labels.T, strict=True):
+        there = column[labelled(column)]
+        if not len(there):
+            said.append(f"{name} none")
+        elif there.is_floating_point():
+            said.append(f"{name} {float(there.min()):.6g} to {float(there.max()):.6g}")
+        else:
+            said.append(f"{name} {int((there == 1).sum())} of {len(there)}")
+    return ", ".join(said)
+
+
 def _constant_features(data: SequenceDataset) -> list[str]:
     """Says which features of the training samples have one value, from which nothing can be learned."""
     notes = []
@@ -92,6 +110,12 @@ MANY_CLASSES = 20  # of whole numbers, which may be no classes
 def _odd_classes(data: SequenceDataset) -> list[str]:
     """Says that whole numbers may be no classes, or are numbered from 1, where the model has an output that no sample has."""
     counts, notes = _classes(data) or {}, []
+    y = data.labels
+    if y is not None and y.is_floating_point() and y.dim() == 1 and not data.report.get("label_names"):  # tables say it
+        values = y[labelled(y)].unique()
+        if len(values) <= MANY_CLASSES < len(y) and bool((values == values.round()).all()):
+            what = f"labels are {len(values)} whole numbers in {y.dtype}, taken as numbers to predict"
+            return [f"{what}; if they are classes, save them as integers"]
     if data.report.get("class_names") or not counts:
         return []
     if len(counts) > MANY_CLASSES:

@@ -33,7 +33,7 @@ from topdown.training.fingerprints import fingerprint, named
 from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, prediction_of
 from topdown.training.prediction import device_of, evaluation_mode, predict
 from topdown.training.random_state import manual_seed, own_random_numbers, random_state, set_random_state
-from topdown.training.scaled_output import scaled_by_targets
+from topdown.training.scaled_output import ScaledOutput, scaled_by_targets
 from topdown.training.stopping import Begun, Stopped
 from topdown.unbuilt import UnbuiltFeedback
 
@@ -122,8 +122,8 @@ def fit(
         find_unused_parameters: As in DistributedDataParallel: set it where some steps do not use all parameters. (Default:
             False)
         standardize_targets: Whether the model learns targets with mean 0 and standard deviation 1, by those of the training
-            data, as large numbers need. Losses, and predictions of `Fit.model`, are in the units of the labels. (Default:
-            False)
+            data, as large numbers need. Predictions of `Fit.model` are in the units of the labels, losses in deviations (a
+            loss of your own in the units of the labels). (Default: False)
         feedback_learning_rate: Learning rate of the feedback of latches, with Adam. (Default: that of all parameters)
         class_weight: Weights of classes in the loss, {class: weight}, 1 for all others; "balanced": N / (C N_c), as in
             scikit-learn, so that rare classes count as much as frequent ones. For loss="cross_entropy". (Default: all 1)
@@ -179,7 +179,8 @@ def fit(
             batch = train.batch(torch.arange(min(batch_size, len(train)))).to(place)
             with torch.no_grad(), evaluation_mode(model):
                 model(batch.inputs, batch.lengths)  # the first call of a latch of unknown sizes
-        compare = _compare(loss, weights)
+        scaled = next((module for module in model.modules() if isinstance(module, ScaledOutput)), None)
+        compare = _compare(loss, weights, scaled)
         own_gets_missing = callable(loss) and not all(bool(labelled(data.labels).all()) for data in (train, valid))
         steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate, feedback_learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
@@ -324,10 +325,13 @@ def _train_epoch(
     return float(total(losses)) / count
 
 
-def _compare(loss: Loss, weights: Tensor | None) -> Callable[[Any, Tensor], Tensor]:
-    """Returns a function (output, labels) -> scalar."""
+def _compare(loss: Loss, weights: Tensor | None, scaled: ScaledOutput | None) -> Callable[[Any, Tensor], Tensor]:
+    """Returns a function (output, labels) -> scalar, in deviations of the targets where the output is scaled by them."""
     if weights is not None:
         return lambda output, labels: cross_entropy(prediction_of(output), labels, weights)
+    if not callable(loss) and scaled is not None:
+        of = scaled.standardized
+        return lambda output, labels: LOSSES[loss](of(prediction_of(output)), of(labels))
     if not callable(loss):
         return lambda output, labels: LOSSES[loss](prediction_of(output), labels)
     return lambda output, labels: loss(output, labels) if labelled(labels).any() else prediction_of(output).sum() * 0.0

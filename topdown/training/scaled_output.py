@@ -21,8 +21,9 @@ class ScaledOutput(nn.Module):
 
     An untrained network predicts numbers near 0, and Adam moves its weights in steps of the learning rate: targets near 250,000
     would take more epochs than there are. With mean :math:`\mu` and deviation :math:`\sigma` of the training targets it begins
-    at their mean. Losses, predictions and metrics stay in the units of the user, and both numbers are in the state dict. Where
-    float32 would round the mean, as that of times in seconds, they and the predictions are float64.
+    at their mean. Predictions and metrics, and a loss of the user's own, stay in the user's units; a loss that is named counts
+    in deviations, so that all targets weigh alike, whatever their scale. Both numbers are in the state dict. Where float32
+    would round the mean, as that of times in seconds, they and the predictions are float64.
 
     Args:
         backbone: Any model; inside of a latch, one with `encode` and `fuse`.
@@ -57,6 +58,10 @@ class ScaledOutput(nn.Module):
     def encoding_sizes(self) -> Mapping[str, int]:
         """Size of the encodings of each modality."""
         return cast(Mapping[str, int], self.backbone.encoding_sizes)
+
+    def standardized(self, values: Tensor) -> Tensor:
+        """Returns targets, or predictions of them, in deviations from their mean."""
+        return (values - self.mean.to(values.device)) / self.deviation.to(values.device)
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> Any:
         """Encodes each modality by itself, as the backbone does."""

@@ -151,10 +151,12 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
             f"labels are words, such as {words[0]!r}, which are classes and no numbers: leave out --task regression"
         )
     if name == "multilabel" and not zeros_and_ones:
-        raise DataError("labels for yes or no must be 0 or 1 each; say --task regression, or give one class per sample")
+        remedy = "say --task regression, give one class per sample, or name the column of the label with --label"
+        raise DataError(f"labels for yes or no must be 0 or 1 each; {remedy}")
     if name == "classification" and not (whole and columns == 1):
         kind = f"{some.dtype} in {columns} column{'s' if columns > 1 else ''}"
-        raise DataError(f"labels are {kind}, but classes must be whole numbers, one per sample: 0, 1, 2 ...")
+        remedy = "; save them as integers" if columns == 1 else ""
+        raise DataError(f"labels are {kind}, but classes must be whole numbers, one per sample: 0, 1, 2 ...{remedy}")
     if name == "classification":
         ranges = [label_range(y) for y in labels.values()]
         least, most = int(min(low for low, _ in ranges)), int(max(high for _, high in ranges))

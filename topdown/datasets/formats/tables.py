@@ -50,9 +50,9 @@ def read(source: Source) -> Found:
 
 
 def _tables(folder: Path) -> Iterator[Path]:
-    """Yields the tables of a folder; files whose names begin with a dot are none."""
+    """Yields the tables of a folder; files whose names begin with a dot, or as Excel's locks do, are none."""
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith((".", "~$")) and path.is_file():
             yield path
 
 
@@ -76,7 +76,14 @@ def _by_modality(source: Source) -> tuple[Table | None, dict[str, tuple[Table, l
     labels = read_table(paths.pop(stems["labels"])) if "labels" in stems else None
     if not paths:
         raise DataError(f"{source.path}: has no table of a modality beside {labels.path.name if labels else 'labels'}")
+    if labels is None and (like := [path for stem, path in paths.items() if stem.lower() in ("label", "target", "targets")]):
+        raise DataError(f"{like[0]}: is named like a table of labels; call it labels{like[0].suffix}")
     found = {name: read_table(paths[name]) for name in _wanted(source, paths)}
+    for table in found.values() if labels is None else ():
+        if of_labels := [column for column in table.frame.columns if column.lower() in ("split", "label")]:
+            what = f"has a column {of_labels[0]!r}, as one table with everything has"
+            remedy = "say which columns are a modality, as in --columns audio=a_*, or put id, split and label into labels.csv"
+            raise DataError(f"{table.path}: {what}; {remedy}")
     return labels, {name: (table, list(table.frame.columns)) for name, table in found.items()}
 
 

@@ -16,6 +16,7 @@ from topdown.datasets.formats.helpers.fields import join_names, normalized
 from topdown.datasets.raw_samples import Array
 from topdown.files import require
 
+MISSING_WORDS = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "<NA>")
 SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls")
 COLUMNS = "its first line must name its columns, once each, one of them 'id'"
 
@@ -167,12 +168,18 @@ def _sniff(path: Path) -> Table:
     separator = max(",;\t|", key=lines[0].count)
     if separator != ",":
         notes.append(f"separator {'tab' if separator == chr(9) else separator}")
-        cells = [cell.strip() for line in lines[1:50] for cell in line.split(separator)]
-        if any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in cells) and not any(
-            re.fullmatch(r"[+-]?\d*\.\d+", cell) for cell in cells
-        ):
+        comma, point = (r"[+-]?\d+,\d+", r"[+-]?\d*\.\d+")
+        text = "\n".join(lines[1:-1] or lines[1:])  # the last line may be cut off
+        if not _has_cell(text, comma, separator) and not _has_cell(text, point, separator):
+            text = path.read_text(encoding)  # decimals may begin far below
+        if _has_cell(text, comma, separator) and not _has_cell(text, point, separator):
             notes.append("decimal comma")
     return Table(path, None, separator, encoding, notes)
+
+
+def _has_cell(text: str, pattern: str, separator: str) -> bool:
+    between = re.escape(separator)
+    return re.search(rf"(?m)(?:^|{between})[ ]*(?:{pattern})[ ]*\r?(?:{between}|$)", text) is not None
 
 
 def _decodes(path: Path, encoding: str) -> bool:
@@ -212,6 +219,8 @@ def numbers(table: Table, columns: list[str], remedy: str) -> Array:
         if cells.dtype.kind in "mM" or pandas.api.types.is_datetime64_any_dtype(cells):
             raise DataError(f"{table.path}: column {name!r} holds dates; give numbers, such as seconds")
         if not pandas.api.types.is_numeric_dtype(cells):
+            stripped = cells.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+            cells = stripped.mask(stripped.isin(MISSING_WORDS))  # pandas finds those that no blank follows
             wrong = pandas.to_numeric(cells, errors="coerce").isna() & cells.notna()
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
