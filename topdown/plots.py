@@ -99,7 +99,8 @@ def plot_sample(
     columns = max(1 + bool(inputs) + len(f) * (len(f) > 1) for f in trace.feedback.values())
     height = max(2.8, *(min(6.0, f.shape[-1] / 50) for by_source in trace.feedback.values() for f in by_source.values()))
     figure = _figure(0.8 + 4.5 * columns, 0.3 + height * len(trace.masks))
-    limit = max(0.1 * neutral, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
+    apart = max(0.0, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
+    limit, all_alike = max(0.1 * neutral, apart), ", all less than 1 % from it" if apart < 0.01 * neutral else ""
     for row, (target, mask) in enumerate(trace.masks.items()):
         valid, positions = lengths_of(lengths, target), sites[target].order(mask)[1] if target in sites else ()
         panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
@@ -109,25 +110,24 @@ def plot_sample(
             axes = figure.add_subplot(len(trace.masks), columns, row * columns + column + 1)
             x = torch.atleast_2d(values[sample].detach().float().cpu())
             shown = (x if valid is None or len(x) == 1 else x[: int(valid[sample])]).T  # features over steps
-            if shown.shape[1] == 0:
+            if (n := shown.shape[1]) == 0:
                 axes.set_title(f"{title}: absent from this sample", fontsize=9, parse_math=False)
                 axes.set_axis_off()
                 continue
-            as_image = len(positions) == 2 and shown.shape[1] == positions[0] * positions[1]
+            as_image = len(positions) == 2 and n == positions[0] * positions[1]
             span = None if values is inputs.get(target) else (neutral - limit, neutral + limit)
             _draw(axes, shown.mean(0).view(positions) if as_image else shown, title, span)
             if not as_image:
                 names = _names_of((feature_names or {}).get(target), range(len(shown)), f"feature_names[{target!r}]")
                 _name_features(axes.set_yticks, shown, neutral if span else float(shown.mean()), names, 16)
                 axes.set(xlabel="step", ylabel="feature")
-                n = shown.shape[1]
                 steps = ["all steps"] if n == 1 else (step_names or {}).get(target)
                 if steps is not None and len(steps) < n:
                     raise ValueError(f"step_names[{target!r}] has {len(steps)} names, but there are {n} steps")
                 if steps is not None:
                     axes.set_xticks(range(n), map(str, steps[:n]), fontsize=7, rotation=60, ha="right", parse_math=False)
     if images := [image for axes in figure.axes for image in axes.images]:
-        figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {neutral:g}, unchanged)")
+        figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {neutral:g}, unchanged{all_alike})")
     return figure
 
 

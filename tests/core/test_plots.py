@@ -272,6 +272,7 @@ def test_a_raw_input_stands_beside_its_mask():
     assert title == f"input 'audio', {low:.3g} (white) to 7 (black)"
     assert signal.cmap.name == "Greys"
     assert mask.cmap.name == "RdBu_r"
+    assert any(axes.get_ylabel() == "mask (white: 1, unchanged, all less than 1 % from it)" for axes in figure.axes)
     bar = next(axes for axes in figure.axes if axes.get_ylabel().startswith("mask"))
     assert bar.get_ylim() == (mask.norm.vmin, mask.norm.vmax)  # the bar is that of the masks
 
