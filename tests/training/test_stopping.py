@@ -213,7 +213,8 @@ def test_processes_stop_after_the_same_step_and_go_on_with_the_same_bits(tmp_pat
     assert processes.run_group(2, stopped_by_a_signal, tmp_path, "whole.pt", None) == [0, 0]
     assert processes.run_group(2, stopped_by_a_signal, tmp_path, "stopped.pt", 5) == [0, 0]  # an epoch has three steps
     kept = load_checkpoint(tmp_path / "stopped.pt")
-    assert (len(kept["history"]), kept["begun"][0], len(kept["begun"][3])) == (1, 2, 2)
+    assert (len(kept["history"]), kept["begun"][0], kept["begun"][1].shape, len(kept["begun"][3])) == (1, 2, (2,), 2)
+    assert kept["begun"][1][0] != kept["begun"][1][1]  # each process keeps its own sum: their total has other last bits
     assert processes.run_group(2, stopped_by_a_signal, tmp_path, "stopped.pt", None) == [0, 0]
     whole, found = (load_checkpoint(tmp_path / name) for name in ("whole.pt", "stopped.pt"))
     assert len(whole["history"]) == len(found["history"]) == 3

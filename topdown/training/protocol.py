@@ -276,8 +276,9 @@ def _train_epoch(
     """Returns the mean loss over all labels, of all processes. Steps that were done before it stopped are not done again."""
     model.train()
     device = device_of(model)
-    done, losses, count, _ = begun or (0, torch.zeros((), device=device), 0, [])
-    losses = losses if rank() == 0 else torch.zeros_like(losses)  # of all processes together
+    done, sums, count, _ = begun or (0, torch.zeros(world_size()), 0, [])
+    # As many processes as before go on with their own sums, or the last bit of the loss would be another.
+    losses = (sums[rank()] if len(sums) == world_size() else sums.sum() * (rank() == 0)).to(device)
     known = labelled(data.labels).reshape(len(data), -1).sum(1)  # labels of each sample
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)
@@ -320,7 +321,8 @@ def _train_epoch(
                 on_step(epoch, number, len(batches))
         except Stopped as stopped:
             states = zip(*[gathered(state) for state in random_state(device)], strict=True)
-            stopped.begun = number, total(losses), count, [[*of_a_process] for of_a_process in states]
+            sums = torch.cat(gathered(losses.reshape(1)))
+            stopped.begun = number, sums, count, [[*of_a_process] for of_a_process in states]
             raise
     return float(total(losses)) / count
 

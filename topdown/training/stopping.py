@@ -12,7 +12,7 @@ from torch import Tensor
 
 from topdown.training.distributed import largest, world_size
 
-# Steps of an epoch, the sum of their losses, the labels that they counted, and the random states of all processes.
+# Steps of an epoch, the sum of their losses in each process, the labels that they counted, and the random states of all.
 Begun: TypeAlias = tuple[int, Tensor, int, list[list[Tensor]]]
 
 
