@@ -94,8 +94,8 @@ class Batch:
         if numbers and key in self._equal:  # sizes in exported code have no hash
             return self._equal[key]
         least, most = int(for_all), math.inf if steps is None else steps
-        shortest, longest = (min(numbers), max(numbers)) if numbers else (least, most)
-        if not least <= shortest <= longest <= most:
+        shortest, longest = (min(numbers), max(numbers)) if numbers else (0, 0)
+        if numbers and not least <= shortest <= longest <= most:
             at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
