@@ -130,7 +130,7 @@ def test_rows_and_runs(done):
 
 def test_seeds_may_be_named(done):
     first = {(r["row"], r["seed"]): r["test"] for r in done[1].runs.records if not r["gaps"]}
-    again = run(seeds=[1], alone=False).runs.records
+    again = run(seeds=np.array([1]), alone=False).runs.records
     assert {r["seed"] for r in again} == {1}
     assert all(r["test"] == first[r["row"], 1] for r in again if r["row"] != LINEAR)
 

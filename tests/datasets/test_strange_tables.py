@@ -225,8 +225,8 @@ def test_tables_of_labels_by_another_name_are_named(tables, message, tmp_path):
 
 
 def test_tables_that_are_not_read_are_named(tmp_path):
-    (tmp_path / "a.ods").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"a.ods: .ods is not read; save the table as .csv"):
+    (tmp_path / "a.ods").write_bytes(b"no table")
+    with pytest.raises(DataError, match=r"a.ods: .*save a table as .csv"):
         load_splits(tmp_path / "a.ods")
 
 
@@ -238,3 +238,9 @@ def test_several_labels_are_described_one_by_one():
     assert "labels of train: 0 0.5 to 2.5, 1 -1 to 100000" in spans
     said = data_table({"train": SequenceDataset.from_arrays({"a": np.ones((40, 1))}, np.arange(40.0) % 3)})
     assert "labels are 3 whole numbers in torch.float32, taken as numbers to predict; if they are classes" in said
+
+
+def test_new_data_may_have_a_column_that_was_learned(tmp_path):
+    """A feature called 'label' is one where the training said so, also without a table of labels."""
+    (data,) = load_splits(write(tmp_path, a=["id,label,x", "s0,1,2"]), features={"a": ["label", "x"]}).values()
+    assert data.batch([0]).inputs["a"].flatten().tolist() == [1.0, 2.0]

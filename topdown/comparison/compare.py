@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ def compare(
     loss: Loss | None = None,
     metric: Metric | None = None,
     task: Task | None = None,
-    seeds: int | Sequence[int] = 10,
+    seeds: int | Iterable[int] = 10,
     jobs: int | None = None,
     alone: bool = True,
     robust: bool = False,
@@ -135,7 +135,7 @@ def compare(
     check_splits(splits)
     if world_size() > 1:
         raise ValueError("compare starts processes of its own: call it in one process, and pass jobs=")
-    numbers = [*range(seeds)] if isinstance(seeds, int) else [*seeds]
+    numbers = [int(seed) for seed in (seeds if isinstance(seeds, Iterable) else range(seeds))]
     if not numbers or min(numbers) < 0 or len({*numbers}) < len(numbers):
         raise ValueError(f"seeds={seeds} must be at least 1, or different numbers of at least 0")
     if jobs == 0:
@@ -176,7 +176,7 @@ def compare(
     runs = store.runs(wanted, metric, list(kinds), static_kinds(kinds))
     compared = compare_rows(runs)
     configuration |= {
-        "seeds": seeds if isinstance(seeds, int) else numbers,
+        "seeds": numbers if isinstance(seeds, Iterable) else len(numbers),
         "jobs": jobs,
         "wall_seconds": time.time() - start,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -278,7 +278,7 @@ def _train_epoch(
     device = device_of(model)
     done, sums, count, _ = begun or (0, torch.zeros(world_size()), 0, [])
     # As many processes as before go on with their own sums, or the last bit of the loss would be another.
-    losses = (sums[rank()] if len(sums) == world_size() else sums.sum() * (rank() == 0)).to(device)
+    losses = (sums[rank()] if sums.numel() == world_size() > 1 else sums.sum() * (rank() == 0)).to(device)
     known = labelled(data.labels).reshape(len(data), -1).sum(1)  # labels of each sample
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)

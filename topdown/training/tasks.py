@@ -104,13 +104,7 @@ class Task(NamedTuple):
         return [[value if outputs.dtype == torch.float64 else _digits(value) for value in row] for row in outputs.tolist()]
 
     def probabilities(self, outputs: Tensor) -> list[list[float]]:
-        """Returns the probability of every class, or of every one of several labels, for each sample.
-
-        Raises:
-            DataError: if the task has neither.
-        """
-        if self.name == "regression":
-            raise DataError("regression has no probabilities: its predictions are numbers")
+        """Returns the probability of every class, or of every one of several labels, for each sample; not for regression."""
         values = outputs.softmax(1) if self.name == "classification" else outputs.sigmoid()
         return [[_digits(value) for value in row] for row in values.tolist()]
 

@@ -17,7 +17,6 @@ KINDS = (
     "or a store"
 )
 TORCH = 0x1950A86A20F9469CFC6C  # the first of the pickles that old versions of torch.save write
-TABLES = (".ods", ".feather", ".xlsm", ".xlsb", ".txt", ".json")  # that pandas reads, or people call so
 OTHERS = {
     b"version ": "a pointer of Git LFS and not the file itself: run `git lfs pull`",
     b"\x1f\x8b": "compressed with gzip: unpack it first",
@@ -35,8 +34,6 @@ def read_source(source: Source) -> Found:
     for magic, what in OTHERS.items():
         if source.start.startswith(magic):
             raise DataError(f"{source.path}: is {what}")
-    if source.path.suffix.lower() in TABLES and not source.is_folder and not source.start.startswith(b"\x80"):
-        raise DataError(f"{source.path}: {source.path.suffix} is not read; save the table as .csv")
     for layout in LAYOUTS:
         if layout.recognizes(source):
             found: Found = layout.read(source)

@@ -76,10 +76,15 @@ def _by_modality(source: Source) -> tuple[Table | None, dict[str, tuple[Table, l
     labels = read_table(paths.pop(stems["labels"])) if "labels" in stems else None
     if not paths:
         raise DataError(f"{source.path}: has no table of a modality beside {labels.path.name if labels else 'labels'}")
-    if labels is None and (like := [path for stem, path in paths.items() if stem.lower() in ("label", "target", "targets")]):
+    options = source.options
+    if (
+        labels is None
+        and not options.modalities
+        and (like := [path for stem, path in paths.items() if stem.lower() in ("label", "target", "targets")])
+    ):
         raise DataError(f"{like[0]}: is named like a table of labels; call it labels{like[0].suffix}")
     found = {name: read_table(paths[name]) for name in _wanted(source, paths)}
-    for table in found.values() if labels is None else ():
+    for table in found.values() if labels is None and options.features is None else ():
         if of_labels := [column for column in table.frame.columns if column.lower() in ("split", "label")]:
             what = f"has a column {of_labels[0]!r}, as one table with everything has"
             remedy = "say which columns are a modality, as in --columns audio=a_*, or put id, split and label into labels.csv"

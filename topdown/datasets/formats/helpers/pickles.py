@@ -59,7 +59,8 @@ def load_arrays(path: str | Path) -> Loaded:
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything
         reason = f"{type(error).__name__}: {error}"[:200].rstrip(": ")
-        raise DataError(f"{path}: not a pickle, or cut short ({reason}); name another file, or download it again") from None
+        remedy = "name another file, download it again, or save a table as .csv"
+        raise DataError(f"{path}: not a pickle, or cut short ({reason}); {remedy}") from None
 
 
 def _unwrap(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:

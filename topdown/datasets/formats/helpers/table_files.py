@@ -16,6 +16,7 @@ from topdown.datasets.formats.helpers.fields import join_names, normalized
 from topdown.datasets.raw_samples import Array
 from topdown.files import require
 
+BEGINNING = 2**16  # bytes of a text file from which its form is told
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "<NA>")
 SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls")
 COLUMNS = "its first line must name its columns, once each, one of them 'id'"
@@ -156,7 +157,7 @@ def _check_rows(table: Table) -> None:
 def _sniff(path: Path) -> Table:
     """Finds separator, decimal comma and encoding of a text file from its beginning."""
     with path.open("rb") as file:
-        start = file.read(2**16)
+        start = file.read(BEGINNING)
     encodings = ("utf-16",) if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
     encoding = next((name for name in encodings if _decodes(path, name)), None)
     if encoding is None:
@@ -168,8 +169,8 @@ def _sniff(path: Path) -> Table:
     separator = max(",;\t|", key=lines[0].count)
     if separator != ",":
         notes.append(f"separator {'tab' if separator == chr(9) else separator}")
-        comma, point = (r"[+-]?\d+,\d+", r"[+-]?\d*\.\d+")
-        text = "\n".join(lines[1:-1] or lines[1:])  # the last line may be cut off
+        comma, point = r"[+-]?\d+,\d+", r"[+-]?\d*\.\d+"
+        text = "\n".join(lines[1:-1] if len(start) == BEGINNING else lines[1:])  # the last line may be cut off
         if not _has_cell(text, comma, separator) and not _has_cell(text, point, separator):
             text = path.read_text(encoding)  # decimals may begin far below
         if _has_cell(text, comma, separator) and not _has_cell(text, point, separator):
