@@ -20,7 +20,7 @@ from topdown.masking import replaced
 
 L = TypeVar("L", bound=nn.Module)
 
-_thread = threading.local()
+_thread: Any = type("Thread", (threading.local,), {"in_first_pass": False, "blocks": ()})()  # with defaults in each thread
 _blocks: ContextVar[tuple[Any, ...]] = ContextVar("blocks", default=())  # open blocks of Disabled
 
 
@@ -40,7 +40,7 @@ def in_first_pass() -> bool:
         >>> len(activations)
         1
     """
-    return getattr(_thread, "in_first_pass", False)
+    return bool(_thread.in_first_pass)
 
 
 class FirstPass:
@@ -125,14 +125,14 @@ class Disabled(Generic[L]):
         """Disables the feedback, and returns the latch."""
         self.entered, self.open = True, self.open + 1
         _blocks.set((*_blocks.get(), self))
-        _thread.blocks = (*getattr(_thread, "blocks", ()), self)  # for compiled code, which cannot read a context variable
+        _thread.blocks = (*_thread.blocks, self)  # for compiled code, which cannot read a context variable
         return self.latch
 
     def __exit__(self, *_: object) -> None:
         """Enables the feedback again, unless another block is open."""
         self.open -= 1  # where tasks or threads that were started in the block still hold it, it is over, too
         _blocks.set(tuple([block for block in _blocks.get() if block.open]))
-        _thread.blocks = tuple([block for block in getattr(_thread, "blocks", ()) if block.open])
+        _thread.blocks = tuple([block for block in _thread.blocks if block.open])
 
     def __del__(self) -> None:
         """Warns about a call that had no effect."""
@@ -142,5 +142,5 @@ class Disabled(Generic[L]):
 
 def is_disabled(latch: nn.Module) -> bool:
     """Returns whether a block of :class:`Disabled` is open for a latch."""
-    blocks = getattr(_thread, "blocks", ()) if torch.compiler.is_compiling() else _blocks.get()
+    blocks = _thread.blocks if torch.compiler.is_compiling() else _blocks.get()
     return any([block.latch is latch and block.open > 0 for block in blocks])  # a list: compilers cannot do it of a generator
