@@ -20,7 +20,8 @@ from topdown.masking import replaced
 
 L = TypeVar("L", bound=nn.Module)
 
-_thread: Any = type("Thread", (threading.local,), {"in_first_pass": False, "blocks": ()})()  # with defaults in each thread
+# Each thread begins with both, since compilers guard on whether an attribute is there.
+_thread: Any = type("Thread", (threading.local,), {"__init__": lambda self: vars(self).update(in_first_pass=False, blocks=())})()
 _blocks: ContextVar[tuple[Any, ...]] = ContextVar("blocks", default=())  # open blocks of Disabled
 
 
