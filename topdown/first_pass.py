@@ -21,7 +21,8 @@ from topdown.masking import replaced
 L = TypeVar("L", bound=nn.Module)
 
 # Each thread begins with both, since compilers guard on whether an attribute is there.
-_thread: Any = type("Thread", (threading.local,), {"__init__": lambda self: vars(self).update(in_first_pass=False, blocks=())})()
+_begin: Any = lambda self: self.__dict__.update(in_first_pass=False, blocks=())  # noqa: E731
+_thread: Any = type("Flags", (threading.local,), {"__init__": _begin})()
 _blocks: ContextVar[tuple[Any, ...]] = ContextVar("blocks", default=())  # open blocks of Disabled
 
 
@@ -143,5 +144,5 @@ class Disabled(Generic[L]):
 
 def is_disabled(latch: nn.Module) -> bool:
     """Returns whether a block of :class:`Disabled` is open for a latch."""
-    blocks = _thread.blocks if torch.compiler.is_compiling() else _blocks.get()
-    return any([block.latch is latch and block.open > 0 for block in blocks])  # a list: compilers cannot do it of a generator
+    # A list: compilers cannot do it of a generator.
+    return any([b.latch is latch and b.open > 0 for b in (_thread.blocks if torch.compiler.is_compiling() else _blocks.get())])
