@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -86,6 +87,25 @@ def test_a_compiled_latch_is_one_graph_and_not_compiled_again_for_other_shapes(b
         for shape in ((4, 9), (5, 12), (3, 30), (7, 5)):
             inputs, lengths = batch(*shape)
             torch.testing.assert_close(compiled(inputs, lengths), latch(inputs, lengths), atol=1e-6, rtol=0)
+    assert counter.frame_count == 1
+
+
+def test_a_compiled_latch_that_is_the_first_of_a_thread_is_compiled_once():
+    """Compilers guard on whether a flag of the thread is there, which the first call set."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    latch, counter = TopDownLatch(Toy(SIZES), "linear").eval(), CompileCounter()
+    compiled = torch.compile(latch, backend=counter, fullgraph=True, dynamic=True)
+
+    def run():
+        with torch.no_grad():
+            for shape in ((4, 9), (5, 12)):
+                compiled(*batch(*shape))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
     assert counter.frame_count == 1
 
 
