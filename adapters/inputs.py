@@ -75,7 +75,7 @@ def check_batch(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], owne
     present = check_sequences(inputs, sizes, owner)
     batch = Batch(inputs, lengths)
     batch.check_names([*sizes, *inputs])
-    batch.size(*next(iter(present.items())))
+    batch.first = next((name, tuple(x.shape)) for name, x in present.items())
     marks = [mark for name, x in present.items() if (mark := batch.with_lengths(name, x).present) is not None]
     if len(marks) == len(present) and all(readable(mark) for mark in marks):
         empty = (~torch.stack(marks).any(0)).nonzero()

@@ -124,44 +124,44 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
     """
     if not isinstance(encoded, MAPPING):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
-    sizes, used = wiring.source_sizes, {j for names in (wiring.sources or {}).values() for j in names}
+    sizes, inputs, used = wiring.source_sizes, batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
     if wiring.pairs is None and used:
-        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)  # raises for an unknown name
+        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encoded)  # raises for an unknown name
     encodings: dict[str, Steps] = {}
     for name, returned in encoded.items():
         r = returned.values if isinstance(returned, (Padded, Steps)) else returned
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
         # An entry with the name of an input that can be masked must be an encoding: an error below says so.
-        is_source = name in used if used else (is_encoding or can_be_masked(batch.inputs.get(name)))
+        is_source = name in used if used else (is_encoding or can_be_masked(inputs.get(name)))
+        target = batch.targets.get(name)
         # An encoding of nothing, such as a learned one, is no source where its modality is absent.
-        x = batch.inputs.get(name, None if name in (wiring.target_sizes or ()) else r)
-        if r is None or not is_source or (x is None and name not in wiring.sites):
+        x = r if target or name in wiring.sites else inputs.get(name, None if name in (wiring.target_sizes or ()) else r)
+        if r is None or x is None or not is_source:
             continue
         if not is_encoding:
             raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
-        if r.dim() > 3 or r.shape[0] != batch.size(name, r):
-            shape = f"of shape {tuple(r.shape)} for a batch of {batch.size(name, r)}"
+        steps = target if target and returned is r and r.shape[:-1] == target.values.shape[:-1] else None
+        batch.first = batch.first or (name, tuple(r.shape))
+        if not steps and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
+            shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
             raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
-        if sizes is not None and name not in sizes:
-            raise ValueError(f"encoding {name!r} is unknown: the feedback was built for {list(sizes)}; build it with all")
-        if sizes is not None and r.shape[-1] != sizes[name]:
-            raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {sizes[name]}")
-        encoding, r = _with_lengths(name, returned, batch), r.detach() if detach and r.requires_grad else r
-        r = r if encoding.valid is None else torch.where(encoding.valid, r, 0.0)
-        encodings[name] = Steps(r, encoding.lengths, encoding.grid, encoding.valid, encoding.present)
-    if lost := [name for name in used if name not in encoded and batch.inputs.get(name) is not None]:
+        if sizes is not None and r.shape[-1] != sizes.get(name):
+            built = sizes.get(name, f"{[*sizes]}: build it with all encodings")
+            raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
+        _, lengths, grid, valid, present = steps or _with_lengths(name, returned, batch)
+        r = r.detach() if detach and r.requires_grad else r
+        encodings[name] = Steps(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
+    if lost := [name for name in used if name not in encoded and inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
         names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *(sizes or ()))
-        batch.check_names([*names, *(batch.inputs if uses_lengths else ())])
+        batch.check_names([*names, *(inputs if uses_lengths else ())])
     return encodings
 
 
 def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
     """Returns what has the lengths of an encoding: those of a :class:`topdown.Padded`, where None means all, or of its name."""
-    target, value = batch.targets.get(name), batch.inputs.get(name)
-    if target is not None and isinstance(returned, Tensor) and returned.shape[:-1] == target.values.shape[:-1]:
-        return target
+    value = batch.inputs.get(name)
     encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
     r = encoding.values
     if encoding.lengths is not None:

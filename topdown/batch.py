@@ -1,7 +1,7 @@
 """The inputs and lengths of one call, read and checked once."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -11,6 +11,7 @@ from topdown.sequence import MAPPING, TIME_LAST, Lengths, Steps, along_batch, de
 from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
+Target: TypeAlias = tuple[str, Any, Tensor | None, tuple[int, ...]]  # name, tensor, lengths and grid
 
 BATCH_FIRST = "make the model batch_first, or say Site(path, 't b d')"
 
@@ -33,11 +34,6 @@ class Batch:
         self._checked: list[tuple[Tensor, tuple[Any, ...], Steps]] = []  # by steps, device and grid
         self._equal: dict[tuple[Any, ...], Steps] = {}  # by device, steps, whether they hold for all, and values
 
-    def size(self, name: str, values: Tensor) -> int:
-        """Returns the batch size: that of the first target or encoding of the call."""
-        self.first = self.first or (name, tuple(values.shape))
-        return self.first[1][0]
-
     def check_names(self, names: Collection[str]) -> None:
         """Raises a ValueError if the lengths have an entry of another name."""
         if stray := [n for n in (self.lengths if isinstance(self.lengths, Mapping) else ()) if n not in names]:
@@ -57,11 +53,12 @@ class Batch:
             TypeError: if the lengths are not a tensor of integers.
             ValueError: if their shape or a value does not fit, or they were used for another number of steps.
         """
-        padded = self.padded.get(name) if values is not self.inputs.get(name) else None
-        if padded is not None and values.dim() == 3 and padded.values.shape[1] == values.shape[1]:
+        is_sequence, lengths = values.dim() == 3, lengths_of(self.lengths, name) if self.by_name else self.lengths
+        steps = values.shape[1] if is_sequence else steps
+        padded = self.padded.get(name) if self.padded and values is not self.inputs.get(name) else None
+        if padded is not None and is_sequence and padded.values.shape[1] == steps:
             return padded._replace(values=values)
-        lengths, steps = lengths_of(self.lengths, name), values.shape[1] if values.dim() == 3 else steps
-        if lengths is None or (values.dim() == 2 and not self.by_name):
+        if lengths is None or not (is_sequence or self.by_name):
             return Steps(values, None, grid)
         if steps is not None:
             first, first_steps = self._steps.setdefault(name if self.by_name else "", (name, steps))
@@ -72,11 +69,12 @@ class Batch:
 
     def check(self, lengths: Any, name: str, values: Tensor, steps: int | None = None, grid: tuple[int, ...] = ()) -> Steps:
         """Checks lengths, and returns values with them. Equal lengths give the same tensor and the same masks."""
-        key = (values.shape[1] if values.dim() == 3 else steps, values.device, grid)
-        checked = [first for tensor, of, first in self._checked if tensor is lengths and of == key]
-        first = checked[0] if checked else self._check(lengths, name, values, key[0], grid)
+        is_sequence = values.dim() == 3
+        key = (values.shape[1] if is_sequence else steps, values.device, grid)
+        same = [first for tensor, of, first in self._checked if tensor is lengths and of == key]
+        first = same[0] if same else self._check(lengths, name, values, key[0], grid)
         self._checked.append((lengths, key, first))
-        valid = first.valid if values.dim() == 3 else None if first.present is None else along_batch(first.present, values)
+        valid = first.valid if is_sequence else None if first.present is None else along_batch(first.present, values)
         return Steps(values, first.lengths, grid, valid, first.present)
 
     def _check(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> Steps:
@@ -93,9 +91,8 @@ class Batch:
         key = (values.device, steps, for_all, *numbers)
         if numbers and key in self._equal:  # sizes in exported code have no hash
             return self._equal[key]
-        least, most = int(for_all), math.inf if steps is None else steps
-        shortest, longest = (min(numbers), max(numbers)) if numbers else (0, 0)
-        if numbers and not least <= shortest <= longest <= most:
+        least, most, shortest = int(for_all), math.inf if steps is None else steps, min(numbers, default=0)
+        if numbers and not least <= shortest <= max(numbers) <= most:
             at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
@@ -148,15 +145,15 @@ def read_inputs(batch: Batch, sizes: Mapping[str, int | None]) -> dict[str, Step
     """Returns the targets among the inputs: see :func:`read_targets`. Of unknown sizes, one at least must be an input."""
     if None in [*sizes.values()] and not {*sizes} & {*batch.inputs}:
         raise ValueError(f"the feedback masks {[*sizes]}, but the inputs are {nearest(next(iter(sizes)), batch.inputs)}")
-    return read_targets(batch, {k: Steps(batch.inputs[k]) for k in sizes if batch.inputs.get(k) is not None}, sizes)
+    return read_targets(batch, [(k, x, None, ()) for k in sizes if (x := batch.inputs.get(k)) is not None], sizes)
 
 
-def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, int | None]) -> dict[str, Steps]:
+def read_targets(batch: Batch, values: Sequence[Target], sizes: Mapping[str, int | None]) -> dict[str, Steps]:
     """Checks the values that masks multiply, and returns them with their lengths.
 
     Args:
         batch: Inputs and lengths of the call.
-        values: Inputs, or values at sites, as sequences.
+        values: Name, tensor, lengths and grid of each: of an input, or of the values at a site, as a sequence.
         sizes: Features D_k of each target, or None where they are unknown.
 
     Raises:
@@ -164,19 +161,18 @@ def read_targets(batch: Batch, values: Mapping[str, Steps], sizes: Mapping[str, 
         ValueError: if a shape does not fit.
     """
     targets: dict[str, Steps] = {}
-    for name, value in values.items():
-        x = value.values
+    for name, x, n, grid in values:
         if not can_be_masked(x):
             raise TypeError(f"{name!r} has {described(x)}: a mask multiplies floating-point (B, T, D) or (B, D); {SAY_WHO}")
         shape, size = x.shape, sizes[name]
+        batch.first = batch.first or (name, tuple(shape))
         if size is not None and size != shape[-1]:
             raise ValueError(f"{name!r} has {shape[-1]} features, but the feedback was built for {size}: {TIME_LAST}")
         if shape[1] == 0:
             raise ValueError(f"{name!r} has no steps: leave it out, or pass None, where it is absent")
-        if shape[0] != batch.size(name, x):
-            shapes = "{!r} has shape {} but {!r} has shape {}".format(name, tuple(shape), *(batch.first or ()))
+        if shape[0] != batch.first[1][0]:
+            shapes = "{!r} has shape {} but {!r} has shape {}".format(name, tuple(shape), *batch.first)
             raise ValueError(f"{shapes}: all modalities must have the same batch size; if time is first, {BATCH_FIRST}")
-        n, grid = value.lengths, value.grid
         targets[name] = batch.with_lengths(name, x, None, grid) if n is None else batch.check(n, name, x, None, grid)
     return targets
 

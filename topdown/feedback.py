@@ -161,13 +161,13 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
             encodings: Encoding of shape (B, T_j, d_j), or (B, d_j), per source.
             lengths: Lengths of shape (B,), or a mapping from source to such a tensor, or None.
         """
-        logits: Logits = {target: {} for target in self.names}
-        for target, networks in self.items():
-            for source, network in networks.items():
-                if (r := encodings.get(source)) is not None:
-                    takes = self._takes[target, source]
-                    valid = None if takes == "never" or r.dim() == 2 else lengths_of(lengths, source)
-                    logits[target][source] = network(r) if takes == "never" else network(r, **lengths_keyword(valid, takes))
+        logits: Logits = {}
+        for k, networks in self.items():
+            h = logits[k] = {}
+            for j, network in networks.items():
+                if (r := encodings.get(j)) is not None:
+                    takes = self._takes[k, j]
+                    h[j] = network(r) if takes == "never" else network(r, **lengths_keyword(lengths_of(lengths, j), takes))
         return logits
 
 
@@ -381,8 +381,8 @@ def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
         for j, h in by_source.items():
             if not isinstance(h, Tensor):
                 raise TypeError(f"the feedback from {j!r} to {k!r} must be a tensor of logits, got {type(h).__name__}")
-            if wiring.pairs is not None and j not in wiring.pairs.get(k, ()):
-                before = f"{type(network).__name__} returned logits from {j!r} to {k!r}: "
-                check_name(k, wiring.pairs, "targets", before)
-                check_name(j, wiring.pairs[k], "sources", before)
+            if j not in (wiring.pairs or logits).get(k, ()):
+                before, pairs = f"{type(network).__name__} returned logits from {j!r} to {k!r}: ", wiring.pairs or {}
+                check_name(k, pairs, "targets", before)
+                check_name(j, pairs[k], "sources", before)
     return logits  # type: ignore[return-value]

@@ -64,7 +64,7 @@ class FirstPass:
         (0, True, False)
     """
 
-    def __init__(self, backbone: nn.Module, *, evaluating: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, evaluating: bool = False) -> None:
         modules = level = [backbone]
         while level:  # twice as fast as backbone.modules(), which makes names, too
             level = [child for module in level for child in module._modules.values() if child is not None]
@@ -73,7 +73,7 @@ class FirstPass:
 
     def __enter__(self) -> None:
         """Sets the mode of the modules."""
-        self.before, _thread.in_first_pass = in_first_pass(), True
+        self.before, _thread.in_first_pass = _thread.in_first_pass, True
         # What parametrize.cached() keeps is of the second pass, which trains.
         self.cached, parametrize._cache_enabled = parametrize._cache_enabled, 0
         for module in self.in_training:

@@ -331,8 +331,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
             r, at_sites = self._run_first_pass(batch, masks)
             logits = run_feedback(self.feedback, r, self.wiring, self._feedback_takes)
             x = self._targets(batch, at_sites, logits)
-            f = {k: source_masks(h, r, x[k], self.align, k) for k, h in logits.items() if h and k in x}
             present = {j: encoding.present for j, encoding in r.items() if encoding.present is not None}
+            f = {k: source_masks(h, r, x[k], self.align, k) for k, h in logits.items() if h and k in x}
             masks = {k: self._combine(k, by_source, x[k], present) for k, by_source in f.items()}
             masks.update({k: from_sequence(masks[k], at.values, self.sites[k]) for k, at in at_sites.items() if k in masks})
         return masks, f, r
@@ -341,50 +341,50 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
         to_encode, to_fuse = [lengths_keyword(batch.lengths, takes) for takes in (self._encode_takes, self._fuse_takes)]
-        backbone, sites = cast(Any, self.backbone), {k: site for k, site in self.sites.items() if k in masks}
-        return self._with_sites(lambda: backbone.fuse(backbone.encode(inputs, **to_encode), **to_fuse), sites, inputs, masks)[0]
+        sites = {k: site for k, site in self.wiring.sites.items() if k in masks}
+        return self._run(lambda b: b.fuse(b.encode(inputs, **to_encode), **to_fuse), sites, inputs, masks)[0]
 
     def _run_first_pass(self, batch: Batch, masks: Masks) -> tuple[dict[str, Steps], dict[str, Steps]]:
         """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
         inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
         inputs, keyword = copied(inputs), copied(lengths_keyword(batch.lengths, self._encode_takes))
-        backbone, with_grad = cast(Any, self.backbone), self.encoder_grad and torch.is_grad_enabled()
-        with torch.set_grad_enabled(with_grad), FirstPass(backbone, evaluating=self._unbuilt):
-            encoded, values = self._with_sites(lambda: backbone.encode(inputs, **keyword), self.sites, inputs, masks)
+        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(self.backbone, self._unbuilt):
+            encoded, values = self._run(lambda b: b.encode(inputs, **keyword), self.wiring.sites, inputs, masks)
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
         return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
 
-    def _with_sites(self, run: Callable[[], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
-        """Runs the backbone with hooks that read and mask the values at sites."""
+    def _run(self, call: Callable[[Any], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
+        """Calls a function of the backbone, with hooks that read and mask the values at sites."""
         if not sites:
-            return run(), {}
+            return call(self.backbone), {}
         model = user_model(self.backbone)
         names = (self.wiring.source_sizes or ()) if model is self.backbone else ()
-        optional = () if self._unbuilt else optional_sites(inputs, sites, model, names)
-        return run_with_hooks(run, model, sites, masks, [name for name in optional if name not in masks])
+        optional = [n for n in (() if self._unbuilt else optional_sites(inputs, sites, model, names)) if n not in masks]
+        return run_with_hooks(lambda: call(self.backbone), model, sites, masks, optional)
 
     def _targets(self, batch: Batch, at_sites: dict[str, Steps], logits: Logits) -> dict[str, Steps]:
         """Returns all targets: inputs, which the batch keeps for the second pass, and values at sites."""
+        if batch.targets and not at_sites:
+            return batch.targets
         if self.wiring.target_sizes is None:  # a user-defined module names its targets in its logits
-            raw = dict.fromkeys([name for name in logits if name not in self.sites])
-            batch.targets.update(read_inputs(batch, raw))
+            batch.targets.update(read_inputs(batch, dict.fromkeys([k for k in logits if k not in self.sites])))
         if not batch.targets and all([site.layout.startswith("b") for site in self.sites.values()]):
             check_batch_first(batch)
         sizes = self.wiring.target_sizes or dict.fromkeys(logits)
-        values = {k: to_sequence(x.values, self.sites[k], x.lengths) for k, x in at_sites.items() if k in sizes}
-        return {**batch.targets, **read_targets(batch, values, sizes)} if values else batch.targets
+        values = [(k, to_sequence(x.values, self.sites[k], x.lengths)) for k, x in at_sites.items() if k in sizes]
+        return {**batch.targets, **read_targets(batch, [(k, x.values, x.lengths, x.grid) for k, x in values], sizes)}
 
     def _combine(self, target: str, f: Mapping[str, Tensor], x: Steps, present: Mapping[str, Tensor]) -> Tensor:
         """Returns the mask of a target from those of its sources; `present` has the ones that some samples lack."""
-        names, sources = [*f], self.wiring.pairs
-        if callable(self.combine) and sources is not None:  # a user-defined rule gets one mask per source, in their order
-            f = {j: f[j] if j in f else torch.full_like(f[names[0]], 0.5) for j in sources[target]}
-        mask = combine_masks([*f.values()], self.combine, [present.get(j) for j in f] if present else (), self.factor)
+        combine, names = self.combine, [*f]
+        if callable(combine) and self.wiring.pairs is not None:  # a user-defined rule gets one mask per source, in their order
+            f = {j: f[j] if j in f else torch.full_like(f[names[0]], 0.5) for j in self.wiring.pairs[target]}
+        mask = combine_masks([*f.values()], combine, [present.get(j) for j in f] if present else (), self.factor)
         mask = mask if self.scale == 1.0 else mask * self.scale
         mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
         mask = torch.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
-        return detach_padding(ones_where_absent(mask, [present.get(j) for j in names] if present else ()), x)
+        return detach_padding(ones_where_absent(mask, [present.get(j) for j in names]) if present else mask, x)
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))

@@ -21,7 +21,6 @@ from topdown.sequence import TIME_LAST, Steps, along_batch, described, zero_padd
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
-Pair: TypeAlias = tuple[str, str]  # names of source and target
 Masks: TypeAlias = Mapping[str, Tensor]
 Presence: TypeAlias = Sequence[Tensor | None]
 
@@ -60,8 +59,8 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         >>> combine_masks([torch.full((2, 1), 0.2), torch.ones(2, 1)], present=[None, torch.tensor([True, False])]).flatten()
         tensor([0.6000, 0.2000])
     """
-    marks = [None if p is None else along_batch(p, masks[0]) for p in present]
-    if absent := [~p for p in marks if p is not None]:
+    marks = [None if p is None else along_batch(p, masks[0]) for p in present] if present else []
+    if absent := [~p for p in marks if p is not None] if marks else []:
         neutral = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / factor}[rule]
         masks = [mask if p is None else torch.where(p, mask, neutral) for mask, p in zip(masks, marks, strict=True)]
     if callable(rule):
@@ -139,7 +138,7 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
     return torch.lerp(mask[samples, below], above, fraction.to(mask.dtype).unsqueeze(-1))
 
 
-def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair = ("source", "target")) -> Tensor:
+def align_mask(mask: Steps, target: Steps, align: Align = "error", names: tuple[str, str] = ("source", "target")) -> Tensor:
     """Brings the mask of a source to the time of its target.
 
     A mask without time masks all steps alike, and a target without time takes the average over the valid steps of the mask. A
@@ -193,7 +192,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
     return mask.values
 
 
-def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair) -> Tensor:
+def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: tuple[str, str]) -> Tensor:
     """Brings a mask to a target of another grid; one of the two may be a sequence over time."""
     if align == "pool":
         return pool_mask(mask.values, mask.lengths)
@@ -219,19 +218,22 @@ def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, alig
     Raises:
         ValueError: if a shape or the number of steps does not fit.
     """
-    return {j: _source_mask(logits, r[j] if j in r else Steps(logits), x, align, (j, target)) for j, logits in h.items()}
-
-
-def _source_mask(h: Tensor, r: Steps, x: Steps, align: Align, names: Pair) -> Tensor:
-    f, target = torch.sigmoid(h), x.values
-    # Equal lengths are one tensor: see Steps. Exporters would compare T with D where one of both has no time.
-    if h.dim() == target.dim() and h.shape == target.shape and r.lengths is x.lengths and r.grid == x.grid:
-        return f
-    changed = h.dim() == r.values.dim() == 3 and h.shape[1] != r.values.shape[1]
-    if h.dim() not in (2, 3) or changed or h.shape[0] != target.shape[0] or h.shape[-1] != target.shape[-1]:
-        shape = f"the feedback from {names[0]!r} returned logits of shape {tuple(h.shape)} for {names[1]!r} of shape"
-        raise ValueError(f"{shape} {tuple(target.shape)}: the batch and the last size must be the same, the steps as encoded")
-    return align_mask(Steps(f, r.lengths if r.values.dim() == 3 else None, r.grid), x, align, names=names)
+    f: dict[str, Tensor] = {}
+    shape, lengths, grid = x.values.shape, x.lengths, x.grid
+    for j, logits in h.items():
+        f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or Steps(logits), logits.dim()
+        # Equal lengths are one tensor: see Steps. Exporters would compare T with D where one of both has no time.
+        if dim == len(shape) and logits.shape == shape and encoding.lengths is lengths and encoding.grid == grid:
+            continue
+        changed = dim == encoding.values.dim() == 3 and logits.shape[1] != encoding.values.shape[1]
+        if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:
+            shapes = f"returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
+            raise ValueError(
+                f"the feedback from {j!r} {shapes}: the batch and the last size must be the same, the steps as encoded"
+            )
+        aligned = Steps(f[j], encoding.lengths if encoding.values.dim() == 3 else None, encoding.grid)
+        f[j] = align_mask(aligned, x, align, names=(j, target))
+    return f
 
 
 def ones_where_absent(mask: Tensor, present: Presence) -> Tensor:

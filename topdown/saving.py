@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +20,18 @@ FORMAT = 1
 OPTIONS_FILE, TENSORS_FILE = "topdown.json", "feedback.safetensors"
 SIZES = {"target_sizes": "input_sizes", "source_sizes": "encoding_sizes"}  # of a wiring, and as a backbone declares them
 
-Tensors: TypeAlias = Mapping[str, Tensor]
-Options: TypeAlias = Mapping[str, Any]
 
-
-def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring, options: Options, also: Names) -> None:
+def save(
+    folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring, options: Mapping[str, Any], also: Names
+) -> None:
     """Writes the feedback of a latch: see :meth:`topdown.TopDownLatch.save_pretrained`."""
     also = [also] if isinstance(also, str) else list(also)
     tensors = {**feedback.state_dict(prefix="feedback."), **_parts(backbone, also)}
     functions = {k: re.sub(" at 0x[0-9a-f]+", "", repr(v).partition("(\n")[0]) for k, v in options.items() if callable(v)}
-    content = {
-        "format": FORMAT,
-        "options": {name: value for name, value in options.items() if name not in functions},
-        "functions": functions,
-        "encodings": _encodings(backbone),
-        **{name: getattr(wiring, name) for name in SIZES},
-        "also": also,
-        "tensors": {name: list(value.shape) for name, value in tensors.items()},
-    }
+    content: dict[str, Any] = {"format": FORMAT, "functions": functions, "encodings": _encodings(backbone), "also": also}
+    content |= {name: getattr(wiring, name) for name in SIZES}
+    content["options"] = {name: value for name, value in options.items() if name not in functions}
+    content["tensors"] = {name: list(value.shape) for name, value in tensors.items()}
     text = json.dumps(content, indent=1, default=dataclasses.asdict) + "\n"
     values = require("safetensors.torch", "hub").save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
     _warn_of_parameters_not_saved(backbone, also)
@@ -46,7 +40,7 @@ def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring,
     write_text(folder / OPTIONS_FILE, text)
 
 
-def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[str, Any], Tensors]:
+def read(folder: Path, backbone: nn.Module, functions: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns the content of topdown.json and the tensors, checked: see :meth:`topdown.TopDownLatch.from_pretrained`."""
     safetensors, content = require("safetensors.torch", "hub"), _read_json(folder / OPTIONS_FILE)
     needed, options = content["functions"], content["options"]
@@ -72,7 +66,7 @@ def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[st
     return content, tensors
 
 
-def copy_tensors(saved: Tensors, feedback: nn.Module, backbone: nn.Module, also: Names) -> None:
+def copy_tensors(saved: Mapping[str, Tensor], feedback: nn.Module, backbone: nn.Module, also: Names) -> None:
     """Copies saved tensors into the feedback of a latch and parts of its backbone.
 
     Raises:

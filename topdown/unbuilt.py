@@ -76,9 +76,9 @@ def measure(batch: Batch, encodings: Mapping[str, Steps], at_sites: Mapping[str,
     """
     inputs = [name for name, value in batch.inputs.items() if wiring.sources is not None or is_modality(value)]
     pairs = who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encodings)
-    values = {k: to_sequence(x.values, wiring.sites[k], x.lengths) for k, x in at_sites.items() if k in pairs}
+    values = [(k, to_sequence(x.values, wiring.sites[k], x.lengths)) for k, x in at_sites.items() if k in pairs]
     targets = read_inputs(batch, dict.fromkeys([k for k in pairs if k not in wiring.sites]))
-    targets |= read_targets(batch, values, dict.fromkeys(values))
+    targets |= read_targets(batch, [(k, x.values, x.lengths, x.grid) for k, x in values], dict.fromkeys(at_sites))
     return wiring.decide(*({name: x.values.shape[-1] for name, x in group.items()} for group in (targets, encodings)))
 
 

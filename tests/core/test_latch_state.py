@@ -217,7 +217,7 @@ def test_a_first_call_in_inference_mode_leaves_parameters_that_learn(inputs):
 def test_unknown_modalities_are_named(inputs):
     latch = TopDownLatch(NoLengths(SIZES))
     latch({"text": inputs["text"]})
-    with pytest.raises(ValueError, match=r"encoding 'audio' is unknown: the feedback was built for \['text'\]; build it"):
+    with pytest.raises(ValueError, match=r"returned 'audio' of size 4, .* built for \['text'\]: build it with all encodings"):
         latch(inputs)
     chosen = TopDownLatch(NoLengths({**SIZES, "image": 5}), "linear", sources={"text": ["audio"]})
     image = torch.randn(3, 2, 4, 5)  # neither a target nor a source: of any shape
