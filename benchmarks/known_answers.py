@@ -136,7 +136,7 @@ def main() -> None:
             data = shuffled(splits(repetition, (300, 100, 300)), repetition, numbers=numbers)
             found = compare(splits=data, alone=False, seeds=options.seeds, **makers, **training)
             alarms += found.verdict.startswith(("Feedback helps", "Feedback is better"))
-            either += any(found.compared[kind].p < 0.05 for kind in found.runs.kinds)
+            either += any(found.compared[kind].p < 0.05 for kind in found.runs.dynamic())
         what = "numbers drawn at random (mae)" if numbers else "shuffled labels (acc)"
         print(
             f"{what}: {alarms} false alarms in {options.repetitions} repetitions (expected: {0.05 * options.repetitions:g}); "

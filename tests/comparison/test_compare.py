@@ -22,7 +22,7 @@ from topdown.adapters import CallableBackbone, HookedBackbone, LSTMBackbone
 from topdown.cli.main import main
 from topdown.comparison import Metric, compare, read_comparison, write_report
 from topdown.comparison.compare import Comparison
-from topdown.comparison.differences import Runs, collapsed, compare_rows
+from topdown.comparison.differences import Runs, collapsed, compare_rows, difference_of, pairs_of
 from topdown.comparison.linear import fit_linear, pooled_features
 from topdown.comparison.parallel import run_all
 from topdown.comparison.pictures import draw_curves, draw_differences
@@ -395,6 +395,21 @@ def test_being_better_than_the_controls_is_corrected_for_the_number_of_kinds():
     ten = fake(scores | others, kinds=("linear", *others))
     said = "Feedback is better than none here, but a model without feedback of as many parameters may do as well: 'linear'"
     assert verdict(ten, compare_rows(ten)).startswith(said)
+
+
+def test_controls_do_not_count_among_the_kinds_that_p_is_corrected_for():
+    scores = {
+        NONE: [1.0, 1.1, 0.9, 1.0],
+        STATIC: [0.9, 1.1, 0.8, 1.0],
+        "linear": [0.9, 1.0, 0.8, 0.95],
+        "lstm": [1.0, 1.1, 1.0, 1.0],
+    }
+    runs = fake(scores, kinds=(STATIC, "linear", "lstm"))
+    compared = compare_rows(runs)
+    alone = {row: difference_of(runs, pairs_of(runs, row, NONE)).p for row in scores if row != NONE}
+    assert compared[STATIC].p == alone[STATIC]
+    assert compared["linear"].p == pytest.approx(2 * alone["linear"])  # of two, not of three
+    assert "for 2 kinds, 4 seeds" in verdict(runs, compared)
 
 
 def test_a_mask_that_looks_at_nothing_is_a_control_whatever_its_name():

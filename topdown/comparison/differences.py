@@ -46,6 +46,10 @@ class Runs(NamedTuple):
         """Returns the index of the run of each seed of a row."""
         return {run["seed"]: i for i, run in enumerate(self.records) if run["row"] == row and bool(run.get("gaps")) == gaps}
 
+    def dynamic(self) -> list[str]:
+        """Returns the kinds of feedback that read encodings, which are not controls."""
+        return [row for row in self.kinds if row not in self.static]
+
     def names(self) -> list[str]:
         """Returns the names of the rows, in order."""
         return list(dict.fromkeys(run["row"] for run in self.records if not run.get("gaps")))
@@ -56,7 +60,7 @@ class Compared(NamedTuple):
 
     Args:
         difference: Paired difference, positive where the row is better.
-        p: Its probability without a difference, corrected for the number of kinds where the row is a kind of feedback.
+        p: Its probability without a difference; of a kind of feedback that reads encodings, corrected for their number.
         spread: Ratio of the standard deviations over seeds, the row over no feedback.
         spread_p: Probability of a ratio as far from 1 if there were no difference in spread.
         seeds_to_decide: Seeds that it would take; infinity if no number would, None if one seed or no difference tells nothing.
@@ -91,7 +95,7 @@ def compare_rows(runs: Runs, against: str = NONE) -> dict[str, Compared]:
         if row == LINEAR:  # the same for all seeds
             seeds, own = sorted(base), dict.fromkeys(base, own[min(own)])
         differences[row] = difference_of(runs, [(own[seed], base[seed]) for seed in seeds])
-    kinds = [row for row in differences if row in runs.kinds]
+    kinds = [row for row in differences if row in runs.dynamic()]
     corrected = dict(zip(kinds, holm([differences[row].p for row in kinds]), strict=True))
     found = {}
     for row, difference in differences.items():
@@ -144,11 +148,11 @@ def difference_of(runs: Runs, pairs: Sequence[tuple[int, int]]) -> Difference:
 def collapsed(runs: Runs) -> dict[str, list[str]]:
     """Returns, per kind, the targets whose masks are constants in most runs: they vary neither within nor between samples."""
     found: dict[str, list[str]] = {}
-    for row in runs.kinds:
+    for row in runs.dynamic():
         spreads = spreads_of(runs, row)
         for target in dict.fromkeys(name for spread in spreads for name in spread):
             values = [max(s[target]["within"], s[target]["between"]) for s in spreads if target in s]
-            if row not in runs.static and float(np.median(values)) < COLLAPSED:
+            if float(np.median(values)) < COLLAPSED:
                 found.setdefault(row, []).append(target)
     return found
 

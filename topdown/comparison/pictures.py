@@ -20,19 +20,14 @@ def _figure(width: float, height: float) -> Any:
 
 def _label(runs: Runs, row: str) -> str:
     """Names a row in a figure, in which a kind of feedback is to be told from the models that it is compared with."""
-    name = f"feedback {row!r}" if row in _dynamic(runs) else row
+    name = f"feedback {row!r}" if row in runs.dynamic() else row
     return name.replace("$", r"\$")
-
-
-def _dynamic(runs: Runs) -> list[str]:
-    """Returns the kinds of feedback that read encodings; all other rows are controls."""
-    return [row for row in runs.kinds if row not in runs.static]
 
 
 def draw_differences(comparison: Comparison) -> Any:
     """Draws the difference of each row from no feedback, with its interval: kinds of feedback above, controls below."""
     runs, compared = comparison.runs, comparison.compared
-    kinds = [row for row in _dynamic(runs) if row in compared]
+    kinds = [row for row in runs.dynamic() if row in compared]
     controls = [row for row in compared if row not in kinds]
     rows = [*reversed(controls), *reversed(kinds)]  # from below
     figure = _figure(9.0, 1.0 + 0.4 * len(rows))
@@ -72,7 +67,7 @@ def draw_curves(curves: Curves, runs: Runs) -> Any:
     Bands are one standard deviation over seeds; controls have none.
     """
     names = list(dict.fromkeys(row for rows in curves.values() for row in rows))
-    kinds = [row for row in names if row in _dynamic(runs)]
+    kinds = [row for row in names if row in runs.dynamic()]
     controls = [row for row in names if row not in kinds and row != NONE]
     groups = [[kind] for kind in kinds] + ([controls] if controls else [])
     figure = _figure(1.0 + 2.6 * len(curves), 0.6 + 2.4 * len(groups))

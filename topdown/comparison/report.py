@@ -78,15 +78,15 @@ def _few_updates(comparison: Comparison) -> list[str]:
 def _explained(comparison: Comparison) -> list[str]:
     """Returns lines that explain the columns of the table."""
     runs = comparison.runs
-    kinds = [row for row in runs.kinds if row in comparison.compared]
+    kinds = [row for row in runs.dynamic() if row in comparison.compared]
     counts = ", ".join(f"N {name} = {found['samples']}" for name, found in comparison.configuration["data"].items())
     better = "lower" if runs.metric.lower_is_better else "higher"
     return [
         f"{counts}. {runs.metric.name}: mean ± standard deviation over seeds, {better} is better; epochs chosen on",
         "validation data. Differences are paired by seed; their intervals and p count seeds and test samples, and p of kinds",
-        f"of feedback is corrected for {len(kinds)} of them (Holm). Spread: standard deviation over that of none (p without a",
-        "difference). Seeds to decide: for four of five attempts; never: the test set is too small. Best test epoch adds: what",
-        "reporting the best epoch on the test set would add to the score, and must not.",
+        f"that read encodings is corrected for {len(kinds)} of them (Holm). Spread: standard deviation over that of none (p",
+        "without a difference). Seeds to decide: for four of five attempts; never: the test set is too small. Best test epoch",
+        "adds: what reporting the best epoch on the test set would add to the score, and must not.",
     ]
 
 

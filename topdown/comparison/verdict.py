@@ -31,7 +31,7 @@ def _of_linear(compared: Mapping[str, Compared]) -> str:
 
 def _of_feedback(runs: Runs, compared: Mapping[str, Compared]) -> str:
     """Says whether feedback helps."""
-    dynamic = {row: compared[row] for row in runs.kinds if row in compared and row not in runs.static}
+    dynamic = {row: compared[row] for row in runs.dynamic() if row in compared}
     if not dynamic:
         return "No kind of feedback was compared with no feedback."
     sure = [row for row, c in dynamic.items() if c.p < LEVEL and c.difference.mean > 0]
@@ -50,7 +50,7 @@ def _of_feedback(runs: Runs, compared: Mapping[str, Compared]) -> str:
     if d.mean <= 0 or found.seeds_to_decide is None:
         more = "no kind is better than none on average"
     else:
-        more = _enough(found, LEVEL / len(runs.kinds))
+        more = _enough(found, LEVEL / len(dynamic))
     worst = min(dynamic, key=lambda row: dynamic[row].difference.mean)
     hurts = dynamic[worst]
     note = f"; {worst!r} is worse than none (p {_equals(hurts.p)})" if hurts.p < LEVEL and hurts.difference.mean < 0 else ""
@@ -95,9 +95,9 @@ def _better_than_none(runs: Runs, dynamic: Mapping[str, Compared], sure: Sequenc
 
 def _said(runs: Runs, dynamic: Mapping[str, Compared], row: str) -> str:
     """Says how a kind of feedback differs from none, and how sure that is."""
-    d, kinds, samples = dynamic[row].difference, sum(bool(runs.of(kind)) for kind in runs.kinds), len(runs.labels)
+    d, samples = dynamic[row].difference, len(runs.labels)
     low, high = (d.low, d.high) if d.mean >= 0 else (-d.high, -d.low)  # of what is said, which has no sign
-    counts = f"for {_count(kinds, 'kind')}, {_count(d.seeds, 'seed')}, {_count(samples, 'test sample')}"
+    counts = f"for {_count(len(dynamic), 'kind')}, {_count(d.seeds, 'seed')}, {_count(samples, 'test sample')}"
     interval = f"95 % interval {number(low)} to {number(high)}, p {_equals(dynamic[row].p)}"
     return f"{_by(d.mean, runs.metric)} ({interval} {counts})"
 
