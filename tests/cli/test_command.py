@@ -246,11 +246,14 @@ def test_stores_archives_and_vectors(tmp_path, trained):
     assert all(torch.equal(one[name], value) for name, value in two.items())
     rng = np.random.default_rng(0)
     arrays = {f"{split}.{name}": rng.normal(size=(9, 3)) for split in ("train", "valid", "test") for name in "ab"}
-    labels = {f"{split}.labels": rng.integers(0, 2, 9) for split in ("train", "valid", "test")}
+    words = np.array(["glad", "sad"])
+    labels = {f"{split}.labels": words[rng.integers(0, 2, 9)] for split in ("train", "valid", "test")}
     np.savez(tmp_path / "v.npz", **arrays, **labels)
     run("train", tmp_path / "v.npz", "--out", tmp_path / "vectors", *SMALL)
     run("predict", tmp_path / "vectors/model.pt", tmp_path / "v.npz", "--out", tmp_path / "p.csv", "--masks")
-    assert len(read_table(tmp_path / "p.csv")[0]) == 3 + 6
+    predicted = read_table(tmp_path / "p.csv")
+    assert len(predicted[0]) == 3 + 6
+    assert {row["prediction"] for row in predicted} <= {*words}
 
 
 def test_data_that_is_made_worse(trained, capsys):

@@ -115,8 +115,37 @@ def test_labels_are_one_per_sample():
             SequenceDataset.from_arrays({"a": np.ones((2, 2))}, labels)
     several = SequenceDataset.from_arrays({"a": np.ones((2, 2))}, [[0, 1, 0], [1, 1, 0]])
     assert several.batch([1]).labels.tolist() == [[1, 1, 0]]
-    with pytest.raises(DataError, match="labels are of <U"):
-        SequenceDataset.from_arrays({"a": np.ones((2, 2))}, ["happy", "sad"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "numbers", "names"),
+    [
+        (["sad", "happy", None], None, [1, 0, -100], ["happy", "sad"]),
+        (["sad", "happy", float("nan")], ["sad", "calm", "happy"], [0, 2, -100], ["sad", "calm", "happy"]),
+        (np.array([b"b", b"", b"a"]), None, [1, -100, 0], ["a", "b"]),
+        (np.array(["cafe\u0301", " caf\u00e9 ", "b"], object), None, [1, 1, 0], ["b", "caf\u00e9"]),
+        ([2, 0, 1], ["x", "y", "z"], [2, 0, 1], ["x", "y", "z"]),
+    ],
+)
+def test_labels_may_be_words(labels, classes, numbers, names):
+    data = SequenceDataset.from_arrays({"a": np.ones((3, 2))}, labels, classes=classes)
+    assert (data.labels.tolist(), data.report["class_names"]) == (numbers, names)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (["sad", 1, "happy"], None, "labels are words, but one is 1: give all as words, or all as numbers"),
+        ([["sad", "happy"]] * 3, None, r"labels are words of shape \(3, 2\): there must be one per sample"),
+        (["sad", "calm", "happy"], ["happy", "sad"], r"label 1 is 'calm', which is not among the classes \['happy', 'sad'\]"),
+        ([0, 1, 2], ["happy", "sad"], "there are 2 classes, but labels are int64 of shape .*, up to 2: give words, or 0 to 1"),
+        ([0.0, 1.0, 0.5], ["happy", "sad"], "there are 2 classes, but labels are float64"),
+        (np.array([{}, {}, {}]), None, "labels are of object: they must be numbers, or one word per sample"),
+    ],
+)
+def test_words_that_are_no_classes_are_named(labels, classes, message):
+    with pytest.raises(DataError, match=message):
+        SequenceDataset.from_arrays({"a": np.ones((3, 2))}, labels, classes=classes)
 
 
 @given(lengths_of_samples, st.integers(1, 5), st.integers(0, 99), st.integers(0, 9), st.integers(1, 3))

@@ -31,6 +31,18 @@ def test_archives_hold_any_modalities_and_splits(tmp_path):
     assert load_splits(tmp_path / "x.npz", modalities=["age"])["a"].sizes == {"age": 1}
 
 
+def test_labels_that_are_words_are_classes_which_all_splits_share(tmp_path):
+    labels = {"a": np.array(["sad", "", " glad"]), "b": np.array([b"calm"]), "c": np.array(["glad"])}
+    arrays = {f"{split}.x": np.ones((len(words), 2)) for split, words in labels.items()}
+    np.savez(tmp_path / "x.npz", **arrays, **{f"{split}.labels": words for split, words in labels.items()})
+    loaded = load_splits(tmp_path / "x.npz")
+    assert [data.report["class_names"] for data in loaded.values()] == [["calm", "glad", "sad"]] * 3
+    assert [data.labels.tolist() for data in loaded.values()] == [[2, -100, 1], [0], [1]]
+    np.savez(tmp_path / "y.npz", **arrays, **{"a.labels": labels["a"], "b.labels": [1]})
+    with pytest.raises(DataError, match=r"labels of 'a' are words, but those of 'b' are numbers"):
+        load_splits(tmp_path / "y.npz")
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

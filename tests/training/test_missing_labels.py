@@ -134,6 +134,18 @@ def test_tasks_do_not_count_what_is_missing():
     assert task_of({"train": SequenceDataset.from_arrays({"a": X}, several)}) == Task("multilabel", 2)
 
 
+def test_splits_must_have_the_same_classes():
+    splits = {
+        name: SequenceDataset.from_arrays({"a": X[:2]}, words) for name, words in (("train", ["b", "c"]), ("test", ["a", "b"]))
+    }
+    with pytest.raises(DataError, match=r"labels of 'test' are classes \['a', 'b'\], but others are the classes \['b', 'c'\]"):
+        task_of(splits)
+    with pytest.raises(
+        DataError, match=r"labels of 'train' are numbers, but others are the classes \['a', 'b'\]: give .* classes="
+    ):
+        task_of({**splits, "train": SequenceDataset.from_arrays({"a": X[:2]}, [0, 1])})
+
+
 def test_the_report_counts_what_is_missing():
     data = SequenceDataset.from_arrays({"a": X}, with_gaps(RNG.normal(size=40), NAN))
     assert "14 of 40 samples of train lack a label; losses and metrics leave it out" in data_table({"train": data})

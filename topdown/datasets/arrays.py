@@ -9,11 +9,13 @@ import numpy as np
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import identifiers
-from topdown.datasets.labels import check_labels, plain
+from topdown.datasets.labels import check_labels, number_words, plain, words_of
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 
-def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Sequence[Any] | None) -> RawSplit:
+def from_arrays(
+    inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Sequence[Any] | None, classes: Sequence[str] | None = None
+) -> RawSplit:
     """Makes a split from arrays: see :meth:`topdown.datasets.SequenceDataset.from_arrays`.
 
     Raises:
@@ -44,8 +46,23 @@ def from_arrays(inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Seque
                 streams[name] = _padded(name, array, valid)
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
-    targets = None if labels is None else check_labels(labels)
-    return RawSplit(targets, identifiers(plain(ids), "ids"), streams, vectors, {}, present, fills=True)
+    targets, names = (None, None) if labels is None else _targets(labels, classes)
+    found = {"class_names": names} if names else {}
+    return RawSplit(targets, identifiers(plain(ids), "ids"), streams, vectors, found, present, fills=True)
+
+
+def _targets(labels: Any, classes: Sequence[str] | None) -> tuple[Array, list[str] | None]:
+    """Returns labels as numbers, and the names of classes, if they have any."""
+    if (words := words_of(labels)) is not None:
+        names = sorted({*words} - {""}) if classes is None else [*classes]
+        return check_labels(number_words(words, names)), names
+    targets = check_labels(labels)
+    if classes is None:
+        return targets, None
+    if targets.ndim != 1 or targets.dtype.kind not in "iu" or targets.max() >= len(classes):
+        highest = f"{targets.dtype} of shape {targets.shape}, up to {targets.max()}"
+        raise DataError(f"there are {len(classes)} classes, but labels are {highest}: give words, or 0 to {len(classes) - 1}")
+    return targets, [*classes]
 
 
 def _numbers(name: str, value: Any) -> Array:

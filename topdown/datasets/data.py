@@ -83,6 +83,7 @@ class SequenceDataset(Dataset[Sample]):
         labels: Any = None,
         lengths: Any = None,
         ids: Sequence[Any] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> SequenceDataset:
         """Makes a data set from arrays.
 
@@ -92,10 +93,13 @@ class SequenceDataset(Dataset[Sample]):
                 mean of its feature; the report counts them. Ids of tokens are integers: a list of
                 N arrays (T_i,), or one array (N, T) with its lengths.
             labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, nan where one is
-                missing; integer for classes, -100 where one is missing. (Default: None, for new data)
+                missing; integer for classes, -100 where one is missing; or words of shape (N,), which are classes, "" or None
+                where one is missing. (Default: None, for new data)
             lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such, where 0
                 says that a sample lacks the modality; for vectors 1 or 0, there or not. (Default: all steps)
             ids: Name of each sample. (Default: its number)
+            classes: Names of the classes, in their order; the same for all splits. (Default: the words of these labels, sorted;
+                none for numbers)
 
         Returns:
             Data set; values are copied to float32, or to float64 until they are standardized if float32 would lose digits.
@@ -109,8 +113,11 @@ class SequenceDataset(Dataset[Sample]):
             (2, {'audio': 2})
             >>> data.batch([0, 1]).lengths
             tensor([3, 1])
+            >>> moods = SequenceDataset.from_arrays({"audio": np.ones((2, 3))}, ["sad", "glad"])
+            >>> moods.labels, moods.report["class_names"]
+            (tensor([1, 0]), ['glad', 'sad'])
         """
-        data = cls.from_split(from_arrays(inputs, labels, lengths, ids), "inputs")
+        data = cls.from_split(from_arrays(inputs, labels, lengths, ids, classes), "inputs")
         for name, found in data.report["modalities"].items():
             if stray := sum(found.get("replaced", {}).values()):
                 what = f"{stray} values that are not finite, the first in sample {found['first_replaced']}"

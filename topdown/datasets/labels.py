@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from topdown.datasets.errors import DataError
+from topdown.datasets.formats.helpers.fields import normalized
 
 Array = np.ndarray[Any, Any]
 MISSING = -100
@@ -24,6 +26,49 @@ def plain(value: Any) -> Any:
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
+def words_of(labels: Any) -> list[str] | None:
+    """Returns labels that are words, "" where one is missing (None, nan, or no letter); None for labels that are numbers.
+
+    Raises:
+        DataError: if there are words and numbers, or words for several labels.
+
+    Example:
+        >>> words_of(["glad", None, " sad"]), words_of([0.5, 1.0])
+        (['glad', '', 'sad'], None)
+    """
+    mixed = isinstance(labels, (list, tuple)) and any(isinstance(label, (str, bytes)) for label in labels)
+    cells = np.asarray(labels, object) if mixed else np.asarray(plain(labels))
+    listed = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell for cell in cells.ravel().tolist()]
+    if cells.dtype.kind not in "OUS" or not any(isinstance(cell, str) for cell in listed):
+        return None
+    if cells.ndim != 1:
+        raise DataError(f"labels are words of shape {cells.shape}: there must be one per sample, (N,)")
+    if strange := [cell for cell in listed if not isinstance(cell, str) and not _is_missing(cell)]:
+        raise DataError(f"labels are words, but one is {strange[0]!r}: give all as words, or all as numbers")
+    return [normalized(cell) if isinstance(cell, str) else "" for cell in listed]
+
+
+def _is_missing(cell: Any) -> bool:
+    """Returns whether a cell is None, nan, or pandas.NA."""
+    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, (float, np.floating)) and bool(np.isnan(cell)))
+
+
+def number_words(words: Sequence[str], classes: Sequence[str]) -> Array:
+    """Returns the number of each word among the classes, -100 where it is missing.
+
+    Raises:
+        DataError: if a word is not among them.
+
+    Example:
+        >>> number_words(["sad", "", "glad"], ["glad", "sad"]).tolist()
+        [1, -100, 0]
+    """
+    numbers = {"": MISSING} | {normalized(name): number for number, name in enumerate(classes)}
+    if unknown := [word for word in words if word not in numbers]:
+        raise DataError(f"label {words.index(unknown[0])} is {unknown[0]!r}, which is not among the classes {[*classes]}")
+    return np.array([numbers[word] for word in words], np.int64)
+
+
 def check_labels(labels: Any) -> Array:
     """Checks labels: numbers of shape (N,), or (N, K), which may be missing, but not infinite.
 
@@ -32,7 +77,7 @@ def check_labels(labels: Any) -> Array:
     """
     targets = np.asarray(plain(labels))
     if targets.dtype.kind not in "fiub":
-        raise DataError(f"labels are of {targets.dtype}: they must be numbers; give classes as 0, 1, 2 ...")
+        raise DataError(f"labels are of {targets.dtype}: they must be numbers, or one word per sample")
     if targets.ndim and len(targets) == 0:
         raise DataError("there are no samples, since labels are empty: give at least one, or leave out the split")
     if targets.ndim not in (1, 2):

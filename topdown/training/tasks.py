@@ -139,7 +139,12 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
     if whole:
         name = "classification" if columns == 1 else "multilabel"
     name = asked or name
-    words = next((data.report["class_names"] for data in splits.values() if data.report.get("class_names")), None)
+    named = {split: splits[split].report.get("class_names") for split in labels}
+    words = next((names for names in named.values() if names), None)
+    if different := [split for split, names in named.items() if words and names != words]:
+        said = f"classes {named[different[0]]}" if named[different[0]] else "numbers"
+        remedy = "give SequenceDataset.from_arrays the same classes= for all splits"
+        raise DataError(f"labels of {different[0]!r} are {said}, but others are the classes {words}: {remedy}")
     if name == "regression" and words:
         raise DataError(
             f"labels are words, such as {words[0]!r}, which are classes and no numbers: leave out --task regression"

@@ -1,8 +1,8 @@
 """An .npz archive of one's own data: arrays `train.audio`, `train.audio.lengths`, `train.labels`, `train.ids`, and so on.
 
 `<split>.<modality>` is (N, T, D) padded on the right, (N, D) without time, or, with `<split>.<modality>.lengths` that sum to
-its rows, (sum of T, D): all sequences end to end. Ids of tokens are integers (N, T), or (sum of T,), with their lengths. Splits
-are whatever the names say, in the order of the archive.
+its rows, (sum of T, D): all sequences end to end. Ids of tokens are integers (N, T), or (sum of T,), with their lengths.
+`<split>.labels` are numbers, or words, which are classes. Splits are whatever the names say, in the order of the archive.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from topdown.datasets.formats.helpers.fields import identifiers, join_names
 from topdown.datasets.formats.helpers.limits import ARRAYS_OF_ARCHIVE
 from topdown.datasets.formats.helpers.stand_ins import MOST_OF_NOTHING, checked_text
 from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.labels import words_of
 from topdown.datasets.raw_samples import Array, RawSplit
 
 MAGIC = b"PK"
@@ -46,12 +47,22 @@ def read(source: Source) -> Found:
         if not dot or not key:
             raise DataError(f"{path}: {name!r} is not <split>.<modality>, <split>.labels or <split>.ids; rename it")
         splits.setdefault(split, {})[key] = array
-    modalities = source.options.modalities
-    raw = {split: _split(members, modalities, f"{path}: {split}") for split, members in splits.items()}
+    modalities, classes = source.options.modalities, _classes(splits, path)
+    raw = {split: _split(members, modalities, classes, f"{path}: {split}") for split, members in splits.items()}
     return source.file_found("archive of arrays (.npz)", raw)
 
 
-def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where: str) -> RawSplit:
+def _classes(splits: dict[str, dict[str, Array]], path: Path) -> list[str] | None:
+    """Returns the classes of all splits, where labels are words."""
+    words = {split: words_of(members["labels"]) for split, members in splits.items() if "labels" in members}
+    of_words = [split for split, found in words.items() if found is not None]
+    if of_words and len(of_words) < len(words):
+        other = next(split for split in words if split not in of_words)
+        raise DataError(f"{path}: labels of {of_words[0]!r} are words, but those of {other!r} are numbers; give all as words")
+    return sorted({word for found in words.values() for word in found or ()} - {""}) or None
+
+
+def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, classes: list[str] | None, where: str) -> RawSplit:
     labels, ids = members.pop("labels", None), members.pop("ids", None)
     if not members:
         raise DataError(f"{where}: has no modality")
@@ -73,7 +84,7 @@ def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, where:
                 )
             inputs[name] = np.split(array, np.cumsum(valid)[:-1].astype(np.int64))
     try:
-        raw = from_arrays(inputs, labels, {name: valid for name, valid in lengths.items() if name in inputs}, None)
+        raw = from_arrays(inputs, labels, {name: valid for name, valid in lengths.items() if name in inputs}, None, classes)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     return raw._replace(ids=identifiers(ids, f"{where}: 'ids'"))
