@@ -487,7 +487,7 @@ DATA = [
     ("arrays in a list", lambda: SequenceDataset.from_arrays([np.zeros((3, 2))]), (TypeError, DataError), ["list", "mapping"]),
     ("arrays of other counts", lambda: data(text=np.zeros((11, 3, 2))), DataError, ["text", "11", "12"]),
     ("labels of other counts", lambda: data(labels=np.zeros(11)), DataError, ["labels", "11", "12"]),
-    ("labels of text", lambda: data(labels=["a"] * 12), DataError, ["labels"]),
+    ("labels of text and numbers", lambda: data(labels=["a"] * 11 + [2]), DataError, ["labels", "words", "2"]),
     ("labels of three dimensions", lambda: data(labels=np.zeros((12, 2, 2))), DataError, ["labels", "(12, 2, 2)"]),
     ("labels infinite", lambda: data(labels=np.full(12, np.inf)), DataError, ["labels"]),
     ("values infinite", lambda: data(text=np.full((12, 3, 2), np.inf)), DataError, ["'text'", "feature 0", "never finite"]),

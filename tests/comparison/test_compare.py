@@ -205,8 +205,7 @@ def test_differences_are_paired_and_signed(done):
         expected = np.mean([by[NONE, seed] - by[row, seed] for seed in (0, 1)])  # less error is better
         assert found.compared[row].difference.mean == pytest.approx(expected)
     assert found.compared[LINEAR].difference.mean == pytest.approx(np.mean([by[NONE, s] - by[LINEAR, 0] for s in (0, 1)]))
-    ps = [found.compared[row].difference.p for row in ("static", "linear")]
-    assert max(found.compared[row].p for row in ("static", "linear")) == pytest.approx(min(1.0, max(2 * min(ps), max(ps))))
+    assert all(found.compared[row].p == found.compared[row].difference.p for row in ("static", "linear"))  # one kind, a control
 
 
 def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
@@ -506,7 +505,7 @@ def test_a_modality_that_cannot_be_alone_is_left_out():
 
 
 @pytest.mark.uncovered
-def test_processes_change_no_number(tmp_path):
+def test_processes_change_no_number_and_their_errors_are_named():
     build = functools.partial(LSTMBackbone, hidden_size=3)
     one = compare(build, SPLITS, feedback=["linear"], seeds=1, epochs=2, alone=False)
     two = compare(lambda sizes: build(sizes), SPLITS, feedback=["linear"], seeds=1, epochs=2, alone=False, jobs=2)
@@ -518,6 +517,11 @@ def test_processes_change_no_number(tmp_path):
     assert [r["test"] for r in one.runs.records] == [r["test"] for r in four.runs.records]
     with pytest.raises(ValueError, match=r"other processes cannot be given what is compared \(.*\): pass jobs=1"):
         compare(unsendable(), SPLITS, feedback=["linear"], seeds=1, epochs=1, jobs=2)
+    # An error that cannot be sent is no killed process; here, where processes have been started.
+    with pytest.raises(DataError, match=r"a run .*another process, with an error that cannot be sent here: use jobs=1"):
+        [*run_all(plan_of(failing), [(Row(NONE), 0), (Row(NONE), 1)], 2)]
+    with pytest.raises(DataError, match="a process was killed, for lack of memory perhaps: use fewer jobs"):
+        [*run_all(plan_of(killed), [(Row(NONE), 0), (Row(NONE), 1)], 2)]
 
 
 class Unsendable(Exception):
@@ -527,13 +531,6 @@ class Unsendable(Exception):
 
 def failing(sizes):
     raise Unsendable("a", "b")
-
-
-def test_an_error_that_cannot_be_sent_is_no_killed_process():
-    with pytest.raises(DataError, match=r"a run .*another process, with an error that cannot be sent here: use jobs=1"):
-        [*run_all(plan_of(failing), [(Row(NONE), 0), (Row(NONE), 1)], 2)]
-    with pytest.raises(DataError, match="a process was killed, for lack of memory perhaps: use fewer jobs"):
-        [*run_all(plan_of(killed), [(Row(NONE), 0), (Row(NONE), 1)], 2)]
 
 
 def killed(sizes):

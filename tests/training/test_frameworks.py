@@ -3,10 +3,12 @@
 import ast
 import os
 import re
-import subprocess
+import runpy
 import sys
+import traceback
 from pathlib import Path
 
+import processes
 import pytest
 
 pytestmark = pytest.mark.uncovered
@@ -21,17 +23,40 @@ def run(tmp_path):
     for name, program in PROGRAMS.items():
         (tmp_path / name).write_text(program, encoding="utf-8")
 
-    def call(name, *args, needs=(), processes=None):
+    def call(name, *args, needs=(), group=0):
         for module in needs:
             pytest.importorskip(module, reason="its framework is not installed")
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-        command = [sys.executable, *launch, name, *args]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout + done.stderr
+        if group:  # with the environment that torchrun gives
+            codes = processes.run_group(group, run_program, tmp_path, name, args)
+        else:
+            process = processes.start(run_program, tmp_path, name, args)
+            process.join(120)
+            codes = [process.exitcode]
+        said = "".join(path.read_text("utf-8") for path in sorted(tmp_path.glob("said by *")))
+        assert codes == [0] * max(1, group), said[-3000:]
+        return said
 
     return call
+
+
+def run_program(folder, name, args):
+    """Runs a program in the process, as python does; what it and its own processes print goes to a file."""
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])  # of processes that it starts
+    sys.path = [str(folder), str(ROOT), *[path for path in sys.path if not path.startswith(str(ROOT / "tests"))]]
+    sys.argv = [name, *args]
+    code = 0
+    with open(f"said by {os.environ.get('RANK', 'all')}", "w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        try:
+            runpy.run_path(name, run_name="__main__")
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # at once: frameworks leave threads and processes
 
 
 def seen(output):
@@ -51,13 +76,13 @@ def test_a_loop_of_ones_own(run):
 
 
 def test_lightning(run):
-    shares = seen(run("with_lightning.py", "2", needs=["lightning"]))
+    shares = seen(run("with_lightning.py", "2", needs=["lightning"], group=2))
     assert len(shares) == 2
     assert sorted(i for share in shares.values() for i in share) == EVERYONE
 
 
 def test_accelerate(run):
-    shares = seen(run("with_accelerate.py", needs=["accelerate"], processes=2))
+    shares = seen(run("with_accelerate.py", needs=["accelerate"], group=2))
     assert len(shares) == 2
     assert sorted(i for share in shares.values() for i in share) == EVERYONE
 
