@@ -10,8 +10,10 @@ demo: .venv/ready
 	$(BIN)/python examples/gate.py --out build/demo/gate.png
 	$(BIN)/python examples/mosei_lstm.py --feedback none linear --samples 250 --seeds 2 --epochs 6 --out build/demo
 
-# Several processes of one thread each: threads of torch that wait for each other slow one another down.
+# Several processes of one thread each: threads of torch that wait for each other slow one another down. Bytecode is written,
+# or each process of a test would compile the package anew.
 test coverage: export OMP_NUM_THREADS = 1
+unexport PYTHONDONTWRITEBYTECODE
 test: .venv/ready
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 

@@ -17,11 +17,10 @@ from topdown.training import fit, load_model
 from topdown.training.checkpoints import load_checkpoint
 
 SAVED = Path(__file__).parent / "saved"
+VERSIONS = sorted(SAVED.glob("[0-9]*"))
 TOLERANCE = 1e-6  # of float32, on any machine
 
-every_version = pytest.mark.parametrize(
-    "folder", sorted(path for path in SAVED.iterdir() if path.is_dir()), ids=lambda p: p.name
-)
+every_version = pytest.mark.parametrize("folder", VERSIONS, ids=lambda p: p.name)
 
 
 def load_make():
@@ -93,8 +92,7 @@ def of_the_future(path, **changes):
 
 
 def test_formats_to_come_are_refused_by_a_sentence(tmp_path):
-    newest = sorted(path for path in SAVED.iterdir() if path.is_dir())[-1]
-    shutil.copytree(newest, tmp_path / "saved")
+    shutil.copytree(VERSIONS[-1], tmp_path / "saved")
     folder = tmp_path / "saved"
     of_the_future(folder / "latch/topdown.json", format=2)
     with pytest.raises(ValueError, match=r"topdown.json has format 2, but this version of topdown reads format 1"):

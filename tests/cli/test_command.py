@@ -499,7 +499,7 @@ def test_classes_have_names_from_the_table_to_the_page(tmp_path, capsys):
         ids = {line.split(",")[0] for line in only}
         table.write_text("\n".join([head, *(line for line in cells if line.split(",")[0] in ids)]) + "\n", encoding="utf-8")
     assert gone
-    run("evaluate", *arguments, "--out", tmp_path / "m.json")
+    run("evaluate", *arguments, "--out", tmp_path / "m.json", "--force")
     of_up = [row["prediction"] == "up" for row in rows if label[row["id"]] == "up"]
     assert json.loads((tmp_path / "m.json").read_text())["test"]["acc"] == pytest.approx(np.mean(of_up))
     (tmp_path / "data/labels.csv").write_text("\n".join([lines[0], *only]).replace(",up", ",left") + "\n", encoding="utf-8")
@@ -571,7 +571,11 @@ def test_files_that_cannot_be_written_are_named_before_the_work(trained, tmp_pat
     same = ["--out", tmp_path / "p.csv", "--page", tmp_path / "p.csv"]
     assert "is named for predictions and for the page" in failure(capsys, "predict", *arguments, *same)
     run("evaluate", *arguments, "--out", tmp_path / "new" / "m.json")
-    assert (tmp_path / "new" / "m.json").exists()
+    (tmp_path / "new" / "m.json").write_text("mine")
+    assert "m.json: is there already" in failure(capsys, "evaluate", *arguments, "--out", tmp_path / "new" / "m.json")
+    assert (tmp_path / "new" / "m.json").read_text() == "mine"
+    run("evaluate", *arguments, "--out", tmp_path / "new" / "m.json", "--force")
+    assert "test" in json.loads((tmp_path / "new" / "m.json").read_text())
     said = failure(capsys, "compare", trained / "data", "--from", tmp_path)
     assert "leave out DATA, or --from" in said
 

@@ -149,14 +149,14 @@ def test_garbage_in_the_padding_changes_nothing(build, kind, garbage):
 def test_a_sample_does_not_depend_on_its_company(build, kind, order, lengths, seed):
     lengths = torch.tensor(lengths)
     latch, inputs = make(build, kind, start="identity"), batch(SIZES, batch_size=4, seed=seed)
-    output, masks = latch(inputs, lengths), latch.masks(inputs, lengths)
+    trace = latch.trace(inputs, lengths)
     permuted = latch({k: x[order] for k, x in inputs.items()}, lengths[order])
-    torch.testing.assert_close(permuted, output[order], rtol=0, atol=1e-12)
+    torch.testing.assert_close(permuted, trace.output[order], rtol=0, atol=1e-12)
     for i, n in enumerate(lengths.tolist()):
-        alone = {k: x[i : i + 1, :n] for k, x in inputs.items()}
-        torch.testing.assert_close(latch(alone), output[i : i + 1], rtol=0, atol=1e-12)
-        for k, mask in latch.masks(alone).items():
-            torch.testing.assert_close(mask[0], masks[k][i, :n], rtol=0, atol=1e-12)
+        alone = latch.trace({k: x[i : i + 1, :n] for k, x in inputs.items()})
+        torch.testing.assert_close(alone.output, trace.output[i : i + 1], rtol=0, atol=1e-12)
+        for k, mask in alone.masks.items():
+            torch.testing.assert_close(mask[0], trace.masks[k][i, :n], rtol=0, atol=1e-12)
 
 
 @every_kind

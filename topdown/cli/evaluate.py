@@ -42,6 +42,7 @@ class ApplyOptions(DataOptions):
         split: splits to use; by default test, or all if there is no split of that name
         batch_size: samples of a batch
         device: such as cpu or cuda; auto: a GPU if there is one
+        force: replace files that exist
     """
 
     checkpoint: Annotated[Path, Value("CHECKPOINT", Path, positional=True)]
@@ -49,6 +50,7 @@ class ApplyOptions(DataOptions):
     split: Names | None = None
     batch_size: Positive = 32
     device: str = "auto"
+    force: bool = False
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -76,7 +78,6 @@ class PredictOptions(ApplyOptions):
         masks: add the mask of every feature, averaged over the steps
         page: draw the masks of some samples as one HTML page
         samples: samples of that page
-        force: replace files that exist
     """
 
     out: File
@@ -84,13 +85,12 @@ class PredictOptions(ApplyOptions):
     masks: bool = False
     page: File | None = None
     samples: Positive = 6
-    force: bool = False
 
 
 def evaluate(options: EvaluateOptions) -> None:
     """Prints the metrics of a model on labelled data."""
     if options.out is not None:
-        _check_file(options.out)
+        _check_file(options.out, options.force)
     trained = load_model(options.checkpoint)
     splits = _splits(trained, options)
     if options.corrupt:
@@ -115,9 +115,7 @@ def predict_command(options: PredictOptions) -> None:
     """Writes the predictions of a model for every sample of some data, with their ids."""
     out = options.out
     for place in (out, *([options.page] if options.page is not None else [])):
-        _check_file(place)
-        if place.exists() and not options.force:
-            raise DataError(f"{place}: is there already; name another file, or pass --force to replace it")
+        _check_file(place, options.force)
     if out.suffix.lower() != ".csv":
         raise DataError(f"{out}: predictions are written as comma-separated text; give a name that ends in .csv")
     if options.page == out:
@@ -163,10 +161,12 @@ def predict_command(options: PredictOptions) -> None:
             print(f"masks of {what}, drawn in {options.page}")
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, force: bool) -> None:
     if not path.name or path.is_dir():
         raise DataError(f"{path}: is a directory; name a file")
     check_writable(path.parent)
+    if path.exists() and not force:
+        raise DataError(f"{path}: is there already; name another file, or pass --force to replace it")
 
 
 def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> list[list[float | str]]:
