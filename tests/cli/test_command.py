@@ -615,7 +615,7 @@ def test_one_table_is_read_by_the_command(tmp_path, capsys):
     (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
     columns = ["--columns", "heart=h_*", "motion=m_*"]
     run("train", tmp_path / "all.csv", *columns, "--split", "0.6", "0.2", "0.2", "--out", tmp_path / "out", *SMALL)
-    run("predict", tmp_path / "out/model.pt", tmp_path / "all.csv", *columns, "--out", tmp_path / "p.csv")
+    run("predict", tmp_path / "out/model.pt", tmp_path / "all.csv", "--out", tmp_path / "p.csv")  # which knows the columns
     assert len(read_table(tmp_path / "p.csv")) == 6  # the test samples, as they were drawn
     capsys.readouterr()
     run("evaluate", tmp_path / "out/model.pt", tmp_path / "all.csv", *columns, "--out", tmp_path / "m.json")
@@ -626,6 +626,27 @@ def test_one_table_is_read_by_the_command(tmp_path, capsys):
     assert len(read_table(tmp_path / "q.csv")) == 31  # with samples that no split knows, all
     said = failure(capsys, "train", tmp_path / "all.csv", "--columns", "heart")
     assert "argument --columns: 'heart' is not NAME=PATTERN" in said
+
+
+def test_valid_may_be_drawn_from_train(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    names = [f"s{i}" for i in range(20)]
+    splits = ["train"] * 12 + ["test"] * 8
+    for name in ("a", "b"):
+        lines = [f"{i},{rng.normal():.3f}" for i in names for _ in range(2)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,x", *lines]) + "\n")
+    lines = [f"{i},{split},{rng.normal():.3f}" for i, split in zip(names, splits, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,split,y", *lines]) + "\n")
+    said = failure(capsys, "train", tmp_path, "--out", tmp_path / "out")
+    assert "has no split 'valid' but ['train', 'test']; " in said
+    assert "or pass --split 0.8 0.2 to draw it from train" in said
+    run("train", tmp_path, "--split", "0.75", "0.25", "--out", tmp_path / "out", *SMALL)
+    assert "valid drawn from train at random with seed 0" in capsys.readouterr().out
+    run("evaluate", tmp_path / "out/model.pt", tmp_path, "--split", "train", "valid", "test", "--out", tmp_path / "m.json")
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert {name: found["n"] for name, found in metrics.items()} == {"train": 9, "valid": 3, "test": 8}
+    results = json.loads((tmp_path / "out/results.json").read_text())["metrics"]
+    assert metrics["valid"] == pytest.approx(results["valid"])
 
 
 def test_targets_of_any_scale_are_learned(tmp_path, capsys):

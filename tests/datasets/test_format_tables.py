@@ -259,7 +259,8 @@ def test_a_random_split_has_the_same_shares_of_each_class(tmp_path):
     many(tmp_path, [0.5 * i for i in range(20)])
     assert [len(data) for data in load_splits(tmp_path, split=[0.6, 0.2, 0.2]).values()] == [12, 4, 4]
     for shares, message in (
-        ((0.5, 0.5), "give the shares of train, valid and test, which add up to 1"),
+        ((0.5, 0.4, 0.3), "give the shares of train, valid and test, which add up to 1"),
+        ((0.5, 0.5), r"has no column 'split', of whose train two shares would be; give three \(--split 0.7 0.15 0.15\)"),
         ((0.98, 0.01, 0.01), "20 samples are too few, valid would have none"),
     ):
         with pytest.raises(DataError, match=message):
@@ -269,12 +270,48 @@ def test_a_random_split_has_the_same_shares_of_each_class(tmp_path):
         load_splits(tmp_path, split=(0.6, 0.2, 0.2))
 
 
+def test_valid_is_drawn_from_train_where_there_is_a_test_alone(tmp_path):
+    many(tmp_path, ["up", "down"] * 15)
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    of = ["train"] * 20 + ["test"] * 10
+    (tmp_path / "labels.csv").write_text(
+        "\n".join([lines[0] + ",split", *map(",".join, zip(lines[1:], of, strict=True))]) + "\n"
+    )
+    before = load_splits(tmp_path)
+    splits = load_splits(tmp_path, split=(0.8, 0.2))
+    assert {name: data.labels.bincount().tolist() for name, data in splits.items()} == {
+        "train": [8, 8],
+        "valid": [2, 2],
+        "test": [5, 5],
+    }
+    assert splits["test"].ids == before["test"].ids
+    assert sorted(splits["train"].ids + splits["valid"].ids) == sorted(before["train"].ids)
+    assert "valid drawn from train at random with seed 0, each class alike" in splits["train"].report["notes"]
+    (tmp_path / "labels.csv").write_text((tmp_path / "labels.csv").read_text().replace("test", "valid"))
+    with pytest.raises(DataError, match=r"has the splits \['train', 'valid'\], so that valid cannot be drawn from train"):
+        load_splits(tmp_path, split=(0.8, 0.2))
+
+
 def test_a_split_is_not_drawn_over_one_that_is_there(folder):
-    with pytest.raises(DataError, match=r"labels.csv: has a column 'split' already; leave out split="):
+    with pytest.raises(DataError, match=r"labels.csv: has a column 'split' already; leave out split=.*, or give two shares"):
         load_splits(folder, split=(0.5, 0.25, 0.25))
     np.savez(folder / "x.npz", **{"train.a": np.ones((2, 3)), "train.labels": [0.0, 1.0]})
     with pytest.raises(DataError, match="is an archive, for which split= means nothing; leave it out"):
         load_splits(folder / "x.npz", split=(0.5, 0.25, 0.25))
+
+
+def test_columns_of_a_modality_may_have_several_patterns(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text(
+        "ID,split,state,height,left width,right width,x,depth\n1,train,up,1,2,3,4,5\n2,train,down,5,6,7,8,9\n", "utf-8"
+    )
+    splits = load_splits(path, columns={"a": "*width,height", "b": "x, depth"}, label="state")
+    assert splits["train"].report["feature_names"] == {"a": ["height", "left width", "right width"], "b": ["x", "depth"]}
+    assert splits["train"][0].inputs["a"].tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match=r"all.csv: no column is like 'wide' among 'ID', 'split'"):
+        load_splits(path, columns={"a": "height,wide"})
+    path.write_text('id,state,"a,b",c\n1,up,1,2\n2,down,3,4\n', encoding="utf-8")
+    assert load_splits(path, columns={"a": "a,b", "c": "c"})["all"].report["feature_names"] == {"a": ["a,b"], "c": ["c"]}
 
 
 def test_one_table_with_everything(tmp_path):

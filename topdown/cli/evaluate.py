@@ -196,6 +196,8 @@ def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDatase
     features = trained.about.get("feature_names")
     if features and is_table(options.data):
         asked["features"] = features
+        if trained.about.get("one_table"):
+            asked["columns"] = asked["columns"] or features
         asked["label"] = options.label or tuple(trained.about.get("label_names") or ())
     splits = _as_drawn(load_splits(options.data, **asked, moments=trained.moments), trained.about.get("drawn") or {})
     names = options.split or (["test"] if "test" in splits and "all" not in splits else list(splits))
@@ -218,14 +220,16 @@ def _unlike_training(trained: Trained, data: SequenceDataset, split: str) -> lis
 
 
 def _as_drawn(splits: dict[str, SequenceDataset], drawn: Mapping[str, Sequence[str]]) -> dict[str, SequenceDataset]:
-    """Splits samples that have no split as the training split them at random; others stay together, as "all"."""
-    if [*splits] != ["all"] or not drawn:
+    """Splits samples that have no split as the training split them at random, or train, where valid was drawn from it."""
+    undrawn = "all" if [*splits] == ["all"] else "train"
+    if not drawn or undrawn not in splits or "valid" in splits:
         return splits
-    data, of = splits["all"], {name: split for split, names in drawn.items() for name in names}
+    data, of = splits[undrawn], {name: split for split, names in drawn.items() for name in names}
     found: dict[str, list[int]] = {}
     for i, name in enumerate(data.ids):
-        found.setdefault(of.get(name, "all"), []).append(i)
-    return {split: data.subset(found[split]) for split in (*drawn, "all") if split in found}
+        found.setdefault(of.get(name, undrawn), []).append(i)
+    parts = {split: data.subset(found[split]) for split in dict.fromkeys((*drawn, undrawn)) if split in found}
+    return {**parts, **{split: data for split, data in splits.items() if split != undrawn}}
 
 
 def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, outputs: Tensor, samples: int) -> int:

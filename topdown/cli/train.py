@@ -19,6 +19,7 @@ from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, read_json, write_json
+from topdown.datasets.formats.tables import is_table
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import absences, data_table
 from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
@@ -77,7 +78,10 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
         if needed not in splits:
             other = next((name for name in ("val", "dev", "validation") if name in splits), None)
             remedy = f"call {other!r} 'valid'" if other else "give each sample one of train, valid and test as its split"
-            remedy += ", or pass --split 0.7 0.15 0.15" if [*splits] == ["all"] and path.is_dir() else ""
+            shares = {("all",): "0.7 0.15 0.15", ("train",): "0.8 0.2", ("train", "test"): "0.8 0.2 to draw it from train"}.get(
+                tuple(splits)
+            )
+            remedy += f", or pass --split {shares}" if shares and is_table(path) else ""
             raise DataError(f"{path}: has no split {needed!r} but {list(splits)}; {remedy}")
         if splits[needed].labels is None:
             raise DataError(f"{path}: {needed} has no labels to learn from")
@@ -198,6 +202,7 @@ def _train(
         "feature_names": splits["train"].report.get("feature_names"),
         "label_names": splits["train"].report.get("label_names"),
         "class_names": splits["train"].report.get("class_names"),
+        "one_table": options.columns is not None,
         "drawn": {name: data.ids for name, data in splits.items()} if options.split else None,
         "absent": absences(splits["train"]),
     }

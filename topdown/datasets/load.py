@@ -31,7 +31,7 @@ def load_splits(
     label: str | Sequence[str] | None = None,
     split: Sequence[float] | None = None,
     seed: int = 0,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
     moments: Mapping[str, Moments] | None = None,
 ) -> dict[str, SequenceDataset]:
@@ -60,10 +60,12 @@ def load_splits(
         streams: File or group of a modality, where several could be meant.
         label: Column of the label in a table of labels; or several, of which those that are there are used. (Default: all
             columns but `id` and `split`)
-        split: Shares of train, valid and test, for a random split of tables without a column `split`, which has the same
-            share of each class in all three. (Default: none)
+        split: Shares of train, valid and test, for a random split of tables without a column `split`; or of train and valid,
+            both drawn from train, for tables that have train and test alone. Each part has the same share of each class.
+            (Default: none)
         seed: Random seed of that split. (Default: 0)
-        columns: {modality: pattern of its columns, such as "audio_*"}, where one table holds all modalities. (Default: none)
+        columns: {modality: pattern of its columns, such as "audio_*", or several, "height,*width" or a list}, where one table
+            holds all modalities. (Default: none)
         features: {modality: its columns in tables, in this order}; others are left out. (Default: all, as in the file)
         moments: Moments of the training data of a model, whose means fill gaps. (Default: those of the split "train")
 

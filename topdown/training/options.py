@@ -108,7 +108,7 @@ class DataOptions:
         embeddings: word vectors, such as GloVe, for files that hold words
         stream: .csd file or HDF5 group of a modality, if there are several candidates
         label: column of the label in tables; by default all but id and split
-        columns: columns of a modality, where one table holds all modalities
+        columns: columns of a modality, where one table holds all modalities, as in a=a_* or b=height,*width
     """
 
     modalities: Names | None = None
@@ -129,7 +129,8 @@ class SplitOptions(DataOptions):
     """Random split.
 
     Args:
-        split: shares of train, valid and test, as in 0.7 0.15 0.15, for tables without a column split
+        split: shares of train, valid and test, as in 0.7 0.15 0.15, for tables without a column split; or of train and valid,
+            as in 0.8 0.2, both drawn from train, for tables that have train and test alone
         split_seed: random seed of that split
     """
 

@@ -31,7 +31,7 @@ class Options(NamedTuple):
     label: str | tuple[str, ...] | None = None
     split: tuple[float, ...] | None = None
     seed: int = 0
-    columns: Mapping[str, str] | None = None
+    columns: Mapping[str, str | Sequence[str]] | None = None
     features: Mapping[str, Sequence[str]] | None = None
 
     def only(self, path: Path, what: str, *names: str) -> None:

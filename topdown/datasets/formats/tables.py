@@ -13,7 +13,7 @@ label is left out of losses and metrics. Integers, words and booleans in a singl
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,16 @@ def _wanted(source: Source, there: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _matching(table: Table, pattern: str) -> list[str]:
-    columns = [column for column in table.frame.columns if fnmatch.fnmatchcase(column, normalized(pattern))]
-    if not columns:
-        raise DataError(f"{table.path}: no column is like {pattern!r} among {join_names(table.frame.columns)}")
-    return [column for column in ("id",) if column not in columns] + columns
+def _matching(table: Table, pattern: str | Sequence[str]) -> list[str]:
+    """Returns the columns that are like a pattern, or like one of several: a list, or with commas between them."""
+    there = [*table.frame.columns]
+
+    def like(one: str) -> list[str]:
+        return [column for column in there if column == one or fnmatch.fnmatchcase(column, normalized(one))]
+
+    several = [pattern] if isinstance(pattern, str) and like(pattern) else pattern
+    found = {one: like(one) for one in (several.split(",") if isinstance(several, str) else several)}
+    if lacking := [one for one, columns in found.items() if not columns]:
+        raise DataError(f"{table.path}: no column is like {lacking[0]!r} among {join_names(there)}")
+    chosen = [column for column in there if any(column in columns for columns in found.values())]
+    return [column for column in ("id",) if column not in chosen] + chosen

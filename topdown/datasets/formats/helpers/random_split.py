@@ -16,12 +16,12 @@ def draw_split(shares: Sequence[float], seed: int, labels: Array | None) -> list
     """Draws the split of each sample.
 
     Args:
-        shares: Share of train, valid and test, which add up to 1.
+        shares: Share of train, valid and test, or of train and valid, which add up to 1.
         seed: Random seed.
         labels: Labels of shape (N,), or (N, K). Classes, which are integers of shape (N,), have the same shares in each split.
 
     Raises:
-        DataError: if there are no labels, or the shares are not three that add up to 1.
+        DataError: if there are no labels, or the shares are not two or three that add up to 1.
 
     Example:
         >>> labels = np.array([0, 1] * 10)
@@ -29,10 +29,9 @@ def draw_split(shares: Sequence[float], seed: int, labels: Array | None) -> list
         >>> [[split for split, y in zip(splits, labels) if y == c].count("train") for c in (0, 1)]
         [5, 5]
     """
-    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise DataError(
-            f"split={tuple(shares)}: give the shares of train, valid and test, which add up to 1, as in 0.7 0.15 0.15"
-        )
+    if len(shares) not in (2, 3) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        remedy = "give the shares of train, valid and test, which add up to 1, as in 0.7 0.15 0.15"
+        raise DataError(f"split={tuple(shares)}: {remedy}; or of train and valid, as in 0.8 0.2")
     if labels is None:
         raise DataError("a split is drawn of samples with labels; add a table 'labels'")
     classes = labels if labels.ndim == 1 and labels.dtype.kind == "i" else np.zeros(len(labels), np.int64)
@@ -43,8 +42,8 @@ def draw_split(shares: Sequence[float], seed: int, labels: Array | None) -> list
     for c in np.unique(classes):
         members = order[classes[order] == c]
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    first, second = shares[0], shares[0] + shares[1]
-    splits = [NAMES[0] if p < first else NAMES[1] if p < second else NAMES[2] for p in position]
-    if lacking := [name for name in NAMES if name not in splits]:
+    ends = np.cumsum(shares)[:-1]
+    splits = [NAMES[int(np.searchsorted(ends, p, side="right"))] for p in position]
+    if lacking := [name for name in NAMES[: len(shares)] if name not in splits]:
         raise DataError(f"split={tuple(shares)}: {len(labels)} samples are too few, {lacking[0]} would have none")
     return splits

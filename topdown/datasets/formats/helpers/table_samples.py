@@ -64,11 +64,10 @@ def make_samples(
     if lost := [i for i in ids if i not in everywhere]:
         raise DataError(f"{place}: {lost[0]!r} has no rows in any table ({len(lost)} such ids) of {join_names(tables)}")
     if shares is not None:
-        if splits is not None:
-            raise DataError(f"{place}: has a column 'split' already; leave out split= (--split)")
-        splits = draw_split(shares, seed, values)
+        splits = _drawn(splits, shares, seed, values, place)
         alike = found.classes or (values is not None and values.ndim == 1 and values.dtype.kind == "i")
-        notes.append(f"split at random with seed {seed}" + (", each class alike" if alike else ""))
+        what = "split at random" if len(shares) == 3 else "valid drawn from train at random"
+        notes.append(f"{what} with seed {seed}" + (", each class alike" if alike else ""))
     splits = splits or ["all"] * len(ids)
     feature_names = {name: table.features for name, table in tables.items()}
     about = {"feature_names": feature_names, "label_names": found.names, "notes": [*dict.fromkeys(notes)]}
@@ -88,6 +87,26 @@ def make_samples(
             fills=True,
         )
     return made
+
+
+def _drawn(splits: list[str] | None, shares: Sequence[float], seed: int, values: Array | None, place: str) -> list[str]:
+    """Draws splits of all samples, which have none, or valid from train, with two shares."""
+    if splits is None and len(shares) == 2:
+        raise DataError(
+            f"{place}: has no column 'split', of whose train two shares would be; give three (--split 0.7 0.15 0.15)"
+        )
+    if splits is None or len(shares) != 2:
+        if splits is not None:
+            remedy = "leave out split= (--split), or give two shares, which draw valid from train"
+            raise DataError(f"{place}: has a column 'split' already; {remedy}")
+        return draw_split(shares, seed, values)
+    if "valid" in splits or "train" not in splits:
+        raise DataError(
+            f"{place}: has the splits {sorted(set(splits))}, so that valid cannot be drawn from train; leave out split="
+        )
+    at = [i for i, name in enumerate(splits) if name == "train"]
+    parts = dict(zip(at, draw_split(shares, seed, None if values is None else values[at]), strict=True))
+    return [parts.get(i, name) for i, name in enumerate(splits)]
 
 
 class _Modality:
