@@ -167,7 +167,8 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
             for j, network in networks.items():
                 if (r := encodings.get(j)) is not None:
                     takes = self._takes[k, j]
-                    h[j] = network(r) if takes == "never" else network(r, **lengths_keyword(lengths_of(lengths, j), takes))
+                    valid = None if takes == "never" or r.dim() == 2 else lengths_of(lengths, j)
+                    h[j] = network(r) if takes == "never" else network(r, **lengths_keyword(valid, takes))
         return logits
 
 

@@ -59,7 +59,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         >>> combine_masks([torch.full((2, 1), 0.2), torch.ones(2, 1)], present=[None, torch.tensor([True, False])]).flatten()
         tensor([0.6000, 0.2000])
     """
-    marks = [None if p is None else along_batch(p, masks[0]) for p in present] if present else []
+    marks = [None if p is None else along_batch(p, masks[0]) for p in present] if len(present) else []
     if absent := [~p for p in marks if p is not None] if marks else []:
         neutral = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / factor}[rule]
         masks = [mask if p is None else torch.where(p, mask, neutral) for mask, p in zip(masks, marks, strict=True)]

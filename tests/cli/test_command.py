@@ -647,6 +647,41 @@ def test_valid_may_be_drawn_from_train(tmp_path, capsys):
     assert {name: found["n"] for name, found in metrics.items()} == {"train": 9, "valid": 3, "test": 8}
     results = json.loads((tmp_path / "out/results.json").read_text())["metrics"]
     assert metrics["valid"] == pytest.approx(results["valid"])
+    run("predict", tmp_path / "out/model.pt", tmp_path, "--split", "train", "valid", "test", "--out", tmp_path / "p.csv")
+    assert sorted(row["id"] for row in read_table(tmp_path / "p.csv")) == sorted(names)  # none is lost
+
+
+def test_a_draw_of_three_splits_is_not_one_of_other_files(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def table(splits):
+        values = [f"s{i},{rng.normal():.3f},{rng.normal():.3f},{rng.normal():.3f}{split}" for i, split in enumerate(splits)]
+        return "\n".join(["id,a,b,y" + ",split" * (splits[0] != ""), *values]) + "\n"
+
+    (tmp_path / "mine.csv").write_text(table([""] * 12))
+    run(
+        "train",
+        tmp_path / "mine.csv",
+        "--columns",
+        "a=a",
+        "b=b",
+        "--split",
+        "0.5",
+        "0.25",
+        "0.25",
+        "--out",
+        tmp_path / "out",
+        *SMALL,
+    )
+    (tmp_path / "other.csv").write_text(table([",train"] * 8 + [",test"] * 4))
+    run("predict", tmp_path / "out/model.pt", tmp_path / "other.csv", "--split", "train", "test", "--out", tmp_path / "p.csv")
+    assert [row["split"] for row in read_table(tmp_path / "p.csv")] == ["train"] * 8 + ["test"] * 4
+    folder = tmp_path / "folder"  # the same columns, as tables of their own
+    folder.mkdir()
+    (folder / "a.csv").write_text("id,a\nx,1\n")
+    (folder / "b.csv").write_text("id,b\nx,1\n")
+    run("predict", tmp_path / "out/model.pt", folder, "--out", tmp_path / "q.csv")
+    assert [row["id"] for row in read_table(tmp_path / "q.csv")] == ["x"]
 
 
 def test_targets_of_any_scale_are_learned(tmp_path, capsys):

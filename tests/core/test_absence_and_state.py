@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from topdown import Padded, Site, TopDownLatch
+from topdown import Padded, PairwiseFeedback, Site, TopDownLatch
 from topdown.adapters import HookedBackbone
 from topdown.masking import pool_mask
 from topdown.sequence import zero_padding
@@ -260,3 +260,42 @@ def test_masks_move_no_buffer_of_user_defined_feedback():
     assert torch.equal(norm.running_mean, before)
     latch.trace(inputs)
     assert int(norm.num_batches_tracked) == 2  # as a call
+
+
+class NamesTargets(nn.Module):
+    """Feedback of the user's, which names other targets in each pass."""
+
+    def __init__(self, *passes):
+        super().__init__()
+        self.passes, self.calls = passes, 0
+
+    def forward(self, encodings):
+        self.calls += 1
+        pairs = self.passes[(self.calls - 1) % len(self.passes)]
+        return {k: {j: encodings[j][..., :1].expand(-1, -1, 4)} for k, j in pairs.items()}
+
+
+def test_targets_that_a_later_pass_names_are_masked():
+    inputs = {"a": torch.randn(2, 5, 4), "b": torch.randn(2, 5, 4)}
+    for passes, masked in (
+        (({"a": "b"}, {"b": "a"}), ["b"]),
+        (({"a": "b"}, {"a": "b", "b": "a"}), ["a", "b"]),
+    ):
+        latch = TopDownLatch(halves(a=4, b=4), NamesTargets(*passes), start="random", passes=2)
+        assert sorted(latch.masks(inputs)) == masked
+    stray = TopDownLatch(halves(a=4, b=4), NamesTargets({"a": "b"}, {"nobody": "a"}), start="random", passes=2)
+    with pytest.raises(ValueError, match=r"the feedback masks \['nobody'\], but the inputs are"):
+        stray.masks(inputs)
+
+
+class Keeps(nn.Module):
+    def forward(self, encoding, lengths=None):
+        self.lengths = lengths
+        return encoding
+
+
+def test_networks_of_pooled_encodings_get_no_lengths():
+    feedback = PairwiseFeedback(lambda *sizes: Keeps(), {"a": 4, "b": 4}, {"a": 4, "b": 4}, {"a": ["b"], "b": ["a"]})
+    feedback({"a": torch.zeros(2, 4), "b": torch.zeros(2, 5, 4)}, torch.tensor([5, 3]))
+    assert feedback["b"]["a"].lengths is None
+    assert feedback["a"]["b"].lengths.tolist() == [5, 3]

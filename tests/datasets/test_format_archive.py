@@ -38,6 +38,15 @@ def test_labels_that_are_words_are_classes_which_all_splits_share(tmp_path):
     loaded = load_splits(tmp_path / "x.npz")
     assert [data.report["class_names"] for data in loaded.values()] == [["calm", "glad", "sad"]] * 3
     assert [data.labels.tolist() for data in loaded.values()] == [[2, -100, 1], [0], [1]]
+    nothing = {"d.x": np.ones((0, 2)), "d.labels": np.array([], str)}  # text, too
+    for other, message in (
+        ({"a.labels": np.array([["sad"]] * 3)}, r"y.npz: a: labels are words of shape \(3, 1\)"),
+        ({"a.labels": np.array(["0.5", "1", "2"])}, "y.npz: labels are numbers as text, such as '0.5'"),
+        ({"a.labels": labels["a"], **nothing}, "y.npz: d: "),
+    ):
+        np.savez(tmp_path / "y.npz", **arrays, **other)
+        with pytest.raises(DataError, match=message):
+            load_splits(tmp_path / "y.npz")
     np.savez(tmp_path / "y.npz", **arrays, **{"a.labels": labels["a"], "b.labels": [1]})
     with pytest.raises(DataError, match=r"labels of 'a' are words, but those of 'b' are numbers"):
         load_splits(tmp_path / "y.npz")

@@ -310,6 +310,9 @@ def test_columns_of_a_modality_may_have_several_patterns(tmp_path):
     assert splits["train"][0].inputs["a"].tolist() == [1, 2, 3]
     with pytest.raises(DataError, match=r"all.csv: no column is like 'wide' among 'ID', 'split'"):
         load_splits(path, columns={"a": "height,wide"})
+    path.write_text("id,q[1],q1,l*,label\n1,1,2,3,up\n2,5,6,7,down\n", encoding="utf-8")
+    exact = load_splits(path, columns={"a": ["q[1]"], "b": ["l*"]}, label="label")["all"]  # names before patterns
+    assert exact.report["feature_names"] == {"a": ["q[1]"], "b": ["l*"]}
     path.write_text('id,state,"a,b",c\n1,up,1,2\n2,down,3,4\n', encoding="utf-8")
     assert load_splits(path, columns={"a": "a,b", "c": "c"})["all"].report["feature_names"] == {"a": ["a,b"], "c": ["c"]}
 

@@ -17,7 +17,7 @@ from topdown.cli.train import evaluate_splits, print_metrics
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, write_json
-from topdown.datasets.formats.tables import is_table
+from topdown.datasets.formats.tables import is_one_table, is_table
 from topdown.datasets.labels import labelled
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import absences
@@ -196,7 +196,7 @@ def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDatase
     features = trained.about.get("feature_names")
     if features and is_table(options.data):
         asked["features"] = features
-        if trained.about.get("one_table"):
+        if trained.about.get("one_table") and is_one_table(options.data):
             asked["columns"] = asked["columns"] or features
         asked["label"] = options.label or tuple(trained.about.get("label_names") or ())
     splits = _as_drawn(load_splits(options.data, **asked, moments=trained.moments), trained.about.get("drawn") or {})
@@ -221,8 +221,8 @@ def _unlike_training(trained: Trained, data: SequenceDataset, split: str) -> lis
 
 def _as_drawn(splits: dict[str, SequenceDataset], drawn: Mapping[str, Sequence[str]]) -> dict[str, SequenceDataset]:
     """Splits samples that have no split as the training split them at random, or train, where valid was drawn from it."""
-    undrawn = "all" if [*splits] == ["all"] else "train"
-    if not drawn or undrawn not in splits or "valid" in splits:
+    undrawn = "all" if "test" in drawn else "train"
+    if not drawn or undrawn not in splits or (undrawn == "all" and len(splits) > 1) or "valid" in splits:
         return splits
     data, of = splits[undrawn], {name: split for split, names in drawn.items() for name in names}
     found: dict[str, list[int]] = {}

@@ -19,6 +19,7 @@ from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory, read_json, write_json
+from topdown.datasets.formats.helpers.random_split import NAMES
 from topdown.datasets.formats.tables import is_table
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import absences, data_table
@@ -203,7 +204,7 @@ def _train(
         "label_names": splits["train"].report.get("label_names"),
         "class_names": splits["train"].report.get("class_names"),
         "one_table": options.columns is not None,
-        "drawn": {name: data.ids for name, data in splits.items()} if options.split else None,
+        "drawn": {name: splits[name].ids for name in NAMES[: len(options.split)]} if options.split else None,
         "absent": absences(splits["train"]),
     }
     save_model(out / "model.pt", model, description, moments, about)

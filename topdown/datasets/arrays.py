@@ -9,7 +9,7 @@ import numpy as np
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import identifiers
-from topdown.datasets.labels import check_labels, number_words, plain, words_of
+from topdown.datasets.labels import MISSING, check_classes, check_labels, classes_of, number_words, plain, words_of
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 
@@ -53,16 +53,18 @@ def from_arrays(
 
 def _targets(labels: Any, classes: Sequence[str] | None) -> tuple[Array, list[str] | None]:
     """Returns labels as numbers, and the names of classes, if they have any."""
+    names = None if classes is None else check_classes(classes)
     if (words := words_of(labels)) is not None:
-        names = sorted({*words} - {""}) if classes is None else [*classes]
+        names = classes_of(words) if names is None else names
         return check_labels(number_words(words, names)), names
     targets = check_labels(labels)
-    if classes is None:
+    if names is None:
         return targets, None
-    if targets.ndim != 1 or targets.dtype.kind not in "iu" or targets.max() >= len(classes):
-        highest = f"{targets.dtype} of shape {targets.shape}, up to {targets.max()}"
-        raise DataError(f"there are {len(classes)} classes, but labels are {highest}: give words, or 0 to {len(classes) - 1}")
-    return targets, [*classes]
+    whole = targets.ndim == 1 and targets.dtype.kind in "iub"
+    if not whole or not ((targets == MISSING) | ((targets >= 0) & (targets < len(names)))).all():
+        found = f"{targets.dtype} of shape {targets.shape}, from {targets.min()} to {targets.max()}"
+        raise DataError(f"there are {len(names)} classes, but labels are {found}: give words, or 0 to {len(names) - 1}")
+    return targets, names
 
 
 def _numbers(name: str, value: Any) -> Array:

@@ -14,6 +14,7 @@ from topdown.datasets.formats.helpers.fields import normalized
 
 Array = np.ndarray[Any, Any]
 MISSING = -100
+MISSING_WORDS = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "<NA>")  # in tables and arrays
 
 
 def plain(value: Any) -> Any:
@@ -27,10 +28,10 @@ def plain(value: Any) -> Any:
 
 
 def words_of(labels: Any) -> list[str] | None:
-    """Returns labels that are words, "" where one is missing (None, nan, or no letter); None for labels that are numbers.
+    """Returns labels that are words, "" where one is missing (as in tables, or None); None for labels that are numbers.
 
     Raises:
-        DataError: if there are words and numbers, or words for several labels.
+        DataError: if there are words and numbers, numbers as text, or words for several labels.
 
     Example:
         >>> words_of(["glad", None, " sad"]), words_of([0.5, 1.0])
@@ -38,19 +39,41 @@ def words_of(labels: Any) -> list[str] | None:
     """
     mixed = isinstance(labels, (list, tuple)) and any(isinstance(label, (str, bytes)) for label in labels)
     cells = np.asarray(labels, object) if mixed else np.asarray(plain(labels))
-    listed = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell for cell in cells.ravel().tolist()]
-    if cells.dtype.kind not in "OUS" or not any(isinstance(cell, str) for cell in listed):
+    listed = [_decoded(cell) for cell in cells.ravel().tolist()]
+    if cells.dtype.kind not in "UST" and not (cells.dtype.kind == "O" and any(isinstance(cell, str) for cell in listed)):
         return None
     if cells.ndim != 1:
         raise DataError(f"labels are words of shape {cells.shape}: there must be one per sample, (N,)")
     if strange := [cell for cell in listed if not isinstance(cell, str) and not _is_missing(cell)]:
         raise DataError(f"labels are words, but one is {strange[0]!r}: give all as words, or all as numbers")
-    return [normalized(cell) if isinstance(cell, str) else "" for cell in listed]
+    words = [normalized(cell) if isinstance(cell, str) else "" for cell in listed]
+    return ["" if word in MISSING_WORDS else word for word in words]
 
 
-def _is_missing(cell: Any) -> bool:
-    """Returns whether a cell is None, nan, or pandas.NA."""
-    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, (float, np.floating)) and bool(np.isnan(cell)))
+def classes_of(words: Sequence[str]) -> list[str]:
+    """Returns the classes of words, in order.
+
+    Raises:
+        DataError: if all are numbers as text.
+    """
+    classes = sorted({*words} - {""})
+    if classes and all(_is_number(word) for word in classes):
+        raise DataError(f"labels are numbers as text, such as {classes[0]!r}: give numbers, or classes= if they are names")
+    return classes
+
+
+def check_classes(classes: Any) -> list[str]:
+    """Checks names of classes, and returns them.
+
+    Raises:
+        DataError: if they are not a list of words, all of them different.
+    """
+    if not isinstance(classes, (list, tuple, np.ndarray)) or not all(isinstance(name, (str, bytes)) for name in classes):
+        raise DataError(f"classes={classes!r}: give a list of words, in the order of their numbers")
+    names = [normalized(_decoded(name)) for name in classes]
+    if twice := [name for i, name in enumerate(names) if not name or name in names[:i]]:
+        raise DataError(f"classes={[*classes]}: {twice[0]!r} is there twice, or no word: name each class once")
+    return names
 
 
 def number_words(words: Sequence[str], classes: Sequence[str]) -> Array:
@@ -63,10 +86,27 @@ def number_words(words: Sequence[str], classes: Sequence[str]) -> Array:
         >>> number_words(["sad", "", "glad"], ["glad", "sad"]).tolist()
         [1, -100, 0]
     """
-    numbers = {"": MISSING} | {normalized(name): number for number, name in enumerate(classes)}
+    numbers = {**{name: number for number, name in enumerate(classes)}, "": MISSING}
     if unknown := [word for word in words if word not in numbers]:
         raise DataError(f"label {words.index(unknown[0])} is {unknown[0]!r}, which is not among the classes {[*classes]}")
     return np.array([numbers[word] for word in words], np.int64)
+
+
+def _decoded(cell: Any) -> Any:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
+
+
+def _is_missing(cell: Any) -> bool:
+    """Returns whether a cell is None, nan, or pandas.NA."""
+    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, (float, np.floating)) and bool(np.isnan(cell)))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def check_labels(labels: Any) -> Array:

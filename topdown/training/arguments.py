@@ -77,6 +77,10 @@ def check_samples(train: SequenceDataset, valid: SequenceDataset, loss: Loss) ->
         raise DataError(f"loss={loss!r} is not known: use one of {list(LOSSES)}, or a function (output, labels) -> scalar")
     if train.sizes != valid.sizes:
         raise DataError(f"the validation data has features {valid.sizes}, but the training data has {train.sizes}")
+    learned, given = train.report.get("class_names"), valid.report.get("class_names")
+    if learned and given and learned != given:
+        remedy = "give SequenceDataset.from_arrays the same classes= for both"
+        raise DataError(f"the validation data has the classes {given}, but the training data has {learned}: {remedy}")
     for data, which in ((train, "training"), (valid, "validation")):
         if data.labels is None:
             raise DataError(f"the {which} data has no labels: give SequenceDataset.from_arrays labels=, or the file 'labels'")

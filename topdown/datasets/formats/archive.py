@@ -20,7 +20,7 @@ from topdown.datasets.formats.helpers.fields import identifiers, join_names
 from topdown.datasets.formats.helpers.limits import ARRAYS_OF_ARCHIVE
 from topdown.datasets.formats.helpers.stand_ins import MOST_OF_NOTHING, checked_text
 from topdown.datasets.formats.source import Found, Source
-from topdown.datasets.labels import words_of
+from topdown.datasets.labels import classes_of, words_of
 from topdown.datasets.raw_samples import Array, RawSplit
 
 MAGIC = b"PK"
@@ -54,12 +54,20 @@ def read(source: Source) -> Found:
 
 def _classes(splits: dict[str, dict[str, Array]], path: Path) -> list[str] | None:
     """Returns the classes of all splits, where labels are words."""
-    words = {split: words_of(members["labels"]) for split, members in splits.items() if "labels" in members}
+    words: dict[str, list[str] | None] = {}
+    for split in [split for split, members in splits.items() if "labels" in members]:
+        try:
+            words[split] = words_of(splits[split]["labels"])
+        except DataError as error:
+            raise DataError(f"{path}: {split}: {error}") from None
     of_words = [split for split, found in words.items() if found is not None]
     if of_words and len(of_words) < len(words):
         other = next(split for split in words if split not in of_words)
         raise DataError(f"{path}: labels of {of_words[0]!r} are words, but those of {other!r} are numbers; give all as words")
-    return sorted({word for found in words.values() for word in found or ()} - {""}) or None
+    try:
+        return classes_of([word for found in words.values() for word in found or ()]) or None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, classes: list[str] | None, where: str) -> RawSplit:

@@ -29,6 +29,11 @@ def recognizes(source: Source) -> bool:
     return is_table(source.path)
 
 
+def is_one_table(path: Path) -> bool:
+    """Returns whether a path is one table, or a folder of one alone."""
+    return len([*_tables(path)]) == 1 if path.is_dir() else is_table(path)
+
+
 def is_table(path: Path) -> bool:
     """Returns whether a path is a folder of tables, or one table."""
     return any(_tables(path)) if path.is_dir() else path.suffix.lower() in SUFFIXES
@@ -104,10 +109,11 @@ def _matching(table: Table, pattern: str | Sequence[str]) -> list[str]:
     there = [*table.frame.columns]
 
     def like(one: str) -> list[str]:
-        return [column for column in there if column == one or fnmatch.fnmatchcase(column, normalized(one))]
+        one = normalized(one)
+        return [one] if one in there else [column for column in there if fnmatch.fnmatchcase(column, one)]
 
-    several = [pattern] if isinstance(pattern, str) and like(pattern) else pattern
-    found = {one: like(one) for one in (several.split(",") if isinstance(several, str) else several)}
+    several = [*pattern] if not isinstance(pattern, str) else [pattern] if like(pattern) else pattern.split(",")
+    found = {one: like(one) for one in several}
     if lacking := [one for one, columns in found.items() if not columns]:
         raise DataError(f"{table.path}: no column is like {lacking[0]!r} among {join_names(there)}")
     chosen = [column for column in there if any(column in columns for columns in found.values())]
