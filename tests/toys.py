@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from topdown.adapters import MulTBackbone
 from topdown.sequence import lengths_of, zero_padding
 
 
@@ -113,6 +114,14 @@ def numpy_lstm(x, w_ih, w_hh, b_ih, b_hh):
 def softmax(x):
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
+
+
+def small_mult(sizes, **options):
+    """A MulT of one layer in each transformer; those over time have three at least otherwise, as in the public code."""
+    model = MulTBackbone(sizes, **{"size": 4, "num_heads": 2, "num_layers": 1, **options})
+    for _, transformer in model.memory.items():
+        transformer.layers = transformer.layers[:1]
+    return model
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 from torch import nn
-from toys import NoLengths, Toy, batch
+from toys import NoLengths, Toy, batch, small_mult
 
 from topdown import LSTMFeedback, StaticFeedback, TopDownLatch
-from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.adapters import LSTMBackbone
 from topdown.latch import OPTIONS
 
 SIZES = {"text": 7, "audio": 4}
-ADAPTERS = {"lstm": lambda: LSTMBackbone(SIZES, hidden_size=4), "mult": lambda: MulTBackbone(SIZES, size=4, num_heads=2)}
+ADAPTERS = {"lstm": lambda: LSTMBackbone(SIZES, hidden_size=4), "mult": lambda: small_mult(SIZES)}
 INPUTS = batch(SIZES, dtype=torch.float32)
 LENGTHS = torch.tensor([6, 2, 4])
 

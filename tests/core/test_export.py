@@ -7,10 +7,10 @@ import threading
 import pytest
 import torch
 from torch import nn
-from toys import Toy
+from toys import Toy, small_mult
 
 from topdown import TopDownLatch
-from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.adapters import LSTMBackbone
 from topdown.lstm import SequenceLSTM
 
 SIZES = {"text": 12, "audio": 7}
@@ -27,7 +27,7 @@ def make(backbone, feedback):
     torch.manual_seed(0)
     if backbone == "lstm":
         return TopDownLatch(LSTMBackbone(SIZES, hidden_size=8), feedback, start="random").eval()
-    return TopDownLatch(MulTBackbone(SIZES, size=8, num_heads=2, num_layers=1), feedback, start="random").eval()
+    return TopDownLatch(small_mult(SIZES, size=8), feedback, start="random").eval()
 
 
 def batch(size=4, steps=9):

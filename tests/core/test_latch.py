@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import Constant, NoLengths, Toy, Zero, batch, perturbed, sigmoid
+from toys import Constant, NoLengths, Toy, Zero, batch, perturbed, sigmoid, small_mult
 
 from topdown import LatchTrace, LSTMFeedback, Padded, PairwiseFeedback, SharedFeedback, TopDownLatch
-from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.adapters import LSTMBackbone
 from topdown.sequence import valid_steps
 
 SIZES = {"text": 7, "audio": 4, "visual": 3}
@@ -17,7 +17,7 @@ KINDS = ["linear", "lstm", "shared", nn.Linear, lambda a, b: LSTMFeedback(a, b, 
 BACKBONES = {
     "toy": Toy,
     "lstm": lambda sizes: LSTMBackbone(sizes, hidden_size=5),
-    "mult": lambda sizes: MulTBackbone(sizes, size=4, num_heads=2, num_layers=1),
+    "mult": small_mult,
 }
 LENGTHS = torch.tensor([6, 2, 4])
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
-from toys import batch, perturbed
+from toys import batch, perturbed, small_mult
 
 from topdown import LSTMFeedback, SequenceLSTM, TopDownLatch
-from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.adapters import LSTMBackbone
 
 SIZES = {"text": 7, "audio": 4, "visual": 3}
 INPUTS, LENGTHS = batch(SIZES, dtype=torch.float32), torch.tensor([6, 2, 4])
 BACKBONES = {
     "paper": lambda: LSTMBackbone(SIZES, hidden_size=5, dropout=0.0),
     "public code": lambda: LSTMBackbone(SIZES, hidden_size=5, dropout=0.0, pooling="attention", trimodal_residual=False),
-    "mult": lambda: MulTBackbone(SIZES, size=4, num_heads=2, num_layers=1),
+    "mult": lambda: small_mult(SIZES),
 }
 KINDS = {
     "linear": "linear",

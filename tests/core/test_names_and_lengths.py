@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from toys import Toy, batch, perturbed
+from toys import Toy, batch, perturbed, small_mult
 
 from topdown import Padded, TopDownLatch
 from topdown.adapters import LSTMBackbone, MulTBackbone
@@ -126,9 +126,7 @@ def test_what_is_neither_target_nor_source_passes_untouched(sources, build, leng
             assert torch.equal(first, value)
 
 
-@pytest.mark.parametrize(
-    "build", [lambda: LSTMBackbone(SIZES, hidden_size=4), lambda: MulTBackbone(SIZES, size=4, num_heads=2)]
-)
+@pytest.mark.parametrize("build", [lambda: LSTMBackbone(SIZES, hidden_size=4), lambda: small_mult(SIZES)])
 def test_adapters_leave_labels_alone(build):
     latch, inputs = TopDownLatch(build()).eval(), batch(SIZES, dtype=torch.float32)
     assert torch.equal(latch(inputs | extras(), LENGTHS), latch(inputs, LENGTHS))
@@ -346,7 +344,7 @@ def test_a_sample_that_lacks_a_modality_equals_one_without_it(build, kind, missi
 
 def test_a_sample_without_any_modality_is_named():
     inputs = batch(SIZES, dtype=torch.float32)
-    for model in (LSTMBackbone(SIZES, hidden_size=4), MulTBackbone(SIZES, size=4, num_heads=2)):
+    for model in (LSTMBackbone(SIZES, hidden_size=4), small_mult(SIZES)):
         with pytest.raises(ValueError, match="sample 1 has no modality: leave it out"):
             model(inputs, {"text": torch.tensor([6, 0, 4]), "audio": torch.tensor([6, 0, 4])})
         with pytest.raises(ValueError, match=r"lengths\[1\] of 'text' is 0.*in a mapping, 0 means that it is absent"):
@@ -476,9 +474,7 @@ def test_lengths_are_not_lost_where_a_part_does_not_take_them():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
-@pytest.mark.parametrize(
-    "build", [lambda: LSTMBackbone(SIZES, hidden_size=4), lambda: MulTBackbone(SIZES, size=4, num_heads=2)]
-)
+@pytest.mark.parametrize("build", [lambda: LSTMBackbone(SIZES, hidden_size=4), lambda: small_mult(SIZES)])
 def test_lengths_of_narrow_types_serve(build, dtype):
     latch = TopDownLatch(build(), "lstm", align="interpolate").eval()
     inputs = batch(SIZES, steps=300, dtype=torch.float32)

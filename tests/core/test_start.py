@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_sites import INPUTS as MODEL_INPUTS
 from test_sites import Model
-from toys import Constant, Toy, Zero, batch
+from toys import Constant, Toy, Zero, batch, small_mult
 
 from topdown import SharedFeedback, Site, StaticFeedback, TopDownLatch
-from topdown.adapters import HookedBackbone, LSTMBackbone, MulTBackbone
+from topdown.adapters import HookedBackbone, LSTMBackbone
 
 SIZES = {"text": 5, "audio": 4, "visual": 3}
 INPUTS = batch(SIZES, dtype=torch.float32)
@@ -56,7 +56,7 @@ RULES = ["mean", "max", "min", "product", median, weighted]
 BACKBONES = {
     "toy": lambda: Toy(SIZES),
     "lstm": lambda: LSTMBackbone(SIZES, hidden_size=4),
-    "mult": lambda: MulTBackbone(SIZES, size=4, num_heads=2, num_layers=1),
+    "mult": lambda: small_mult(SIZES),
 }
 
 

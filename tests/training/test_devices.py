@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toys import small_mult
 
 from topdown import SequenceLSTM, TopDownLatch
-from topdown.adapters import LSTMBackbone, MulTBackbone
+from topdown.adapters import LSTMBackbone
 from topdown.datasets import BucketedSampler, SequenceDataset, data_loader
 from topdown.training import fit, predict
 
@@ -16,7 +17,7 @@ SIZES = {"text": 12, "audio": 7, "visual": 5}
 MULT_DROPOUTS = [f"{what}_dropout" for what in ("embedding", "attention", "relu", "residual", "output")]
 BACKBONES = {
     "lstm": lambda dropout: LSTMBackbone(SIZES, hidden_size=8, dropout=dropout),
-    "mult": lambda dropout: MulTBackbone(SIZES, size=8, num_heads=2, num_layers=1, **dict.fromkeys(MULT_DROPOUTS, dropout)),
+    "mult": lambda dropout: small_mult(SIZES, size=8, **dict.fromkeys(MULT_DROPOUTS, dropout)),
 }
 every_latch = pytest.mark.parametrize(("backbone", "feedback"), [("lstm", "linear"), ("lstm", "shared"), ("mult", "lstm")])
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

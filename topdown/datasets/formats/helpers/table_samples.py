@@ -101,9 +101,8 @@ def _drawn(splits: list[str] | None, shares: Sequence[float], seed: int, values:
             raise DataError(f"{place}: has a column 'split' already; {remedy}")
         return draw_split(shares, seed, values)
     if "valid" in splits or "train" not in splits:
-        raise DataError(
-            f"{place}: has the splits {sorted(set(splits))}, so that valid cannot be drawn from train; leave out split="
-        )
+        there = f"has the splits {sorted(set(splits))}, so that valid cannot be drawn from train"
+        raise DataError(f"{place}: {there}; leave out split= (--split)")
     at = [i for i, name in enumerate(splits) if name == "train"]
     parts = dict(zip(at, draw_split(shares, seed, None if values is None else values[at]), strict=True))
     return [parts.get(i, name) for i, name in enumerate(splits)]
