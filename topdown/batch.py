@@ -11,7 +11,6 @@ from topdown.sequence import MAPPING, TIME_LAST, Lengths, Steps, along_batch, de
 from topdown.wiring import SAY_WHO, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
-Target: TypeAlias = tuple[str, Any, Tensor | None, tuple[int, ...]]  # name, tensor, lengths and grid
 
 BATCH_FIRST = "make the model batch_first, or say Site(path, 't b d')"
 
@@ -148,7 +147,7 @@ def read_inputs(batch: Batch, sizes: Mapping[str, int | None]) -> dict[str, Step
     return read_targets(batch, [(k, x, None, ()) for k in sizes if (x := batch.inputs.get(k)) is not None], sizes)
 
 
-def read_targets(batch: Batch, values: Sequence[Target], sizes: Mapping[str, int | None]) -> dict[str, Steps]:
+def read_targets(batch: Batch, values: Sequence[tuple[Any, ...]], sizes: Mapping[str, int | None]) -> dict[str, Steps]:
     """Checks the values that masks multiply, and returns them with their lengths.
 
     Args:

@@ -39,13 +39,12 @@ from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, detach_padding, ones_where_absent, source_masks
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Steps
-from topdown.sites import Site, Sites, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
+from topdown.sites import Site, Sites, T, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
 _build_lock = threading.RLock()  # keeps two threads from both building feedback
 
-T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module, default=nn.Module)
 
 

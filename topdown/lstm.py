@@ -84,8 +84,7 @@ class SequenceLSTM(nn.RNNBase):
         train = self.training or torch.is_grad_enabled()
         states, *_ = torch.lstm(packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, train, self.bidirectional)
         padded = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)[0]
-        output = padded.index_select(0, to_original)
-        summed = self.bidirectional and self.directions == "sum"
+        output, summed = padded.index_select(0, to_original), self.bidirectional and self.directions == "sum"
         return zero_padding(output.unflatten(-1, (2, -1)).sum(-2) if summed else output, lengths)
 
 

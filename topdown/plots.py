@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ def draw_profile(
     names = _names_of(class_names, profile.classes, "class_names")
     rows = [f"{name} (N = {count})" for name, count in zip(names, profile.samples.tolist(), strict=True)]
     axes.set_yticks(range(len(rows)), rows, fontsize=7, parse_math=False)
-    return _draw(axes, profile.mean, title, (neutral - limit, neutral + limit))
+    return _draw(axes, profile.mean, title, require("matplotlib.colors", "plots").Normalize(neutral - limit, neutral + limit))
 
 
 def plot_sample(
@@ -75,8 +76,9 @@ def plot_sample(
 ) -> Any:
     """Draws the masks of one sample: a row per target, with its mask, and that of each source where there are several.
 
-    Steps are on the axis. A raw input stands beside its masks, in grey. All masks of a trace have one scale, as wide on both
-    sides of the neutral mask as the mask that is farthest from it, and a tenth of it at least.
+    Steps are on the axis. A raw input stands beside its masks, in grey. All masks have one scale, from 0 over the neutral mask,
+    which is white, to twice that, so that pictures of several models can be compared. A distance d from the neutral mask n is
+    drawn as asinh(20 d / n), so that small ones are seen.
 
     Args:
         trace: Result of `latch.trace(...)`.
@@ -100,7 +102,7 @@ def plot_sample(
     height = max(2.8, *(min(6.0, f.shape[-1] / 50) for by_source in trace.feedback.values() for f in by_source.values()))
     figure = _figure(0.8 + 4.5 * columns, 0.3 + height * len(trace.masks))
     apart = max(0.0, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
-    limit, all_alike = max(0.1 * neutral, apart), ", all less than 1 % from it" if apart < 0.01 * neutral else ""
+    all_alike = ", all less than 1 % from it" if apart < 0.01 * neutral else ""
     for row, (target, mask) in enumerate(trace.masks.items()):
         valid, positions = lengths_of(lengths, target), sites[target].order(mask)[1] if target in sites else ()
         panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
@@ -115,11 +117,11 @@ def plot_sample(
                 axes.set_axis_off()
                 continue
             as_image = len(positions) == 2 and n == positions[0] * positions[1]
-            span = None if values is inputs.get(target) else (neutral - limit, neutral + limit)
-            _draw(axes, shown.mean(0).view(positions) if as_image else shown, title, span)
+            scale = None if values is inputs.get(target) else _scale(neutral)
+            _draw(axes, shown.mean(0).view(positions) if as_image else shown, title, scale)
             if not as_image:
                 names = _names_of((feature_names or {}).get(target), range(len(shown)), f"feature_names[{target!r}]")
-                _name_features(axes.set_yticks, shown, neutral if span else float(shown.mean()), names, 16)
+                _name_features(axes.set_yticks, shown, neutral if scale else float(shown.mean()), names, 16)
                 axes.set(xlabel="step", ylabel="feature")
                 steps = ["all steps"] if n == 1 else (step_names or {}).get(target)
                 if steps is not None and len(steps) < n:
@@ -190,12 +192,17 @@ def _figure(width: float, height: float) -> Any:
     return require("matplotlib.figure", "plots").Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw(axes: Any, x: Tensor, title: str, span: tuple[float, float] | None) -> Any:
-    """Draws masks over a span of values, from blue over white to red; or an input, between its own extremes, in grey."""
-    low, high = span or [float(extreme) for extreme in x.nan_to_num(0.0, 0.0, 0.0).aminmax()]
-    title = title if span else f"{title}, {low:.3g} (white) to {high:.3g} (black)"
+def _scale(neutral: float) -> Any:
+    stretch = (lambda v: np.arcsinh(20 * (v / neutral - 1)), lambda v: neutral * (1 + np.sinh(v) / 20))
+    return require("matplotlib.colors", "plots").FuncNorm(stretch, vmin=0.0, vmax=2 * neutral)
+
+
+def _draw(axes: Any, x: Tensor, title: str, scale: Any) -> Any:
+    """Draws masks in a scale, from blue over white to red; or an input, from its lowest value to its highest, in grey."""
+    low, high = [float(extreme) for extreme in x.nan_to_num(0.0, 0.0, 0.0).aminmax()]
+    title = title if scale else f"{title}, {low:.3g} (white) to {high:.3g} (black)"
     axes.set_title(title, fontsize=9, parse_math=False)  # names are not formulas
-    return axes.imshow(x.numpy(), "RdBu_r" if span else "Greys", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+    return axes.imshow(x.numpy(), "RdBu_r" if scale else "Greys", norm=scale, aspect="auto", interpolation="nearest")
 
 
 def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int, **style: Any) -> None:

@@ -1,5 +1,6 @@
 """Pictures of masks, and what is said about single samples."""
 
+import math
 import re
 import sys
 
@@ -119,10 +120,10 @@ def test_vectors_and_images_are_shown_in_their_layout():
     expected = [masks["vector"][1].unsqueeze(1), masks["image"][1].mean(0), masks["signal"][1]]
     for ours, wanted in zip(shown, expected, strict=True):
         np.testing.assert_allclose(ours, wanted.numpy(), rtol=1e-6)
-    apart = max(float((mask - 1.0).abs().max()) for mask in masks.values())
-    for axes in panels:  # one scale for all: white is the neutral mask of this latch, and colours end at the farthest mask
+    for axes in panels:  # one scale for all models: white is the neutral mask, and colours end at 0 and at twice that
         norm = axes.images[0].norm
-        assert [float(norm(1.0 + at)) for at in (-apart, 0.0, apart)] == pytest.approx([0.0, 0.5, 1.0])
+        assert [float(norm(at)) for at in (0.0, 1.0, 2.0)] == pytest.approx([0.0, 0.5, 1.0])
+        assert float(norm(1.1)) == pytest.approx(0.5 + 0.5 * math.asinh(20 * 0.1) / math.asinh(20))
     assert figure.axes[-1].get_ylabel() == "mask (white: 1, unchanged)"
     figure.savefig("/dev/null", format="png")
 
@@ -274,7 +275,7 @@ def test_a_raw_input_stands_beside_its_mask():
     assert mask.cmap.name == "RdBu_r"
     assert any(axes.get_ylabel() == "mask (white: 1, unchanged, all less than 1 % from it)" for axes in figure.axes)
     bar = next(axes for axes in figure.axes if axes.get_ylabel().startswith("mask"))
-    assert bar.get_ylim() == (mask.norm.vmin, mask.norm.vmax)  # the bar is that of the masks
+    assert bar.get_ylim() == pytest.approx((0.0, 2.0))  # the bar is that of the masks
 
 
 def test_pictures_of_many_features_have_a_pixel_for_each():
@@ -296,7 +297,7 @@ def test_a_latch_that_has_not_learned_is_white():
 
 
 def test_small_changes_of_masks_are_seen_and_noise_is_not():
-    for apart, expected in ((0.3, 1.0), (0.001, 0.505)):
+    for apart, expected in ((0.3, 0.8377), (0.03, 0.5771), (0.001, 0.5027)):  # 1/2 + asinh(20 apart) / (2 asinh(20))
         masks = {"a": torch.ones(2, 3, 4)}
         masks["a"][1, 2, 3] += apart
         figure = plot_sample(LatchTrace(None, masks, {"a": {"b": masks["a"]}}, {}, None, 1.0), 1)
