@@ -8,7 +8,7 @@ demo: .venv/ready
 	rm -rf build/demo
 	mkdir -p build/demo
 	$(BIN)/python examples/gate.py --out build/demo/gate.png
-	$(BIN)/python examples/mosei_lstm.py --feedback none linear --samples 250 --seeds 2 --epochs 6 --out build/demo
+	$(BIN)/python examples/mosei_lstm.py --feedback none linear --samples 250 --seeds 2 --epochs 4 --out build/demo
 
 # Several processes of one thread each: threads of torch that wait for each other slow one another down. Bytecode is written,
 # or each process of a test would compile the package anew.
