@@ -364,8 +364,6 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _targets(self, batch: Batch, at_sites: dict[str, Steps], logits: Logits) -> dict[str, Steps]:
         """Returns all targets: inputs, which the batch keeps for the second pass, and values at sites."""
-        if batch.targets and not at_sites and self.wiring.target_sizes is not None:
-            return batch.targets
         if self.wiring.target_sizes is None:  # a user-defined module names its targets in its logits
             batch.targets.update(read_inputs(batch, dict.fromkeys([k for k in logits if k not in self.sites])))
         if not batch.targets and all([site.layout.startswith("b") for site in self.sites.values()]):

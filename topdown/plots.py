@@ -193,6 +193,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _scale(neutral: float) -> Any:
+    """Returns the scale of colours of masks: see :func:`plot_sample`."""
     stretch = (lambda v: np.arcsinh(20 * (v / neutral - 1)), lambda v: neutral * (1 + np.sinh(v) / 20))
     return require("matplotlib.colors", "plots").FuncNorm(stretch, vmin=0.0, vmax=2 * neutral)
 
@@ -201,8 +202,9 @@ def _draw(axes: Any, x: Tensor, title: str, scale: Any) -> Any:
     """Draws masks in a scale, from blue over white to red; or an input, from its lowest value to its highest, in grey."""
     low, high = [float(extreme) for extreme in x.nan_to_num(0.0, 0.0, 0.0).aminmax()]
     title = title if scale else f"{title}, {low:.3g} (white) to {high:.3g} (black)"
+    norm = scale or require("matplotlib.colors", "plots").Normalize(low, high)
     axes.set_title(title, fontsize=9, parse_math=False)  # names are not formulas
-    return axes.imshow(x.numpy(), "RdBu_r" if scale else "Greys", norm=scale, aspect="auto", interpolation="nearest")
+    return axes.imshow(x.numpy(), "RdBu_r" if scale else "Greys", norm=norm, aspect="auto", interpolation="nearest")
 
 
 def _name_features(ticks: Any, values: Tensor, neutral: float, names: Sequence[str], room: int, **style: Any) -> None:

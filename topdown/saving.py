@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,11 @@ FORMAT = 1
 OPTIONS_FILE, TENSORS_FILE = "topdown.json", "feedback.safetensors"
 SIZES = {"target_sizes": "input_sizes", "source_sizes": "encoding_sizes"}  # of a wiring, and as a backbone declares them
 
+Tensors: TypeAlias = Mapping[str, Tensor]
+Options: TypeAlias = Mapping[str, Any]
 
-def save(
-    folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring, options: Mapping[str, Any], also: Names
-) -> None:
+
+def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring, options: Options, also: Names) -> None:
     """Writes the feedback of a latch: see :meth:`topdown.TopDownLatch.save_pretrained`."""
     also = [also] if isinstance(also, str) else list(also)
     tensors = {**feedback.state_dict(prefix="feedback."), **_parts(backbone, also)}
@@ -40,7 +41,7 @@ def save(
     write_text(folder / OPTIONS_FILE, text)
 
 
-def read(folder: Path, backbone: nn.Module, functions: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[str, Any], Tensors]:
     """Returns the content of topdown.json and the tensors, checked: see :meth:`topdown.TopDownLatch.from_pretrained`."""
     safetensors, content = require("safetensors.torch", "hub"), _read_json(folder / OPTIONS_FILE)
     needed, options = content["functions"], content["options"]
@@ -66,7 +67,7 @@ def read(folder: Path, backbone: nn.Module, functions: Mapping[str, Any]) -> tup
     return content, tensors
 
 
-def copy_tensors(saved: Mapping[str, Tensor], feedback: nn.Module, backbone: nn.Module, also: Names) -> None:
+def copy_tensors(saved: Tensors, feedback: nn.Module, backbone: nn.Module, also: Names) -> None:
     """Copies saved tensors into the feedback of a latch and parts of its backbone.
 
     Raises:

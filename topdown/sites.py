@@ -19,6 +19,7 @@ from topdown.wiring import Names, nearest
 
 T = TypeVar("T")
 Key: TypeAlias = int | str
+Values: TypeAlias = dict[str, Steps]  # at sites, by the name of the target or of the encoding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +165,7 @@ def optional_sites(inputs: Mapping[str, Any], sites: Names, model: nn.Module, mo
     return [name for name in sites if name not in inputs and name in possible]
 
 
-def run_with_hooks(
-    run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names
-) -> tuple[T, dict[str, Steps]]:
+def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, Values]:
     """Runs a function that calls a model, and reads and masks the values at sites of the model, in the calling thread alone.
 
     Args:
@@ -195,7 +194,7 @@ def run_with_hooks(
         raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
     thread, learns, handles = threading.get_ident(), torch.is_grad_enabled(), []
     places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
-    values: dict[str, Steps] = {}
+    values: Values = {}
 
     def visit(name: str, container: Any, keys: tuple[Key, ...]) -> Any:
         value, mask = _pick(container, keys, sites[name]), masks.get(name)

@@ -141,9 +141,7 @@ def test_splits_must_have_the_same_classes():
     with pytest.raises(DataError, match=r"labels of 'test' are classes \['a', 'b'\], but others are the classes \['b', 'c'\]"):
         task_of(splits)
     model = LSTMBackbone({"a": 3}, hidden_size=2, output_size=3)
-    with pytest.raises(
-        DataError, match=r"validation data has the classes \['a', 'b'\], but the training data has \['b', 'c'\]"
-    ):
+    with pytest.raises(DataError, match=r"labels of 'valid' are classes \['a', 'b'\], but others are the classes \['b', 'c'\]"):
         fit(model, splits["train"], splits["test"], loss="cross_entropy", epochs=1)
     with pytest.raises(
         DataError, match=r"labels of 'train' are numbers, but others are the classes \['a', 'b'\]: give .* classes="

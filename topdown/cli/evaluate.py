@@ -222,14 +222,15 @@ def _unlike_training(trained: Trained, data: SequenceDataset, split: str) -> lis
 def _as_drawn(splits: dict[str, SequenceDataset], drawn: Mapping[str, Sequence[str]]) -> dict[str, SequenceDataset]:
     """Splits samples that have no split as the training split them at random, or train, where valid was drawn from it."""
     undrawn = "all" if "test" in drawn else "train"
-    if not drawn or undrawn not in splits or (undrawn == "all" and len(splits) > 1) or "valid" in splits:
+    as_before = [*splits] == ["all"] if undrawn == "all" else "train" in splits and "valid" not in splits
+    if not drawn or not as_before:
         return splits
     data, of = splits[undrawn], {name: split for split, names in drawn.items() for name in names}
     found: dict[str, list[int]] = {}
     for i, name in enumerate(data.ids):
         found.setdefault(of.get(name, undrawn), []).append(i)
     parts = {split: data.subset(found[split]) for split in dict.fromkeys((*drawn, undrawn)) if split in found}
-    return {**parts, **{split: data for split, data in splits.items() if split != undrawn}}
+    return {**parts, **{split: other for split, other in splits.items() if split != undrawn}}
 
 
 def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained: Trained, outputs: Tensor, samples: int) -> int:

@@ -79,10 +79,8 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
         if needed not in splits:
             other = next((name for name in ("val", "dev", "validation") if name in splits), None)
             remedy = f"call {other!r} 'valid'" if other else "give each sample one of train, valid and test as its split"
-            shares = {("all",): "0.7 0.15 0.15", ("train",): "0.8 0.2", ("train", "test"): "0.8 0.2 to draw it from train"}.get(
-                tuple(splits)
-            )
-            remedy += f", or pass --split {shares}" if shares and is_table(path) else ""
+            shares = {"all": "0.7 0.15 0.15", "train": "0.8 0.2", "train test": "0.8 0.2 to draw it from train"}
+            remedy += f", or pass --split {shares[here]}" if (here := " ".join(splits)) in shares and is_table(path) else ""
             raise DataError(f"{path}: has no split {needed!r} but {list(splits)}; {remedy}")
         if splits[needed].labels is None:
             raise DataError(f"{path}: {needed} has no labels to learn from")

@@ -31,7 +31,7 @@ def words_of(labels: Any) -> list[str] | None:
     """Returns labels that are words, "" where one is missing (as in tables, or None); None for labels that are numbers.
 
     Raises:
-        DataError: if there are words and numbers, numbers as text, or words for several labels.
+        DataError: if there are words and numbers, or words for several labels.
 
     Example:
         >>> words_of(["glad", None, " sad"]), words_of([0.5, 1.0])

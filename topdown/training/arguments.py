@@ -15,6 +15,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.labels import label_range, labelled
 from topdown.latch import TopDownLatch
 from topdown.training.losses import LOSSES, Loss
+from topdown.training.tasks import shared_classes
 
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": (lambda x: 0.0 <= x < math.inf, "0 or more"),
@@ -77,10 +78,6 @@ def check_samples(train: SequenceDataset, valid: SequenceDataset, loss: Loss) ->
         raise DataError(f"loss={loss!r} is not known: use one of {list(LOSSES)}, or a function (output, labels) -> scalar")
     if train.sizes != valid.sizes:
         raise DataError(f"the validation data has features {valid.sizes}, but the training data has {train.sizes}")
-    learned, given = train.report.get("class_names"), valid.report.get("class_names")
-    if learned and given and learned != given:
-        remedy = "give SequenceDataset.from_arrays the same classes= for both"
-        raise DataError(f"the validation data has the classes {given}, but the training data has {learned}: {remedy}")
     for data, which in ((train, "training"), (valid, "validation")):
         if data.labels is None:
             raise DataError(f"the {which} data has no labels: give SequenceDataset.from_arrays labels=, or the file 'labels'")
@@ -98,6 +95,7 @@ def check_samples(train: SequenceDataset, valid: SequenceDataset, loss: Loss) ->
             raise DataError(f"labels are {data.labels.dtype}, which is not for loss={loss!r}: {remedy}")
         if loss == "cross_entropy" and least < 0:
             raise DataError(f"a class is {int(least)}: number classes from 0")
+    shared_classes({"train": train, "valid": valid})
 
 
 def device_named(device: str | torch.device) -> torch.device:

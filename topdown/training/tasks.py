@@ -139,12 +139,7 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
     if whole:
         name = "classification" if columns == 1 else "multilabel"
     name = asked or name
-    named = {split: splits[split].report.get("class_names") for split in labels}
-    words = next((names for names in named.values() if names), None)
-    if different := [split for split, names in named.items() if words and names != words]:
-        said = f"classes {named[different[0]]}" if named[different[0]] else "numbers"
-        remedy = "give SequenceDataset.from_arrays the same classes= for all splits"
-        raise DataError(f"labels of {different[0]!r} are {said}, but others are the classes {words}: {remedy}")
+    words = shared_classes({split: splits[split] for split in labels})
     if name == "regression" and words:
         raise DataError(
             f"labels are words, such as {words[0]!r}, which are classes and no numbers: leave out --task regression"
@@ -167,6 +162,21 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
             raise DataError(f"labels are whole numbers up to {most}, more than the {count} samples: {remedy}")
         return Task(name, max(2, most + 1))
     return Task(name, columns)
+
+
+def shared_classes(splits: Mapping[str, SequenceDataset]) -> list[str] | None:
+    """Returns the names of the classes of splits with labels; None if they have no names.
+
+    Raises:
+        DataError: if splits have other classes, or some have names and others numbers.
+    """
+    named = {split: data.report.get("class_names") for split, data in splits.items()}
+    words = next((names for names in named.values() if names), None)
+    if different := [split for split, names in named.items() if words and names != words]:
+        said = f"classes {named[different[0]]}" if named[different[0]] else "numbers"
+        remedy = "give SequenceDataset.from_arrays the same classes= for all"
+        raise DataError(f"labels of {different[0]!r} are {said}, but others are the classes {words}: {remedy}")
+    return words
 
 
 def with_label_type(data: SequenceDataset, task: Task) -> SequenceDataset:

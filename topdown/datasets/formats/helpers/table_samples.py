@@ -90,16 +90,15 @@ def make_samples(
 
 
 def _drawn(splits: list[str] | None, shares: Sequence[float], seed: int, values: Array | None, place: str) -> list[str]:
-    """Draws splits of all samples, which have none, or valid from train, with two shares."""
-    if splits is None and len(shares) == 2:
-        raise DataError(
-            f"{place}: has no column 'split', of whose train two shares would be; give three (--split 0.7 0.15 0.15)"
-        )
-    if splits is None or len(shares) != 2:
-        if splits is not None:
-            remedy = "leave out split= (--split), or give two shares, which draw valid from train"
-            raise DataError(f"{place}: has a column 'split' already; {remedy}")
+    """Draws splits of samples that have none, with three shares; or valid from train, with two."""
+    if splits is None:
+        if len(shares) == 2:
+            what = "has no column 'split', of whose train two shares would be"
+            raise DataError(f"{place}: {what}; give three (--split 0.7 0.15 0.15)")
         return draw_split(shares, seed, values)
+    if len(shares) != 2:
+        remedy = "leave out split= (--split), or give two shares, which draw valid from train"
+        raise DataError(f"{place}: has a column 'split' already; {remedy}")
     if "valid" in splits or "train" not in splits:
         there = f"has the splits {sorted(set(splits))}, so that valid cannot be drawn from train"
         raise DataError(f"{place}: {there}; leave out split= (--split)")
