@@ -124,6 +124,7 @@ def test_labels_are_one_per_sample():
         (["sad", "happy", float("nan")], ["sad", "calm", "happy"], [0, 2, -100], ["sad", "calm", "happy"]),
         (np.array([b"b", b"", b"a"]), None, [1, -100, 0], ["a", "b"]),
         (np.array(["b", np.nan, "a"]), [b"a", " b "], [1, -100, 0], ["a", "b"]),  # of numpy, 'nan'
+        (["None", "NA", "None"], None, [1, 0, 1], ["NA", "None"]),  # words, unlike cells of tables
         (["1", "0", "1"], ["0", "1"], [1, 0, 1], ["0", "1"]),
         ([True, False, True], ["no", "yes"], [1, 0, 1], ["no", "yes"]),
         ([1, -100, 0], ["no", "yes"], [1, -100, 0], ["no", "yes"]),

@@ -93,8 +93,8 @@ class SequenceDataset(Dataset[Sample]):
                 mean of its feature; the report counts them. Ids of tokens are integers: a list of
                 N arrays (T_i,), or one array (N, T) with its lengths.
             labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, nan where one is
-                missing; integer for classes, -100 where one is missing; or words of shape (N,), which are classes, "" or None
-                where one is missing. (Default: None, for new data)
+                missing; integer for classes, -100 where one is missing; or words of shape (N,), which are classes, "", nan
+                or None where one is missing. (Default: None, for new data)
             lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such, where 0
                 says that a sample lacks the modality; for vectors 1 or 0, there or not. (Default: all steps)
             ids: Name of each sample. (Default: its number)

@@ -14,7 +14,6 @@ from topdown.datasets.formats.helpers.fields import normalized
 
 Array = np.ndarray[Any, Any]
 MISSING = -100
-MISSING_WORDS = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "<NA>")  # in tables and arrays
 
 
 def plain(value: Any) -> Any:
@@ -28,7 +27,7 @@ def plain(value: Any) -> Any:
 
 
 def words_of(labels: Any) -> list[str] | None:
-    """Returns labels that are words, "" where one is missing (as in tables, or None); None for labels that are numbers.
+    """Returns labels that are words, "" where one is missing ("", None, or nan, which numpy writes); None for numbers.
 
     Raises:
         DataError: if there are words and numbers, or words for several labels.
@@ -47,7 +46,7 @@ def words_of(labels: Any) -> list[str] | None:
     if strange := [cell for cell in listed if not isinstance(cell, str) and not _is_missing(cell)]:
         raise DataError(f"labels are words, but one is {strange[0]!r}: give all as words, or all as numbers")
     words = [normalized(cell) if isinstance(cell, str) else "" for cell in listed]
-    return ["" if word in MISSING_WORDS else word for word in words]
+    return ["" if word == "nan" else word for word in words]
 
 
 def classes_of(words: Sequence[str]) -> list[str]:

@@ -13,11 +13,11 @@ import numpy as np
 
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import join_names, normalized
-from topdown.datasets.labels import MISSING_WORDS
 from topdown.datasets.raw_samples import Array
 from topdown.files import require
 
 BEGINNING = 2**16  # bytes of a text file from which its form is told
+MISSING_WORDS = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "<NA>")
 SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls")
 COLUMNS = "its first line must name its columns, once each, one of them 'id'"
 
