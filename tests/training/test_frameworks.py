@@ -45,12 +45,13 @@ def run_program(folder, name, args):
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])  # of processes that it starts
     sys.path = [str(folder), str(ROOT), *[path for path in sys.path if not path.startswith(str(ROOT / "tests"))]]
     sys.argv = [name, *args]
-    code = 0
+    code, alive = 0, []
     with open(f"said by {os.environ.get('RANK', 'all')}", "w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
         try:
-            runpy.run_path(name, run_name="__main__")
+            # Its variables stay alive, since torch 2.13 may wait forever for a thread of gloo where Python frees a DDP module.
+            alive.append(runpy.run_path(name, run_name="__main__"))
         except BaseException:
             traceback.print_exc()
             code = 1
