@@ -1,5 +1,6 @@
 """Names that every doctest may use."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,4 +9,4 @@ import topdown
 
 @pytest.fixture(autouse=True)
 def _names(doctest_namespace: dict[str, object]) -> None:
-    doctest_namespace.update(torch=torch, nn=torch.nn, topdown=topdown)
+    doctest_namespace.update(np=np, torch=torch, nn=torch.nn, topdown=topdown)

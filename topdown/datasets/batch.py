@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from topdown.datasets.errors import DataError
 from topdown.sequence import Lengths
 
 
@@ -71,6 +72,42 @@ class Batch(dict[str, Any]):
         inputs = {name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()}
         labels = None if self.labels is None else self.labels.to(device, non_blocking=non_blocking)
         return Batch({**self, "inputs": inputs, "labels": labels})
+
+
+def collate(
+    samples: Sequence[Sample], sizes: Mapping[str, int], present: Container[str], *, aligned: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Pads samples to the longest of them.
+
+    Args:
+        samples: Samples with the same modalities.
+        sizes: Features of each modality, for vectors that all samples lack.
+        present: Vectors that have lengths in every batch, since some samples of the data set lack them.
+        aligned: Whether sequences of the data set are aligned.
+
+    Returns:
+        Inputs, and lengths of all sequences, and of vectors that some samples lack.
+
+    Raises:
+        DataError: if modalities differ, or there is no sample.
+    """
+    if not samples:
+        raise DataError("there is no sample: a batch takes at least one")
+    names = list(samples[0].inputs)
+    if stray := next((sample for sample in samples if set(sample.inputs) != set(names)), None):
+        raise DataError(f"sample {stray.id!r} has {list(stray.inputs)}, but {samples[0].id!r} has {names}")
+    parts = {name: [sample.inputs[name] for sample in samples] for name in names}
+    has_time = {k for k, xs in parts.items() if xs[0].dim() == 2 or not xs[0].is_floating_point()}
+    lengths = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if k in has_time}
+    steps = padded_steps(lengths, aligned=aligned and are_aligned(list(lengths.values())))
+    inputs = {k: pad(xs, steps[k]) for k, xs in parts.items() if k in lengths}
+    for name in parts.keys() - lengths.keys():  # vectors
+        lacking = torch.zeros(sizes.get(name, 0), device="cpu")
+        inputs[name] = torch.stack([x if len(x) else lacking for x in parts[name]])
+        there = torch.tensor([int(len(x) > 0) for x in parts[name]], device="cpu")
+        if name in present or not there.all():
+            lengths[name] = there
+    return {name: inputs[name] for name in names}, lengths
 
 
 def pad(rows: Sequence[Tensor], steps: int) -> Tensor:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from topdown.datasets.arrays import from_arrays
-from topdown.datasets.batch import Batch, Sample, are_aligned, pad, padded_steps
-from topdown.datasets.cleaning import Cleaner, Training
+from topdown.datasets.batch import Batch, Sample, are_aligned, collate, padded_steps
+from topdown.datasets.cleaning import Training
 from topdown.datasets.corruption import Corruption, Kind, Moments, check_severity, draw_missing, moments, seeds_of
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.table_files import table_of
 from topdown.datasets.formats.helpers.table_samples import make_samples
 from topdown.datasets.labels import describe_labels
-from topdown.datasets.precision import in_float
-from topdown.datasets.raw_samples import RawSplit, Sink, clean_sequences, clean_vectors, in_memory, summary
+from topdown.datasets.raw_samples import RawSplit, Sink, check_counts, clean_split, in_memory, summary
 from topdown.datasets.unpadded import Ragged, in_float32, standardize
-from topdown.sequence import Lengths
 
 
 class SequenceDataset(Dataset[Sample]):
@@ -61,7 +57,7 @@ class SequenceDataset(Dataset[Sample]):
     ) -> None:
         counts = {name: len(ragged.lengths) for name, ragged in sequences.items()}
         counts |= {name: len(vector) for name, vector in vectors.items()}
-        count = _check_counts(counts | ({"ids": len(ids)} if ids is not None else {}), labels)
+        count = check_counts(counts | ({"ids": len(ids)} if ids is not None else {}), labels)
         self.sequences = dict(sequences)
         self.vectors = dict(vectors)
         self.present = {name: there for name, there in present.items() if not there.all()}
@@ -181,42 +177,9 @@ class SequenceDataset(Dataset[Sample]):
         Raises:
             DataError: if numbers of samples differ, there is none, one has no steps at all, or a feature is never finite.
         """
-        counts = {name: len(stream.lengths) for name, stream in raw.streams.items()}
-        counts |= {name: len(vector) for name, vector in raw.vectors.items()}
-        prefix = "" if where == "inputs" else f"{where}: "
-        try:
-            count = _check_counts(counts | ({"ids": len(raw.ids)} if raw.ids is not None else {}), raw.labels)
-        except DataError as error:
-            raise DataError(f"{prefix}{error}") from None
-        if count == 0:
-            raise DataError(f"{where}: has no samples")
-        if nothing := [name for name, stream in raw.streams.items() if stream.size < 1]:
-            raise DataError(f"{where}: {nothing[0]!r} has no features; leave it out")
-        if raw.streams and raw.vectors.keys() == raw.present.keys():
-            most = np.maximum.reduce([*(stream.lengths for stream in raw.streams.values()), *raw.present.values()])
-            if len(empty := np.flatnonzero(most < 1)):
-                which = "" if raw.ids is None else f", the first is {raw.ids[int(empty[0])]!r}"
-                what = f"sample {empty[0]} has no steps, only zeros ({len(empty)} such samples)"
-                raise DataError(f"{prefix}{what}; remove them{which}")
-
-        def cleaner(name: str, size: int) -> Cleaner:
-            if training is None:
-                return Cleaner(size, fills=raw.fills)
-            mean = functools.cache(lambda: training.mean(name)) if raw.fills else None
-            return Cleaner(size, fills=raw.fills, exact=name in training.exact, mean=mean)
-
-        sequences, vectors, modalities = {}, {}, {}
-        for name in list(raw.streams):
-            by = cleaner(name, raw.streams[name].size)
-            sequences[name], modalities[name] = clean_sequences(name, raw.streams.pop(name), sink, f"{where}: {name!r}", by)
-        for name, array in raw.vectors.items():
-            vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name), cleaner(name, array.shape[1]))
-        labels = None
-        if raw.labels is not None:
-            labels = torch.from_numpy(in_float(raw.labels) if raw.labels.dtype.kind == "f" else raw.labels.astype(np.int64))
-        present = {name: torch.from_numpy(there.astype(bool)) for name, there in raw.present.items()}
-        data = cls(sequences, vectors, labels, raw.ids, present=present)
-        data.report = {**data.report, **raw.found, "modalities": modalities}
+        parts, found = clean_split(raw, where, sink, training)
+        data = cls(**parts)
+        data.report |= found
         return data
 
     @property
@@ -288,8 +251,7 @@ class SequenceDataset(Dataset[Sample]):
             there = self.present[name][indices].unsqueeze(1) if name in self.present else None
             inputs[name] = in_float32(vector[indices] if there is None else vector[indices] * there)
         labels = None if self.labels is None else self.labels[indices]
-        ids = [self.ids[i] for i in indices.tolist()]
-        return Batch(inputs=inputs, lengths=self._lengths_of_batch(lengths), labels=labels, ids=ids)
+        return self._batch(inputs, lengths, labels, [self.ids[i] for i in indices.tolist()])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Pads samples to the longest of them: the `collate_fn` of a loader, also of subsets and concatenations of data sets.
@@ -305,37 +267,18 @@ class SequenceDataset(Dataset[Sample]):
             >>> data.collate([data[1], data[0]]).lengths
             tensor([1, 3])
         """
-        if not samples:
-            raise DataError("there is no sample: a batch takes at least one")
-        names = list(samples[0].inputs)
-        if stray := next((sample for sample in samples if set(sample.inputs) != set(names)), None):
-            raise DataError(f"sample {stray.id!r} has {list(stray.inputs)}, but {samples[0].id!r} has {names}")
-        parts = {name: [sample.inputs[name] for sample in samples] for name in names}
-        has_time = {k for k, xs in parts.items() if xs[0].dim() == 2 or not xs[0].is_floating_point()}
-        lengths = {k: torch.tensor([len(x) for x in xs], device="cpu") for k, xs in parts.items() if k in has_time}
-        steps = padded_steps(lengths, aligned=self.aligned and are_aligned(list(lengths.values())))
-        inputs = {k: pad(xs, steps[k]) for k, xs in parts.items() if k in lengths}
-        for name in parts.keys() - lengths.keys():  # vectors
-            lacking = torch.zeros(self.sizes.get(name, 0), device="cpu")
-            inputs[name] = torch.stack([x if len(x) else lacking for x in parts[name]])
-            there = torch.tensor([int(len(x) > 0) for x in parts[name]], device="cpu")
-            if name in self.present or not there.all():
-                lengths[name] = there
-        inputs = {name: inputs[name] for name in names}
+        inputs, lengths = collate(samples, self.sizes, self.present, aligned=self.aligned)
         found = [sample.label for sample in samples if sample.label is not None]
         if 0 < len(found) < len(samples):
             raise DataError(f"{len(samples) - len(found)} of {len(samples)} samples have no label, but the others have")
-        labels = torch.stack(found) if found else None
-        ids = [sample.id for sample in samples]
-        return Batch(inputs=inputs, lengths=self._lengths_of_batch(lengths), labels=labels, ids=ids)
+        return self._batch(inputs, lengths, torch.stack(found) if found else None, [sample.id for sample in samples])
 
-    def _lengths_of_batch(self, lengths: dict[str, Tensor]) -> Lengths:
-        """Returns one tensor of lengths if all modalities share it, else a mapping; the form is the same for every batch."""
-        if not (self.aligned and self.complete):
-            return lengths
+    def _batch(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], labels: Any, ids: list[str]) -> Batch:
+        """Makes a batch, with one tensor of lengths if all modalities share it; the form is the same for every batch."""
         first = next(iter(lengths.values()), None)
-        same = first is None or all(torch.equal(first, other) for other in lengths.values())
-        return first if same else lengths
+        if self.aligned and self.complete and (first is None or all(torch.equal(first, x) for x in lengths.values())):
+            return Batch(inputs=inputs, lengths=first, labels=labels, ids=ids)
+        return Batch(inputs=inputs, lengths=lengths, labels=labels, ids=ids)
 
     def subset(self, indices: Sequence[int] | Tensor) -> SequenceDataset:
         """Returns some of the samples, in this order. No sequence is copied.
@@ -352,16 +295,14 @@ class SequenceDataset(Dataset[Sample]):
             tensor([0., 3., 6.])
         """
         indices = self._indices(indices)
-        sequences = {name: ragged.subset(indices) for name, ragged in self.sequences.items()}
-        vectors = {name: vector[indices] for name, vector in self.vectors.items()}
-        labels = None if self.labels is None else self.labels[indices]
-        data = SequenceDataset(
-            sequences,
-            vectors,
-            labels,
-            [self.ids[i] for i in indices.tolist()],
+        data = self._with(
+            sequences={name: ragged.subset(indices) for name, ragged in self.sequences.items()},
+            vectors={name: vector[indices] for name, vector in self.vectors.items()},
+            labels=None if self.labels is None else self.labels[indices],
+            ids=[self.ids[i] for i in indices.tolist()],
             present={name: there[indices] for name, there in self.present.items()},
             corruptions=[corruption.subset(indices) for corruption in self.corruptions],
+            report=None,
         )
         # Findings about the file stay as they were; only those about the samples themselves are new.
         whole = self.report["modalities"]
@@ -427,9 +368,7 @@ class SequenceDataset(Dataset[Sample]):
             if kind == "noise" and scale is None:
                 scale = {name: found.deviation for name, found in self.moments().items()}
             corruptions = (*corruptions, Corruption(kind, names, values, seeds, scale or {}))
-        return SequenceDataset(
-            sequences, self.vectors, self.labels, self.ids, self.report, present=present, corruptions=corruptions
-        )
+        return self._with(sequences=sequences, present=present, corruptions=corruptions)
 
     def moments(self) -> dict[str, Moments]:
         """Returns mean and standard deviation of each feature over all steps of all samples, before any corruption.
@@ -480,7 +419,7 @@ class SequenceDataset(Dataset[Sample]):
             shift, scale = _shift_and_scale(by[name])
             there = self.present[name].unsqueeze(1) if name in self.present else True
             vectors[name] = standardize(vector, shift, scale) * there
-        return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
+        return self._with(sequences=sequences, vectors=vectors)
 
     def choose(self, names: Sequence[str]) -> SequenceDataset:
         """Returns the same samples with some of their modalities, in this order.
@@ -492,21 +431,18 @@ class SequenceDataset(Dataset[Sample]):
             raise DataError(f"there is no modality {unknown[0]!r} among {list(self.sizes)}")
         if not names:
             raise DataError(f"there is nothing to choose: name some of {list(self.sizes)}")
-        return SequenceDataset(
-            {name: self.sequences[name] for name in names if name in self.sequences},
-            {name: self.vectors[name] for name in names if name in self.vectors},
-            self.labels,
-            self.ids,
+        return self._with(
+            sequences={name: self.sequences[name] for name in names if name in self.sequences},
+            vectors={name: self.vectors[name] for name in names if name in self.vectors},
             present={name: there for name, there in self.present.items() if name in names},
             corruptions=[c._replace(names=tuple(n for n in c.names if n in names)) for c in self.corruptions],
+            report=None,
         )._reported(self.report)
 
     def relabeled(self, labels: Tensor | None) -> SequenceDataset:
         """Returns the same samples with other labels, of shape (N,) or (N, K), or without; names of classes go."""
         report = {name: value for name, value in self.report.items() if name != "class_names"}
-        return SequenceDataset(
-            self.sequences, self.vectors, labels, self.ids, present=self.present, corruptions=self.corruptions
-        )._reported(report)
+        return self._with(labels=labels, report=None)._reported(report)
 
     def as_sequences(self) -> SequenceDataset:
         """Returns the same samples, each vector as a sequence of one step: for models that take sequences alone."""
@@ -515,7 +451,7 @@ class SequenceDataset(Dataset[Sample]):
         first = torch.arange(len(self), device="cpu")
         sequences = {name: Ragged(vector, first, lengths[name]) for name, vector in self.vectors.items()}
         sequences = {name: {**self.sequences, **sequences}[name] for name in self.sizes}
-        return SequenceDataset(sequences, {}, self.labels, self.ids, self.report, corruptions=self.corruptions)
+        return self._with(sequences=sequences, vectors={}, present={})
 
     def masked(self, masks: Mapping[str, Tensor]) -> SequenceDataset:
         """Returns a copy whose inputs are multiplied by masks of shape (N, D_k), the same for all steps of a sample.
@@ -534,7 +470,12 @@ class SequenceDataset(Dataset[Sample]):
             mask = masks[name].repeat_interleave(ragged.lengths, 0)
             sequences[name] = Ragged.packed(ragged.all_rows() * mask, ragged.lengths)
         vectors = {name: vector * masks[name] for name, vector in self.vectors.items()}
-        return SequenceDataset(sequences, vectors, self.labels, self.ids, self.report, present=self.present)
+        return self._with(sequences=sequences, vectors=vectors)
+
+    def _with(self, **parts: Any) -> SequenceDataset:
+        """Makes a data set of the same parts, but for those that are given; without a report, it describes itself."""
+        names = ("sequences", "vectors", "labels", "ids", "report", "present", "corruptions")
+        return SequenceDataset(**{**{name: getattr(self, name) for name in names}, **parts})
 
     def _reported(self, report: Mapping[str, Any]) -> SequenceDataset:
         """Copies the report of the source for the modalities that are left, with a new description of the labels."""
@@ -576,15 +517,3 @@ class SequenceDataset(Dataset[Sample]):
 
 def _shift_and_scale(by: Moments) -> tuple[Tensor, Tensor]:
     return by.mean, torch.where(by.deviation > 0, by.deviation, 1.0)
-
-
-def _check_counts(counts: Mapping[str, int], labels: Any) -> int:
-    """Checks that all parts have the same number of samples, and returns it."""
-    first = next(iter(counts), None)
-    expected = 0 if first is None else counts[first]
-    expected = expected if labels is None else len(labels)
-    for name, count in counts.items():
-        if count != expected:
-            there = f"{first!r} has {expected}" if labels is None else f"there are {expected} labels"
-            raise DataError(f"{name!r} has {count} samples but {there}")
-    return expected

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topdown.datasets.cleaning import Cleaner
+from topdown.datasets.cleaning import Cleaner, Training
 from topdown.datasets.errors import DataError
+from topdown.datasets.precision import in_float
 from topdown.datasets.unpadded import MappedArray, Ragged
 
 Array = np.ndarray[Any, Any]
@@ -126,6 +128,76 @@ def clean_vectors(vectors: Array, present: Array | None, cleaner: Cleaner) -> tu
         **({} if there.all() else {"samples_without_steps": int((~there).sum())}),
     }
     return torch.from_numpy(clean), found
+
+
+def clean_split(raw: RawSplit, where: str, sink: Sink, training: Training | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Cleans the samples of a split, and stores them.
+
+    Args:
+        raw: Samples; its streams are used up.
+        where: Name of the split, for messages.
+        sink: Function that keeps the values.
+        training: What is to be known of the training samples; None if these are they.
+
+    Returns:
+        Arguments of a :class:`SequenceDataset`, and entries of its report.
+
+    Raises:
+        DataError: if numbers of samples differ, there is none, one has no steps at all, or a feature is never finite.
+    """
+    _check_samples(raw, where)
+
+    def cleaner(name: str, size: int) -> Cleaner:
+        if training is None:
+            return Cleaner(size, fills=raw.fills)
+        mean = functools.cache(lambda: training.mean(name)) if raw.fills else None
+        return Cleaner(size, fills=raw.fills, exact=name in training.exact, mean=mean)
+
+    sequences, vectors, modalities = {}, {}, {}
+    for name in list(raw.streams):
+        by = cleaner(name, raw.streams[name].size)
+        sequences[name], modalities[name] = clean_sequences(name, raw.streams.pop(name), sink, f"{where}: {name!r}", by)
+    for name, array in raw.vectors.items():
+        vectors[name], modalities[name] = clean_vectors(array, raw.present.get(name), cleaner(name, array.shape[1]))
+    labels = None
+    if raw.labels is not None:
+        labels = torch.from_numpy(in_float(raw.labels) if raw.labels.dtype.kind == "f" else raw.labels.astype(np.int64))
+    present = {name: torch.from_numpy(there.astype(bool)) for name, there in raw.present.items()}
+    parts = {"sequences": sequences, "vectors": vectors, "labels": labels, "ids": raw.ids, "present": present}
+    return parts, {**raw.found, "modalities": modalities}
+
+
+def _check_samples(raw: RawSplit, where: str) -> None:
+    """Checks, before anything is read, that there are samples, and that each has a modality."""
+    counts = {name: len(stream.lengths) for name, stream in raw.streams.items()}
+    counts |= {name: len(vector) for name, vector in raw.vectors.items()}
+    prefix = "" if where == "inputs" else f"{where}: "
+    try:
+        count = check_counts(counts | ({"ids": len(raw.ids)} if raw.ids is not None else {}), raw.labels)
+    except DataError as error:
+        raise DataError(f"{prefix}{error}") from None
+    if count == 0:
+        raise DataError(f"{where}: has no samples")
+    if nothing := [name for name, stream in raw.streams.items() if stream.size < 1]:
+        raise DataError(f"{where}: {nothing[0]!r} has no features; leave it out")
+    if raw.streams and raw.vectors.keys() == raw.present.keys():
+        most = np.maximum.reduce([*(stream.lengths for stream in raw.streams.values()), *raw.present.values()])
+        if len(empty := np.flatnonzero(most < 1)):
+            which = "" if raw.ids is None else f", the first is {raw.ids[int(empty[0])]!r}"
+            what = f"sample {empty[0]} has no steps, only zeros ({len(empty)} such samples)"
+            raise DataError(f"{prefix}{what}; remove them{which}")
+
+
+def check_counts(counts: Mapping[str, int], labels: Any) -> int:
+    """Checks that all parts of a data set have the same number of samples, and returns it."""
+    first = next(iter(counts), None)
+    expected = 0 if first is None else counts[first]
+    expected = expected if labels is None else len(labels)
+    for name, count in counts.items():
+        if count != expected:
+            there = f"{first!r} has {expected}" if labels is None else f"there are {expected} labels"
+            raise DataError(f"{name!r} has {count} samples but {there}")
+    return expected
 
 
 def summary(lengths: Array | Tensor) -> dict[str, float]:
