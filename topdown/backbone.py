@@ -25,7 +25,8 @@ class Backbone(Protocol):
     its feedback from them at once; otherwise it reads the sizes from an example or from the first call.
 
     A backbone that wraps another model has it as its attribute `user_model`, to which the paths of sites are relative, and
-    `uses_lengths=False` where that model takes no lengths.
+    `uses_lengths=False` where that model takes no lengths. With `latch_class`, a function from the class of a latch to another
+    class, it decides how its latch is called.
     """
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> Mapping[str, Any]:
@@ -79,11 +80,11 @@ def takes_lengths(function: Any) -> TakesLengths:
         >>> takes_lengths(nn.Linear(2, 3)), takes_lengths(lambda *args, **kwargs: args)
         ('never', 'optional')
     """
-    function = getattr(function, "_orig_mod", function)  # of torch.compile
+    function = getattr(function, "_orig_mod", function)  # which torch.compile sets
     function = function.forward if isinstance(function, nn.Module) else function
     try:
         parameters = inspect.signature(function, follow_wrapped=False).parameters
-    except ValueError:  # of TorchScript, which accepts lengths=None, or written in C
+    except ValueError:  # a method of TorchScript, which accepts lengths=None, or a function written in C
         arguments = getattr(getattr(function, "schema", None), "arguments", ())
         return "always" if "lengths" in [argument.name for argument in arguments] else "never"
     if "lengths" in parameters:
@@ -135,20 +136,20 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
         is_source = name in used if used else (is_encoding or can_be_masked(inputs.get(name)))
         target = batch.targets.get(name)
         # An encoding of nothing, such as a learned one, is no source where its modality is absent.
-        x = r if target or name in wiring.sites else inputs.get(name, None if name in (wiring.target_sizes or ()) else r)
-        if r is None or x is None or not is_source:
+        is_absent = inputs.get(name) is None and (name in inputs or name in (wiring.target_sizes or ()))
+        if r is None or not is_source or (is_absent and not target and name not in wiring.sites):
             continue
         if not is_encoding:
             raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
-        steps = target if target and returned is r and r.shape[:-1] == target.values.shape[:-1] else None
+        like = target if target and returned is r and r.shape[:-1] == target.values.shape[:-1] else None
         batch.first = batch.first or (name, tuple(r.shape))
-        if not steps and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
+        if not like and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
             shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
             raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
         if sizes is not None and r.shape[-1] != sizes.get(name):
             built = sizes.get(name, f"{[*sizes]}: build it with all encodings")
             raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-        _, lengths, grid, valid, present = steps or _with_lengths(name, returned, batch)
+        _, lengths, grid, valid, present = like or _with_lengths(name, returned, batch)
         r = r.detach() if detach and r.requires_grad else r
         encodings[name] = Steps(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
     if lost := [name for name in used if name not in encoded and inputs.get(name) is not None]:
@@ -161,20 +162,20 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
 
 def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
     """Returns what has the lengths of an encoding: those of a :class:`topdown.Padded`, where None means all, or of its name."""
-    value = batch.inputs.get(name)
     encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
-    r = encoding.values
+    r, value = encoding.values, batch.inputs.get(name)
     if encoding.lengths is not None:
         batch.padded[name] = batch.check(encoding.lengths, name, r, grid=encoding.grid)
         return batch.padded[name]
-    shape = value.shape[1:] if isinstance(value, Tensor) else ()
-    is_vector = len(shape) == 1 and value.is_floating_point()  # type: ignore[union-attr]
-    # Time may be any dimension of an input that is not a target, such as the last one of stacked token ids, (B, 3, T).
-    fits = r.dim() == 2 or len(shape) == 0 or bool(encoding.grid) or r.shape[1] in value.shape  # type: ignore[union-attr]
+    shape = value.shape if isinstance(value, Tensor) else torch.Size()
+    is_vector = len(shape) == 2 and value.is_floating_point()  # type: ignore[union-attr]
+    # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
+    times = () if name in batch.targets else shape[1:] if shape[:1] == r.shape[:1] else shape
+    fits = r.dim() == 2 or len(shape) < 2 or bool(encoding.grid) or r.shape[1] in times
     if batch.lengths is None or isinstance(returned, Padded) or (is_vector and not (fits or batch.by_name)):
         return encoding
     if not fits and lengths_of(batch.lengths, name) is not None:
         change = f"{r.shape[1]} steps for an input of {described(value)}, whose lengths no longer fit"
         raise ValueError(f"encode() returned {name!r} {change}: return topdown.Padded(values, lengths), or pool to (B, d)")
-    steps = shape[0] if len(shape) == 1 and not is_vector else None  # of token ids
+    steps = shape[1] if len(shape) == 2 and not is_vector else None  # of token ids
     return batch.with_lengths(name, r, steps, encoding.grid)

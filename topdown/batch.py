@@ -55,7 +55,7 @@ class Batch:
         is_sequence, lengths = values.dim() == 3, lengths_of(self.lengths, name) if self.by_name else self.lengths
         steps = values.shape[1] if is_sequence else steps
         padded = self.padded.get(name) if self.padded and values is not self.inputs.get(name) else None
-        if padded is not None and is_sequence and padded.values.shape[1] == steps:
+        if padded is not None and padded.values.dim() == values.dim() == 3 and padded.values.shape[1] == steps:
             return padded._replace(values=values)
         if lengths is None or not (is_sequence or self.by_name):
             return Steps(values, None, grid)
@@ -85,10 +85,10 @@ class Batch:
         if lengths.shape != (batch,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {batch} samples: pass ({batch},)")
         numbers = lengths.tolist() if readable(lengths) else []
-        if grid and {*numbers} - {0, steps}:
-            raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(numbers)}; say '_', as in 'b d _ t'")
+        if grid and (stray := {*numbers} - {0, steps}):
+            raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
         key = (values.device, steps, for_all, *numbers)
-        if numbers and key in self._equal:  # sizes in exported code have no hash
+        if numbers and key in self._equal:  # symbolic sizes have no hash
             return self._equal[key]
         least, most, shortest = int(for_all), math.inf if steps is None else steps, min(numbers, default=0)
         if numbers and not least <= shortest <= max(numbers) <= most:

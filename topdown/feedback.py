@@ -87,8 +87,9 @@ class LSTMFeedback(nn.Module):
     r"""Creates a feedback network with memory: the hidden states of a forward LSTM are the logits.
 
     As in the public code of the paper, the hidden size is that of the target and nothing follows the LSTM. Its states
-    lie in :math:`(-1, 1)`, so with start="random" **every mask stays within (0.269, 0.731)**; that is what the paper's Fig. 2
-    shows. With `projection=True`, as start="identity" has it, a linear map follows, and masks reach all of (0, 1), or (0, 2).
+    lie in :math:`(-1, 1)`, so with start="random" and without dropout **every mask stays within (0.269, 0.731)**; that is what
+    the paper's Fig. 2 shows. With `projection=True`, as start="identity" has it, a linear map follows, and masks reach all of
+    (0, 1), or (0, 2).
 
     Args:
         source_size: Size d_j of the encodings of the source.
@@ -155,7 +156,7 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
         self._takes = {(k, j): takes_lengths(network) for k, networks in self.items() for j, network in networks.items()}
 
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
-        """Returns the logits {target: {source: (B, T_j, D_k)}} from all sources that are present.
+        """Returns the logits {target: {source: (B, T_j, D_k) or (B, D_k)}} from all sources that are present.
 
         Args:
             encodings: Encoding of shape (B, T_j, d_j), or (B, d_j), per source.
@@ -167,8 +168,8 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
             for j, network in networks.items():
                 if (r := encodings.get(j)) is not None:
                     takes = self._takes[k, j]
-                    valid = None if takes == "never" or r.dim() == 2 else lengths_of(lengths, j)
-                    h[j] = network(r) if takes == "never" else network(r, **lengths_keyword(valid, takes))
+                    n = None if takes == "never" or r.dim() == 2 else lengths_of(lengths, j)
+                    h[j] = network(r) if takes == "never" else network(r, **lengths_keyword(n, takes))
         return logits
 
 
@@ -205,7 +206,7 @@ class SharedFeedback(nn.Module):
         return self.head[target]
 
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
-        """Returns the logits {target: {source: (B, T_j, D_k)}} from all sources that are present.
+        """Returns the logits {target: {source: (B, T_j, D_k) or (B, D_k)}} from all sources that are present.
 
         Args:
             encodings: Encoding of shape (B, T_j, d_j), or (B, d_j), per source.
@@ -330,7 +331,7 @@ def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wirin
 
 def _accepts(factory: Callable[..., Any], count: int) -> bool:
     with contextlib.suppress(TypeError, ValueError):  # or it is written in C and does not say
-        return bool(inspect.signature(factory).bind(*range(count)))
+        return inspect.signature(factory).bind(*range(count)) is not None
     return False
 
 

@@ -46,13 +46,13 @@ def in_first_pass() -> bool:
 
 
 class FirstPass:
-    """Context manager of a first pass: modules with buffers are in evaluation mode.
+    """Context manager of a first pass of a module: its modules with buffers are in evaluation mode.
 
     Only their attribute `training` changes: in `eval()` some layers do more than that, such as to merge weights. The cache of
     :func:`torch.nn.utils.parametrize.cached` is off.
 
     Args:
-        backbone: Module that the pass calls.
+        module: Backbone, or feedback.
         evaluating: Whether all modules are in evaluation mode. (Default: False)
 
     Example:
@@ -64,12 +64,12 @@ class FirstPass:
         (0, True, False)
     """
 
-    def __init__(self, backbone: nn.Module, evaluating: bool = False) -> None:
-        modules = level = [backbone]
-        while level:  # twice as fast as backbone.modules(), which makes names, too
-            level = [child for module in level for child in module._modules.values() if child is not None]
+    def __init__(self, module: nn.Module, evaluating: bool = False) -> None:
+        modules = level = [module]
+        while level:  # twice as fast as module.modules(), which makes names, too
+            level = [child for m in level for child in m._modules.values() if child is not None]
             modules = [*modules, *level]
-        self.in_training = [module for module in modules if module.training and (module._buffers or evaluating)]
+        self.in_training = [m for m in modules if m.training and (m._buffers or evaluating)]
 
     def __enter__(self) -> None:
         """Sets the mode of the modules."""
@@ -87,7 +87,7 @@ class FirstPass:
 
 
 def copied(value: Any) -> Any:
-    """Returns a value that a model may change in place: a copy of tensors, containers, and objects that can be copied.
+    """Returns a copy of a value, which a model may change in place. Functions, and what cannot be copied, stay as they are.
 
     Example:
         >>> ids = torch.tensor([1, 2])
@@ -144,5 +144,5 @@ class Disabled(Generic[L]):
 
 def is_disabled(latch: nn.Module) -> bool:
     """Returns whether a block of :class:`Disabled` is open for a latch."""
-    # A list: compilers cannot do it of a generator.
+    # torch.compile takes any() of a list, not of a generator.
     return any([b.latch is latch and b.open > 0 for b in (_thread.blocks if torch.compiler.is_compiling() else _blocks.get())])

@@ -70,8 +70,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
             - "linear": one linear map per pair (the paper's "no LSTM");
             - "shared": one LSTM per source, and one linear map per pair;
             - "static": one learned vector per pair, which does not read encodings;
-            - a factory (source_size, target_size) -> module for one pair, such as `torch.nn.Linear`; the module takes
-              (encoding) or (encoding, lengths);
+            - a factory (source_size, target_size) -> module for one pair, such as `partial(LSTMFeedback, dropout=0.1)`; the
+              module takes (encoding) or (encoding, lengths);
             - a factory (source_sizes, target_sizes, sources) -> module for all pairs, such as
               `partial(SharedFeedback, bidirectional=True)`;
             - a module for all pairs, called as feedback(encodings[, lengths]) -> {target: {source: logits}}.
@@ -90,7 +90,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         start: "identity": the latch begins as the backbone, bit for bit (in training with dropout the two draw other random
             numbers). The last map of each pair begins at zero, and the mask is 2 sigmoid(h), in (0, 2). "lstm" then has a
             projection, and a scale and a shift follow a user-defined network. "random": the mask is sigmoid(h), in (0, 1),
-            and begins near 1/2 (the paper). (Default: "identity": the model that was there is where training begins)
+            and begins near 1/2 (the paper). (Default: "identity": training begins at the unchanged model)
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
@@ -146,7 +146,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         super().__init__()
         check_backbone(backbone)
         check_feedback(feedback, sources)
-        self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))  # see CalledAsModel
+        # A backbone around a model may ask for a latch that is called as that model: see adapters/called_as_model.py.
+        self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))
         self.wiring = Wiring(check_sources(sources), check_sites(sites, user_model(backbone)))
         self.backbone, self.start, self.factor = backbone, start, 2.0 if start == "identity" else 1.0  # 2 sigmoid(0) = 1
         self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
@@ -155,7 +156,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             warnings.warn("masks near 1/2 shift the statistics of batch norm: pass start='identity' or scale=2", stacklevel=2)
         ready = (feedback if start == "random" else ZeroStart(feedback)) if isinstance(feedback, nn.Module) else None
         self.feedback = cast(PairwiseFeedback, UnbuiltFeedback() if ready is None else ready)
-        self._kind: Any = None if isinstance(feedback, nn.Module) else feedback
+        self._kind: Any = None if isinstance(feedback, nn.Module) else feedback  # kind or factory; None for a ready module
         sizes: Any = [getattr(backbone, attribute, None) for attribute in ("input_sizes", "encoding_sizes")]
         if example_inputs is not None:
             self._build_from(merge_names(example_inputs, {}), None)
@@ -187,9 +188,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
-        It runs the first passes alone, and changes nothing: modules of feedback with buffers, such as a batch norm of your own,
-        are in evaluation mode, too. Masks have a gradient, for regularizers. Values at padded steps, and in samples in which
-        the target is absent, have no meaning.
+        It runs the first passes alone, and changes no buffer: modules of feedback with buffers, such as a batch norm of your
+        own, are in evaluation mode, too. It builds feedback of unknown sizes, as any first call does. Masks have a gradient,
+        for regularizers. Values at padded steps, and in samples in which the target is absent, have no meaning.
 
         Args:
             inputs: Inputs as in :meth:`forward`.
@@ -228,7 +229,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def options(self) -> dict[str, Any]:
         """Returns the options by name: `TopDownLatch(backbone, **latch.options())` has the same."""
         ready = self.feedback.network if isinstance(self.feedback, ZeroStart) else self.feedback
-        fixed = {"feedback": self._kind or ready, "sources": self.wiring.sources, "sites": self.sites}
+        fixed = {"feedback": self._kind or ready, "sources": self.wiring.sources if self._kind else None, "sites": self.sites}
         return {**fixed, **{name: getattr(self, name) for name in OPTIONS}}
 
     def save_pretrained(self, folder: str | Path, also: Collection[str] = ()) -> None:
@@ -266,7 +267,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """
         saved, tensors = saving.read(Path(folder), backbone, functions)
         latch = cls(backbone, **saved["options"], **functions)
-        if saved["target_sizes"] is not None:
+        if saved["target_sizes"] is not None and latch._unbuilt:
             latch._build(latch.wiring.decide(saved["target_sizes"], saved["source_sizes"]))
         saving.copy_tensors(tensors, latch.feedback, backbone, saved["also"])
         return latch
@@ -350,7 +351,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(self.backbone, self._unbuilt):
             encoded, values = self._run(lambda b: b.encode(inputs, **keyword), self.wiring.sites, inputs, masks)
         if not self.encoder_grad and not torch.compiler.is_compiling():
-            torch.clear_autocast_cache()  # torch 2.6 hands its weights to the second pass, without gradient
+            torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
 
     def _run(self, call: Callable[[Any], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
@@ -364,6 +365,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _targets(self, batch: Batch, at_sites: dict[str, Steps], logits: Logits) -> dict[str, Steps]:
         """Returns all targets: inputs, which the batch keeps for the second pass, and values at sites."""
+        if batch.targets and not at_sites and self.wiring.target_sizes is not None:
+            return batch.targets
         if self.wiring.target_sizes is None:  # a user-defined module names its targets in its logits
             batch.targets.update(read_inputs(batch, dict.fromkeys([k for k in logits if k not in self.sites])))
         if not batch.targets and all([site.layout.startswith("b") for site in self.sites.values()]):
@@ -385,6 +388,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
+        # The kind stays, although setting the feedback resets it.
         self.wiring, self.feedback, self._kind = wiring, cast(PairwiseFeedback, feedback.train(self.training)), self._kind
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:

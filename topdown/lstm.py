@@ -104,7 +104,7 @@ def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Ten
     Args:
         sequence: Sequences of shape (B, T, D).
         weights: weight_ih, weight_hh, bias_ih and bias_hh of one direction, in the shapes of :class:`torch.nn.LSTM`.
-        training: Whether a backward pass may follow.
+        training: Mode that torch's kernel is told.
 
     Returns:
         Hidden states of shape (B, T, H), in the type of `sequence`, or of autocast.

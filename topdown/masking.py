@@ -73,8 +73,8 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         return combined
     combined = functools.reduce(COMBINE[rule], masks)
     if rule == "mean":
-        count: Any = (len(masks) - torch.stack(absent).sum(0)).clamp(min=1) if absent else len(masks)
-        # One division, so that the mean of masks of 1 is 1 exactly, for any number of them.
+        count: Any = (len(masks) - torch.stack(absent).sum(0)).clamp(min=1).type_as(combined) if absent else len(masks)
+        # One division, so that the mean of masks of 1 is 1 exactly, for any number of them; none for two masks and c = 2.
         return combined if not absent and count == factor else combined / (count / factor)
     factor = factor ** len(masks) if rule == "product" else factor
     return combined if factor == 1.0 else combined * factor
@@ -83,7 +83,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
 def check_rule(rule: Combine, start: str, pairs: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> None:
     """Raises a ValueError if a user-defined rule does not map ones to ones, with which the start "identity" begins."""
     for k, sources in pairs.items() if callable(rule) and start == "identity" else ():
-        if (combine_masks([torch.ones(1, 1, sizes[k])] * len(sources), rule) - 1.0).abs().max() > 1e-6:
+        if not (combine_masks([torch.ones(1, 1, sizes[k])] * len(sources), rule) - 1.0).abs().max() <= 1e-6:  # or it is nan
             raise ValueError("combine= must map masks of 1 to 1 where start='identity': normalise it, or pass 'random'")
 
 
@@ -167,11 +167,11 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
         ...
         ValueError: 'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool', or align them first ...
     """
-    steps, target_steps = mask.values.shape[1], target.values.shape[1]
     if target.values.dim() == 2:
         return mask.values if mask.values.dim() == 2 else pool_mask(mask.values, mask.lengths).squeeze(1)
     if mask.values.dim() == 2:
         return mask.values.unsqueeze(1)
+    steps, target_steps = mask.values.shape[1], target.values.shape[1]
     if mask.grid != target.grid:
         return _between_grids(mask, target.grid, align, names)
     if steps == target_steps and mask.lengths is target.lengths:
@@ -182,7 +182,8 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
     if align == "interpolate":
         return interpolate_mask(mask.values, m, target_steps, n)
     if align == "pool":
-        fitted = torch.nn.functional.pad(mask.values, (0, 0, 0, target_steps))[:, :target_steps]  # exporters know no maximum
+        # Not max(target_steps - steps, 0), which exporters refuse.
+        fitted = torch.nn.functional.pad(mask.values, (0, 0, 0, target_steps))[:, :target_steps]
         return torch.where(along_batch(n == m, fitted), fitted, pool_mask(mask.values, mask.lengths))
     if not torch.compiler.is_compiling() and not bool(((n == m) | (n == 0) | (m == 0)).all()):  # absent ones need no alignment
         if mask.lengths is None or target.lengths is None:
@@ -228,10 +229,8 @@ def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, alig
             continue
         changed = dim == encoding.values.dim() == 3 and logits.shape[1] != encoding.values.shape[1]
         if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:
-            shapes = f"returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
-            raise ValueError(
-                f"the feedback from {j!r} {shapes}: the batch and the last size must be the same, the steps as encoded"
-            )
+            shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
+            raise ValueError(f"the feedback from {shapes}: the batch and the last size must be the same, the steps as encoded")
         aligned = Steps(f[j], encoding.lengths if encoding.values.dim() == 3 else None, encoding.grid)
         f[j] = align_mask(aligned, x, align, names=(j, target))
     return f
@@ -285,7 +284,7 @@ def replaced(mapping: Mapping[str, Any], items: Mapping[str, Any]) -> Mapping[st
     try:
         if not isinstance(mapping, MutableMapping):
             return type(mapping)({**mapping, **items})  # type: ignore[call-arg]
-        shared = {id(value): value for value in mapping.values()}  # values, which deepcopy does not copy
+        shared = {id(value): value for value in mapping.values()}  # a memo, with which deepcopy keeps these values
         changed: Any = copy.copy(mapping) if isinstance(mapping, (dict, UserDict)) else copy.deepcopy(mapping, shared)
         for key in items:
             changed[key] = items[key]

@@ -26,7 +26,7 @@ def plot_profile(
 
     Args:
         profile: Result of :func:`topdown.mask_profile`.
-        feature_names: Names of features per modality; of more than 12 those alone are shown that are farthest from neutral.
+        feature_names: Names of features per modality; of more than 12, those farthest from neutral are shown.
             (Default: their numbers)
         class_names: Names of the classes, in their order. (Default: the classes)
         neutral: Mask in the middle of the colours: 1 for a latch with start="identity" or scale=2, 1/2 for start="random".
@@ -102,16 +102,16 @@ def plot_sample(
     height = max(2.8, *(min(6.0, f.shape[-1] / 50) for by_source in trace.feedback.values() for f in by_source.values()))
     figure = _figure(0.8 + 4.5 * columns, 0.3 + height * len(trace.masks))
     apart = max(0.0, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
-    all_alike = ", all less than 1 % from it" if apart < 0.01 * neutral else ""
+    meaning = ", unchanged" * (neutral == 1) + ", all less than 1 % from it" * (apart < 0.01 * neutral)
     for row, (target, mask) in enumerate(trace.masks.items()):
-        valid, positions = lengths_of(lengths, target), sites[target].order(mask)[1] if target in sites else ()
+        counts, positions = lengths_of(lengths, target), sites[target].order(mask)[1] if target in sites else ()
         panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
         panels |= {f"from {j!r}": f for j, f in trace.feedback[target].items() if len(trace.feedback[target]) > 1}
         panels |= {f"input {target!r}": inputs[target]} if target in inputs else {}
         for column, (title, values) in enumerate(panels.items()):
             axes = figure.add_subplot(len(trace.masks), columns, row * columns + column + 1)
             x = torch.atleast_2d(values[sample].detach().float().cpu())
-            shown = (x if valid is None or len(x) == 1 else x[: int(valid[sample])]).T  # features over steps
+            shown = (x if counts is None or len(x) == 1 else x[: int(counts[sample])]).T  # features over steps
             if (n := shown.shape[1]) == 0:
                 axes.set_title(f"{title}: absent from this sample", fontsize=9, parse_math=False)
                 axes.set_axis_off()
@@ -129,7 +129,7 @@ def plot_sample(
                 if steps is not None:
                     axes.set_xticks(range(n), map(str, steps[:n]), fontsize=7, rotation=60, ha="right", parse_math=False)
     if images := [image for axes in figure.axes for image in axes.images]:
-        figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {neutral:g}, unchanged{all_alike})")
+        figure.colorbar(images[0], ax=figure.axes, label=f"mask (white: {neutral:g}{meaning})")
     return figure
 
 

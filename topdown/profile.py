@@ -1,6 +1,6 @@
 """What masks do: on average per class and feature, as in the paper's Fig. 2, and in single samples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ class LatchTrace(NamedTuple):
     Args:
         output: Result of `fuse` after the second pass.
         masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k); at a site, in the layout of the site.
-        feedback: {target: {source: mask}}: the mask that each source alone would give, in the time of the target.
+        feedback: {target: {source: mask}}: the mask of each source before masks are combined, in the time of the target.
         encodings: Encodings r_j from which the masks were computed, 0 at padded steps: those of the last first pass.
         sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)
         neutral: Mask that a single source with logits of 0 gives: 1 with start="identity", else half the scale. (Default: 0.5)
@@ -31,7 +31,7 @@ class LatchTrace(NamedTuple):
     encodings: dict[str, Tensor]
     sites: Sites | None = None
     neutral: float = 0.5
-    inputs: Masks | None = None
+    inputs: Mapping[str, Tensor] | None = None
 
 
 class MaskProfile(NamedTuple):
@@ -89,11 +89,11 @@ def mask_profile(
             raise ValueError(f"labels {stray} are not among the classes {tuple(classes)}")
         members = (labels.detach().cpu().view(-1, 1) == torch.tensor(classes, device="cpu")).to(torch.float64)
         for name, mask in masks.items():
-            valid = lengths_of(lengths, name)
-            mask = _over_time(as_sequence(mask, name, sites), valid)
+            n = lengths_of(lengths, name)
+            mask = _over_time(as_sequence(mask, name, sites), n)
             if labels.shape != (len(mask),):
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, but {name!r} has {len(mask)} masks: one each")
-            present = members if valid is None else members * (valid.cpu() > 0).unsqueeze(1)
+            present = members if n is None else members * (n.cpu() > 0).unsqueeze(1)
             sums[name] = sums.get(name, 0.0) + present.T @ mask
             counts[name] = counts.get(name, 0) + present.sum(0)
     return {k: MaskProfile(sums[k] / counts[k].unsqueeze(1), counts[k].to(torch.int64), tuple(classes)) for k in sums}
@@ -156,11 +156,11 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
     sequences = {target: as_sequence(mask, target, trace.sites) for target, mask in trace.masks.items()}
     changes: list[dict[str, list[Change]]] = [{} for _ in next(iter(sequences.values()), ())]
     for target, mask in sequences.items():
-        valid = lengths_of(lengths, target)
-        by_source = {j: _over_time(f.detach().double().cpu(), valid) for j, f in trace.feedback[target].items()}
+        n = lengths_of(lengths, target)
+        by_source = {j: _over_time(f.detach().double().cpu(), n) for j, f in trace.feedback[target].items()}
         present = {j: _present(lengths_of(lengths, j), mask) for j in by_source}
         averages = {j: f[present[j]].mean(0) for j, f in by_source.items()}
-        pooled, marks = _over_time(mask, valid), _present(valid, mask)
+        pooled, marks = _over_time(mask, n), _present(n, mask)
         average = pooled[marks].mean(0)
         for sample in marks.nonzero().flatten().tolist():
             apart = pooled[sample] - average

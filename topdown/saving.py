@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from topdown.backbone import user_model
 from topdown.files import require, write_file, write_text
 from topdown.sites import Site
-from topdown.wiring import OPTIONS, Names, Wiring, nearest
+from topdown.wiring import OPTIONS, Names, Wiring, check_name, nearest
 
 FORMAT = 1
 OPTIONS_FILE, TENSORS_FILE = "topdown.json", "feedback.safetensors"
@@ -47,8 +47,9 @@ def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[st
     needed, options = content["functions"], content["options"]
     if absent := [f"{name}= (it was {needed[name]})" for name in needed if name not in functions]:
         raise ValueError(f"{folder}: JSON cannot hold a function, so pass it again: {', '.join(absent)}")
-    if stray := [name for name in functions if name not in needed]:
-        raise ValueError(f"{folder}: {stray[0]} is saved as {options.get(stray[0])!r}; set it on the latch afterwards")
+    for name in {*functions} - {*needed}:
+        check_name(name, {*options, *needed}, "options of the saved latch", f"{folder}: ")
+        raise ValueError(f"{folder}: {name} is saved as {options[name]!r}; set it on the latch afterwards, or leave it out")
     if content["encodings"] != _encodings(backbone):
         raise ValueError(f"{folder}: encodings were read at {content['encodings']}, but are at {_encodings(backbone)} here")
     for name, attribute in SIZES.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Lengths: TypeAlias = Tensor | Mapping[str, Tensor] | None
-MAPPING = (dict, Mapping)  # for isinstance, which is several times as fast with the first than with the second
+MAPPING = (dict, Mapping)  # for isinstance, which is several times faster with the first than with the second
 TIME_LAST = "if time is last, mask the first layer that reads it: sites={name: Site(path, 'b d t', at='input')}"
 
 

@@ -62,9 +62,9 @@ class Site:
             raise TypeError(f"a site needs the path of a submodule, as in Site('encoder.layer.0', 'b t d'), got {self}")
         if self.at not in ("output", "input"):
             raise ValueError(f"at={self.at!r} must be 'output' or 'input'")
-        if isinstance(self.index, list):  # as JSON has a tuple
+        if isinstance(self.index, list):  # JSON turns a tuple into a list
             object.__setattr__(self, "index", tuple(self.index))
-        if not all(type(key) in (int, str) for key in self.keys()):
+        if not all(type(key) in (int, str) for key in self.item_path()):
             raise TypeError(f"index={self.index!r} must be the number or the name of an item, a tuple of such, or None")
         names = [name for name in self.layout.split() if name != "_"]
         if not {"b", "d"} <= {*names} or len({*names}) < len(names) or not all(map(str.isidentifier, names)):
@@ -73,9 +73,9 @@ class Site:
     def __str__(self) -> str:
         """Names the place for messages."""
         layout = "" if self.layout == "b t d" else f" ({self.layout})"
-        return f"{self.at} of {self.path!r}" + "".join(f"[{key!r}]" for key in self.keys()) + layout
+        return f"{self.at} of {self.path!r}" + "".join(f"[{key!r}]" for key in self.item_path()) + layout
 
-    def keys(self) -> tuple[Key, ...]:
+    def item_path(self) -> tuple[Key, ...]:
         """Returns the path of items."""
         return self.index if isinstance(self.index, tuple) else () if self.index is None else (self.index,)
 
@@ -215,7 +215,7 @@ def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: 
         return _put(container, keys, value * mask.to(value.dtype))
 
     def hook(name: str, module: nn.Module, arguments: Any, last: Any = None) -> Any:  # last: the output, or named arguments
-        keys, at_output = sites[name].keys(), sites[name].at == "output"
+        keys, at_output = sites[name].item_path(), sites[name].at == "output"
         if threading.get_ident() != thread or (last is None and not at_output):  # in other threads torch may not pass names
             return None
         if at_output:

@@ -83,7 +83,7 @@ def measure(batch: Batch, encodings: Mapping[str, Steps], at_sites: Mapping[str,
 
 
 def is_modality(value: Any) -> bool:
-    """Returns whether an input can be a modality: not absent, a number, a string, or one value per sample.
+    """Returns whether an input can be a modality: it is neither absent, nor a number, a string, or one value per sample.
 
     Example:
         >>> is_modality(torch.zeros(3, 5)), is_modality(torch.zeros(3)), is_modality(None)

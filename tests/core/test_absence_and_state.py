@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from topdown import Padded, PairwiseFeedback, Site, TopDownLatch
 from topdown.adapters import HookedBackbone
-from topdown.masking import pool_mask
+from topdown.masking import combine_masks, pool_mask
 from topdown.sequence import zero_padding
 
 
@@ -299,3 +299,104 @@ def test_networks_of_pooled_encodings_get_no_lengths():
     feedback({"a": torch.zeros(2, 4), "b": torch.zeros(2, 5, 4)}, torch.tensor([5, 3]))
     assert feedback["b"]["a"].lengths is None
     assert feedback["a"]["b"].lengths.tolist() == [5, 3]
+
+
+class FourSteps(nn.Module):
+    """Text is a sequence; `v` is encoded as four steps, whatever it is."""
+
+    def encode(self, inputs):
+        v = inputs["v"]
+        r = v[:, ::2] if v.dim() == 3 else v.unsqueeze(1).expand(-1, 4, -1)
+        return {"text": torch.tanh(inputs["text"]), "v": r}
+
+    def fuse(self, encodings):
+        return encodings["text"].sum((1, 2))
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4, 5])
+def test_a_batch_of_as_many_samples_as_steps_is_read_as_any_other(samples):
+    text, lengths = torch.randn(samples, 7, 6), torch.tensor([7, 5, 6, 3, 2][:samples])
+    vectors = TopDownLatch(
+        FourSteps(), sources={"text": ["v"]}, align="pool", example_inputs={"text": text, "v": text[:, 0, :3]}
+    )
+    assert vectors(text=text, v=text[:, 0, :3], lengths=lengths).shape == (samples,)
+    strided = TopDownLatch(
+        FourSteps(), sources={"text": ["v"]}, align="pool", example_inputs={"text": text, "v": text[:, :8, :3]}
+    )
+    with pytest.raises(ValueError, match=r"'v' 4 steps .* whose lengths no longer fit: return topdown.Padded"):
+        strided(text=text, v=torch.randn(samples, 8, 3), lengths={"v": torch.tensor([4, 2, 3, 4, 1][:samples])})
+
+
+def test_a_target_vector_of_as_many_features_as_tokens_has_no_steps():
+    inputs = {"text": torch.randn(2, 7, 6), "v": torch.randn(2, 4)}
+    latch = TopDownLatch(FourSteps(), align="pool", example_inputs=inputs)
+    assert latch.masks(inputs, torch.tensor([7, 5]))["text"].shape == (2, 7, 6)
+
+
+@pytest.mark.parametrize("size", [5, 6])
+def test_a_pooled_padded_encoding_is_no_sequence_of_the_site_of_its_name(size):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Identity(), nn.Linear(3, size)
+
+        def encode(self, inputs):
+            return {"a": Padded(self.last(self.first(inputs["a"])).mean(1), torch.tensor([1, 0, 1, 1, 1]))}
+
+        def fuse(self, encodings):
+            return encodings["a"].values.sum(1)
+
+    latch = TopDownLatch(Pooled(), "static", sites={"a": Site("first")})
+    inputs = {"a": torch.randn(5, 5, 3)}
+    latch(inputs)
+    latch.masks(inputs)["a"][:, 1].sum().backward()  # a mask of 2 sigmoid(0) has the slope 1/2 in each of four samples
+    torch.testing.assert_close(latch.feedback["a"]["a"].bias.grad, torch.full((3,), 2.0))
+
+
+def test_options_of_a_latch_whose_feedback_was_set_make_another(tmp_path):
+    pytest.importorskip("safetensors", reason="needs the extra 'hub'")
+    backbone = halves(a=3, b=2)
+    latch = TopDownLatch(backbone, "linear", sources={"a": ["b"]}, start="random")
+    latch.feedback = PairwiseFeedback(nn.Linear, {"a": 4, "b": 4}, {"a": 3}, {"a": ["b"]})
+    inputs = {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2)}
+    other = TopDownLatch(backbone, **latch.options())
+    assert torch.equal(other(inputs), latch(inputs))
+    backbone.requires_grad_(False)
+    latch.save_pretrained(tmp_path)
+    ready = PairwiseFeedback(nn.Linear, {"a": 4, "b": 4}, {"a": 3}, {"a": ["b"]})
+    loaded = TopDownLatch.from_pretrained(backbone, tmp_path, feedback=ready)
+    assert torch.equal(loaded(inputs), latch(inputs))
+    with pytest.raises(ValueError, match=r"'combin' is not among the options of the saved latch \['combine'"):
+        TopDownLatch.from_pretrained(backbone, tmp_path, feedback=ready, combin=max)
+
+
+def test_a_map_names_the_length_that_does_not_fit():
+    inputs = {"a": torch.randn(2, 3, 4, 5), "b": torch.randn(2, 6, 3)}
+
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 3, 1)
+
+        def encode(self, inputs):
+            return {"a": self.stem(inputs["a"]).mean((2, 3)), "b": inputs["b"].mean(1)}
+
+        def fuse(self, encodings):
+            return encodings["a"] + encodings["b"]
+
+    latch = TopDownLatch(Map(), sites={"a": Site("stem", "b d h w")}, sources={"a": ["b"]}, example_inputs=inputs)
+    with pytest.raises(ValueError, match="its lengths are 0 or 20, not 3;"):
+        latch(inputs, {"a": torch.tensor([3, 20])})
+
+
+def test_a_rule_that_returns_nan_is_refused():
+    with pytest.raises(ValueError, match="combine= must map masks of 1 to 1"):
+        TopDownLatch(halves(a=3, b=2), combine=lambda masks: masks.mean(0) * torch.nan)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_mean_keeps_its_type_where_sources_are_absent(dtype):
+    masks = [torch.full((2, 1), 0.25, dtype=dtype), torch.ones(2, 1, dtype=dtype)]
+    mean = combine_masks(masks, present=[None, torch.tensor([True, False])])
+    assert mean.dtype == dtype
+    assert mean.flatten().tolist() == [0.625, 0.25]
