@@ -147,7 +147,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
             shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
             raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
         if sizes is not None and r.shape[-1] != sizes.get(name):
-            built = sizes.get(name, f"{[*sizes]}: build it with all encodings")
+            built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
             raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
         _, lengths, grid, valid, present = like or _with_lengths(name, returned, batch)
         r = r.detach() if detach and r.requires_grad else r

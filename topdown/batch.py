@@ -27,7 +27,7 @@ class Batch:
     def __init__(self, inputs: Inputs, lengths: Lengths, *, disabled: bool = False) -> None:
         self.inputs, self.lengths, self.disabled, self.by_name = inputs, lengths, disabled, isinstance(lengths, MAPPING)
         self.targets: dict[str, Steps] = {}  # inputs that masks multiply, of shape (B, T_k, D_k) or (B, D_k)
-        self.padded: dict[str, Steps] = {}  # encodings returned as Padded, whose lengths hold for a site of the same name
+        self.padded: dict[str, Steps] = {}  # lengths of sites: of the Padded encoding of their name, or of the only encoding
         self.first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first target or encoding
         self._steps: dict[str, tuple[str, int]] = {}  # name and steps of the first use of lengths; key "": one tensor for all
         self._checked: list[tuple[Tensor, tuple[Any, ...], Steps]] = []  # by steps, device and grid

@@ -138,7 +138,7 @@ class Disabled(Generic[L]):
 
     def __del__(self) -> None:
         """Warns about a call that had no effect."""
-        if not self.entered:
+        if not getattr(self, "entered", True):  # compiled code makes an object without it
             warnings.warn("disabled() alone does nothing: write `with latch.disabled():`", RuntimeWarning, stacklevel=2)
 
 

@@ -38,8 +38,8 @@ from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStar
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, detach_padding, ones_where_absent, source_masks
 from topdown.profile import LatchTrace
-from topdown.sequence import Lengths, Steps
-from topdown.sites import Site, Sites, T, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
+from topdown.sequence import Lengths, Steps, lengths_of
+from topdown.sites import Site, Sites, T, Values, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -83,7 +83,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             sources, as in Eq. 4; a single modality is its own source)
         sites: {target: Site or path}: masks multiply the output or the input of a submodule, in place of a raw input; see
             :class:`topdown.Site`. Without `sources` the sites are the only targets; with `sources`, raw inputs may be targets,
-            too. (Default: None, raw inputs)
+            too. Where there is one encoding, a site of as many steps has its lengths. (Default: None, raw inputs)
         align: Treatment of a source whose steps differ from those of its target: "error", "interpolate" by relative position
             within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default: "error"; the
             paper's modalities are word-aligned)
@@ -212,10 +212,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
         batch = self.read(inputs, lengths, named)
         masks, f, r = self.first_passes(batch)
         factor = self.factor * self.scale
-        alone = {k: {j: factor * mask for j, mask in by_source.items()} for k, by_source in f.items()}
-        encodings = {j: x.values for j, x in r.items()}
-        inputs = {k: x.values for k, x in batch.targets.items()}
-        return LatchTrace(self.predict(batch, masks), masks, alone, encodings, self.sites, 0.5 * factor, inputs)
+        by_pair = {k: {j: factor * mask for j, mask in by_source.items()} for k, by_source in f.items()}
+        encodings, targets = ({name: x.values for name, x in group.items()} for group in (r, batch.targets))
+        return LatchTrace(self.predict(batch, masks), masks, by_pair, encodings, self.sites, 0.5 * factor, targets)
 
     def disabled(self) -> Disabled[Self]:
         """Returns a context manager that disables the feedback of the latch.
@@ -257,7 +256,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             backbone: Backbone like that of the saved latch; parts of it that were saved are loaded into it.
             folder: Folder with both files.
             functions: Options that are functions (`combine=`, a factory as `feedback=`) or a ready feedback module, which JSON
-                cannot hold.
+                cannot hold; and `example_inputs=`, if the saved latch needed it.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -267,7 +266,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """
         saved, tensors = saving.read(Path(folder), backbone, functions)
         latch = cls(backbone, **saved["options"], **functions)
-        if saved["target_sizes"] is not None and latch._unbuilt:
+        if saved["target_sizes"] is not None and latch._kind:
             latch._build(latch.wiring.decide(saved["target_sizes"], saved["source_sizes"]))
         saving.copy_tensors(tensors, latch.feedback, backbone, saved["also"])
         return latch
@@ -330,7 +329,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         for _ in range(0 if batch.disabled else self.passes):
             r, at_sites = self._run_first_pass(batch, masks)
             logits = run_feedback(self.feedback, r, self.wiring, self._feedback_takes)
-            x = self._targets(batch, at_sites, logits)
+            x = self._targets(batch, at_sites, logits, r)
             present = {j: encoding.present for j, encoding in r.items() if encoding.present is not None}
             f = {k: source_masks(h, r, x[k], self.align, k) for k, h in logits.items() if h and k in x}
             masks = {k: self._combine(k, by_source, x[k], present) for k, by_source in f.items()}
@@ -363,7 +362,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         optional = [n for n in (() if self._unbuilt else optional_sites(inputs, sites, model, names)) if n not in masks]
         return run_with_hooks(lambda: call(self.backbone), model, sites, masks, optional)
 
-    def _targets(self, batch: Batch, at_sites: dict[str, Steps], logits: Logits) -> dict[str, Steps]:
+    def _targets(self, batch: Batch, at_sites: Values, logits: Logits, r: dict[str, Steps]) -> dict[str, Steps]:
         """Returns all targets: inputs, which the batch keeps for the second pass, and values at sites."""
         if batch.targets and not at_sites and self.wiring.target_sizes is not None:
             return batch.targets
@@ -371,7 +370,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
             batch.targets.update(read_inputs(batch, dict.fromkeys([k for k in logits if k not in self.sites])))
         if not batch.targets and all([site.layout.startswith("b") for site in self.sites.values()]):
             check_batch_first(batch)
-        sizes = self.wiring.target_sizes or dict.fromkeys(logits)
+        sizes, only = self.wiring.target_sizes or dict.fromkeys(logits), r if len(self.wiring.source_sizes or r) == 1 else {}
+        # Where there is one encoding, a site without lengths has its lengths, if it has as many steps.
+        shared = {k: x for x in only.values() for k in at_sites if lengths_of(batch.lengths, k) is None}
+        batch.padded = {**shared, **batch.padded}
         values = [(k, to_sequence(x.values, self.sites[k], x.lengths)) for k, x in at_sites.items() if k in sizes]
         return {**batch.targets, **read_targets(batch, [(k, x.values, x.lengths, x.grid) for k, x in values], sizes)}
 

@@ -21,7 +21,6 @@ from topdown.sequence import TIME_LAST, Steps, along_batch, described, zero_padd
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
-Pair: TypeAlias = tuple[str, str]  # names of source and target
 Masks: TypeAlias = Mapping[str, Tensor]
 Presence: TypeAlias = Sequence[Tensor | None]
 
@@ -139,7 +138,7 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
     return torch.lerp(mask[samples, below], above, fraction.to(mask.dtype).unsqueeze(-1))
 
 
-def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair = ("source", "target")) -> Tensor:
+def align_mask(mask: Steps, target: Steps, align: Align = "error", names: tuple[str, str] = ("source", "target")) -> Tensor:
     """Brings the mask of a source to the time of its target.
 
     A mask without time masks all steps alike, and a target without time takes the average over the valid steps of the mask. A
@@ -194,7 +193,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: Pair =
     return mask.values
 
 
-def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: Pair) -> Tensor:
+def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: tuple[str, str]) -> Tensor:
     """Brings a mask to a target of another grid; one of the two may be a sequence over time."""
     if align == "pool":
         return pool_mask(mask.values, mask.lengths)

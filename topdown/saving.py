@@ -18,9 +18,8 @@ from topdown.wiring import OPTIONS, Names, Wiring, check_name, nearest
 
 FORMAT = 1
 OPTIONS_FILE, TENSORS_FILE = "topdown.json", "feedback.safetensors"
-SIZES = {"target_sizes": "input_sizes", "source_sizes": "encoding_sizes"}  # of a wiring, and as a backbone declares them
+SIZES, DECLARED = ("target_sizes", "source_sizes"), ("input_sizes", "encoding_sizes")  # of a wiring, and of a backbone
 
-Tensors: TypeAlias = Mapping[str, Tensor]
 Options: TypeAlias = Mapping[str, Any]
 
 
@@ -30,7 +29,7 @@ def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring,
     tensors = {**feedback.state_dict(prefix="feedback."), **_parts(backbone, also)}
     functions = {k: re.sub(" at 0x[0-9a-f]+", "", repr(v).partition("(\n")[0]) for k, v in options.items() if callable(v)}
     content: dict[str, Any] = {"format": FORMAT, "functions": functions, "encodings": _encodings(backbone), "also": also}
-    content |= {name: getattr(wiring, name) for name in SIZES}
+    content |= {name: getattr(wiring, name) for name in SIZES} | {"declared": _declared(backbone)}
     content["options"] = {name: value for name, value in options.items() if name not in functions}
     content["tensors"] = {name: list(value.shape) for name, value in tensors.items()}
     text = json.dumps(content, indent=1, default=dataclasses.asdict) + "\n"
@@ -41,22 +40,20 @@ def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring,
     write_text(folder / OPTIONS_FILE, text)
 
 
-def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[str, Any], Tensors]:
+def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns the content of topdown.json and the tensors, checked: see :meth:`topdown.TopDownLatch.from_pretrained`."""
     safetensors, content = require("safetensors.torch", "hub"), _read_json(folder / OPTIONS_FILE)
     needed, options = content["functions"], content["options"]
     if absent := [f"{name}= (it was {needed[name]})" for name in needed if name not in functions]:
         raise ValueError(f"{folder}: JSON cannot hold a function, so pass it again: {', '.join(absent)}")
-    for name in {*functions} - {*needed}:
+    for name in {*functions} - {*needed, "example_inputs"}:
         check_name(name, {*options, *needed}, "options of the saved latch", f"{folder}: ")
         raise ValueError(f"{folder}: {name} is saved as {options[name]!r}; set it on the latch afterwards, or leave it out")
     if content["encodings"] != _encodings(backbone):
         raise ValueError(f"{folder}: encodings were read at {content['encodings']}, but are at {_encodings(backbone)} here")
-    for name, attribute in SIZES.items():
-        expected = {k: size for k, size in (content[name] or {}).items() if k not in options["sites"]}
-        declared = getattr(backbone, attribute, None)
-        if isinstance(declared, Mapping) and not expected.items() <= declared.items():
-            raise ValueError(f"{folder}: saved for {attribute} {expected}, but this backbone has {dict(declared)}")
+    for attribute, sizes in _declared(backbone).items():
+        if not (saved := content["declared"].get(attribute, {})).items() <= sizes.items():
+            raise ValueError(f"{folder}: saved for {attribute} {saved}, but this backbone has {sizes}: make it of these sizes")
     try:
         tensors: dict[str, Tensor] = safetensors.load((folder / TENSORS_FILE).read_bytes())
     except FileNotFoundError:
@@ -68,7 +65,7 @@ def read(folder: Path, backbone: nn.Module, functions: Options) -> tuple[dict[st
     return content, tensors
 
 
-def copy_tensors(saved: Tensors, feedback: nn.Module, backbone: nn.Module, also: Names) -> None:
+def copy_tensors(saved: Mapping[str, Tensor], feedback: nn.Module, backbone: nn.Module, also: Names) -> None:
     """Copies saved tensors into the feedback of a latch and parts of its backbone.
 
     Raises:
@@ -102,6 +99,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         wrong |= {name for name in ("functions", "tensors") if not isinstance(content[name], dict)}
         wrong |= {path for path in content["also"] if not isinstance(path, str)}
         sizes = [item for name in SIZES for item in (content[name] or {}).items()]
+        content["declared"] = {name: dict(declared) for name, declared in content.get("declared", {}).items()}
         wrong |= {name for name, size in sizes if type(size) is not int or not 0 < size < 2**24}
         for parent, name in ((content["options"], "sites"), (content, "encodings")):
             parent[name] = {key: Site(**site) for key, site in parent[name].items()}
@@ -110,6 +108,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"{path} is not as save_pretrained writes it: look at {[*wrong]}, or save again")
     return content  # type: ignore[no-any-return]
+
+
+def _declared(backbone: nn.Module) -> dict[str, dict[str, int]]:
+    """Returns the sizes that a backbone has as attributes."""
+    return {a: {k: int(n) for k, n in v.items()} for a in DECLARED if isinstance(v := getattr(backbone, a, None), Mapping)}
 
 
 def _encodings(backbone: nn.Module) -> dict[str, Site]:

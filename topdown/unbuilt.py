@@ -22,7 +22,8 @@ def refuse(*arguments: Any, **named: Any) -> NoReturn:
 class UnbuiltParameter(UninitializedParameter):
     """Stands for the parameters to come; raises an error when an optimizer, a count or a function asks for it."""
 
-    is_leaf, shape = property(refuse), property(refuse)  # every optimizer asks for the first
+    # Every optimizer asks for the first; to set the last would be lost.
+    is_leaf, shape, requires_grad = property(refuse), property(refuse), property(lambda parameter: True, refuse)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -400,3 +400,56 @@ def test_a_mean_keeps_its_type_where_sources_are_absent(dtype):
     mean = combine_masks(masks, present=[None, torch.tensor([True, False])])
     assert mean.dtype == dtype
     assert mean.flatten().tolist() == [0.625, 0.25]
+
+
+@pytest.mark.parametrize("align", ["error", "interpolate", "pool"])
+def test_sites_have_the_lengths_of_the_only_encoding(align):
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.lstm, self.head = nn.Embedding(9, 3), nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 1)
+
+        def forward(self, ids):
+            return self.head(self.lstm(self.words(ids))[0].mean(1))
+
+    model = HookedBackbone(Text(), {"text": Site("lstm", index=0)})
+    ids, lengths = torch.randint(0, 9, (2, 6)), torch.tensor([6, 2])
+    latch = TopDownLatch(model, "linear", sites={"h": "words"}, align=align, start="random", example_inputs={"ids": ids})
+    mask = latch.masks({"ids": ids}, {"text": lengths})["h"]
+    expected = torch.sigmoid(latch.feedback["h"]["text"](model.encode({"ids": ids})["text"]))
+    torch.testing.assert_close(mask[0], expected[0])
+    torch.testing.assert_close(mask[1, :2], expected[1, :2])
+
+
+def test_parameters_to_come_cannot_be_frozen_in_vain():
+    class Unknown(Halves):
+        def __init__(self):
+            super().__init__({"a": nn.Linear(3, 4), "b": nn.Linear(2, 4)})
+            del self.input_sizes
+
+    latch = TopDownLatch(Unknown())
+    *_, to_come = latch.parameters()
+    with pytest.raises(RuntimeError, match="call the latch once"):
+        to_come.requires_grad = False
+
+
+def test_a_latch_of_an_example_is_loaded_where_attributes_say_otherwise(tmp_path):
+    pytest.importorskip("safetensors", reason="needs the extra 'hub'")
+
+    class More(Halves):
+        def encode(self, inputs):
+            return {**super().encode(inputs), "both": torch.cat([inputs["a"], inputs["b"]], -1)}
+
+        def fuse(self, encodings):
+            return encodings["a"].sum((1, 2))
+
+    def more(**sizes):
+        return More({name: nn.Linear(size, 4) for name, size in sizes.items()}).requires_grad_(False)
+
+    inputs = {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2)}
+    latch = randomised(TopDownLatch(more(a=3, b=2), "linear", sources={"a": ["both"]}, example_inputs=inputs))
+    latch.save_pretrained(tmp_path)
+    loaded = TopDownLatch.from_pretrained(more(a=3, b=2), tmp_path, example_inputs=inputs)
+    assert torch.equal(loaded.masks(inputs)["a"], latch.masks(inputs)["a"])
+    with pytest.raises(ValueError, match=r"saved for input_sizes .*'a': 3.* has .*'a': 7.*: make it of these sizes"):
+        TopDownLatch.from_pretrained(more(a=7, b=2), tmp_path)

@@ -397,10 +397,11 @@ def test_one_encoding_is_the_source_of_every_site():
     latch = TopDownLatch(HookedBackbone(Deep(), {"text": "layers.5"}), "linear", sites=sites, example_inputs={"ids": IDS})
     assert latch.wiring.pairs == {name: ["text"] for name in sites}
     assert set(latch.masks(ids=IDS)) == set(sites)
-    with pytest.raises(ValueError, match="lengths have no entry for 'h0', so all its 6 steps count: add it"):
-        latch(ids=IDS, lengths={"text": LENGTHS})
-    latch(ids=IDS, lengths={name: LENGTHS for name in ("text", *sites)})
-    latch(ids=IDS, lengths=LENGTHS)
+    perturbed(latch)
+    masks = latch.masks(ids=IDS, lengths=LENGTHS)
+    for lengths in ({"text": LENGTHS}, {name: LENGTHS for name in ("text", *sites)}):
+        for name, mask in latch.masks(ids=IDS, lengths=lengths).items():
+            torch.testing.assert_close(mask, masks[name])
 
 
 def test_a_pooled_encoding_and_a_sequence_share_lengths():
