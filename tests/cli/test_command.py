@@ -724,6 +724,37 @@ def test_results_of_another_command_are_not_overwritten(trained, tmp_path, capsy
     said = failure(capsys, "train", trained / "data", "--out", tmp_path / "c", *SMALL)
     assert "results.json: is there already; go on with --resume, or choose another --out" in said
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["results.json"]
+    said = failure(capsys, "train", trained / "data", "--out", tmp_path / "c", "--resume", *SMALL)
+    assert "results.json: belongs to no training that can go on, which has a training.pt; choose another --out" in said
+    assert (tmp_path / "c/results.json").read_text() == "{}"
+
+
+def test_an_option_that_cannot_be_leaves_the_directory_free(tmp_path, capsys):
+    data = tables(tmp_path / "data")
+    for command in ("train", "compare"):
+        said = failure(capsys, command, data, "--class-weight", "balanced", "--out", tmp_path / command, *SMALL)
+        assert "class_weight is for loss='cross_entropy'" in said
+        assert not (tmp_path / command / "config.json").exists()
+    run("train", data, "--out", tmp_path / "train", *SMALL)
+    assert (tmp_path / "train/model.pt").exists()
+
+
+def test_the_file_of_options_has_the_columns(tmp_path):
+    rows = [f"s{i},{i % 3},{i % 5},{i % 7},{i / 40}" for i in range(40)]
+    (tmp_path / "one.csv").write_text("\n".join(["id,a_1,a_2,b_1,y", *rows]) + "\n")
+    options = ["--columns", "a=a_*", "b=b_1", "--label", "y", "--split", "0.6", "0.2", "0.2"]
+    run("train", tmp_path / "one.csv", *options, "--out", tmp_path / "out", *SMALL)
+    run("train", tmp_path / "one.csv", "--config", tmp_path / "out/config.json", "--out", tmp_path / "again")
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "again")]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_what_a_command_reads_is_not_replaced(trained, tmp_path, capsys):
+    before = (trained / "out/model.pt").read_bytes()
+    model = trained / "out/model.pt"
+    said = failure(capsys, "evaluate", model, trained / "data", "--out", model, "--force")
+    assert "model.pt: is read by this command, and would be replaced; name another file" in said
+    assert model.read_bytes() == before
 
 
 def words(folder, *more):

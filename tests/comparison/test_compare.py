@@ -237,8 +237,50 @@ def test_runs_that_are_done_are_not_done_again(done, tmp_path, monkeypatch):
         compare(lambda sizes: tiny(sizes), SPLITS, feedback=["linear"], widen=tiny, epochs=2, out=tmp_path / "x", resume=True)
     with pytest.raises(DataError, match=r"was made with about \{\}, not \{'size': 4\}"):
         run(out=tmp_path / "x", resume=True, about={"size": 4})
-    with pytest.raises(DataError, match=r"was made with training \{'epochs': 2\}, not \{'epochs': 3\}"):
+    with pytest.raises(DataError, match=r"was made with training.epochs 2, not 3; repeat its options"):
         run(out=tmp_path / "x", resume=True, epochs=3)
+
+
+def test_runs_go_on_on_another_device(tmp_path):
+    run(out=tmp_path, seeds=1, device="cpu")
+    said = []
+    run(out=tmp_path, seeds=1, device="cpu:0", resume=True, say=said.append)
+    assert said[0].endswith("runs are there already")
+
+
+def test_names_of_rows_are_no_placeholders_and_no_formulas(tmp_path):
+    kinds = {"TABLE": "linear", "$SECTIONS": "static", "a$\\frac{1$": {"feedback": "linear", "combine": "max"}}
+    metric = Metric("$\\frac{1$", lambda outputs, labels: float((outputs.flatten() - labels).abs().mean()), True)
+    found = compare(tiny, SPLITS, feedback=kinds, metric=metric, seeds=1, epochs=1, alone=False, robust=True)
+    write_report(found, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<td>TABLE<") >= 1
+    assert page.count("<td>$SECTIONS<") >= 1
+    assert "<section>TABLE" not in page
+    assert page.count("<table>") >= 2
+
+
+def test_modalities_with_an_underscore_are_in_the_legend(tmp_path):
+    splits = {name: data.choose(["a", "b"]) for name, data in SPLITS.items()}
+    renamed = {
+        name: SequenceDataset({"_a": data.sequences["a"], "b": data.sequences["b"]}, {}, data.labels, data.ids)
+        for name, data in splits.items()
+    }
+    found = compare(tiny, renamed, feedback=["linear"], seeds=1, epochs=1, robust=True)
+    figure = draw_curves(robustness(found.runs), found.runs)
+    labels = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+    assert "_a alone" in labels
+
+
+def test_a_label_without_any_training_sample_is_named():
+    def labels(data, empty):
+        columns = torch.stack([data.labels, data.labels], 1)
+        columns[:, 1] = torch.nan if empty else columns[:, 1]
+        return data.relabeled(columns)
+
+    splits = {name: labels(data, name == "train") for name, data in SPLITS.items()}
+    with pytest.raises(DataError, match="label 1 is missing in all training samples: leave it out"):
+        compare(tiny, splits, feedback=["linear"], seeds=1, epochs=1)
 
 
 def test_a_damaged_run_is_named(tmp_path):

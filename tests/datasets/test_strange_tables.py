@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from topdown.datasets import DataError, SequenceDataset, load_splits
+from topdown.datasets.prepare import prepare
 from topdown.datasets.report import data_table
 
 NAN = float("nan")
@@ -244,3 +245,36 @@ def test_new_data_may_have_a_column_that_was_learned(tmp_path):
     """A feature called 'label' is one where the training said so, also without a table of labels."""
     (data,) = load_splits(write(tmp_path, a=["id,label,x", "s0,1,2"]), features={"a": ["label", "x"]}).values()
     assert data.batch([0]).inputs["a"].flatten().tolist() == [1.0, 2.0]
+
+
+def test_a_blank_behind_id_leaves_zeros_of_ids(tmp_path):
+    write(tmp_path, audio=["id ,f", "007,1.5", "7,2.5", "8,3.5"], labels=["id ,y", "007,0.1", "7,0.2", "8,0.3"])
+    data = load_splits(tmp_path)["all"]
+    assert data.ids == ["007", "7", "8"]
+    assert data.batch([0, 1, 2]).inputs["audio"].tolist() == [[1.5], [2.5], [3.5]]
+    torch.testing.assert_close(data.labels, torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_a_frame_may_have_a_name_with_a_dot():
+    frame = pandas.DataFrame({"id": ["a", "b"], "f": ["1", "x"]}).set_index("id")
+    with pytest.raises(DataError, match=r"audio\.v1, row 1: 'x' in column 'f' is no number"):
+        SequenceDataset.from_frames({"audio.v1": frame})
+
+
+def test_one_modality_in_place_of_a_list_is_named(tmp_path):
+    write(tmp_path, audio=["id,f", "a,1", "b,2"])
+    for call in (load_splits, lambda path, **options: prepare(path, path / "store", **options)):
+        with pytest.raises(DataError, match="modalities='audio': give a list of names"):
+            call(tmp_path, modalities="audio")
+
+
+@pytest.mark.parametrize("shares", [(NAN, 0.15, 0.15), (0.7, NAN, 0.15), (0.5, 0.3, 0.3)])
+def test_shares_that_do_not_add_up_are_named(tmp_path, shares):
+    write(tmp_path, audio=["id,f", "a,1", "b,2", "c,3"], labels=["id,y", "a,1", "b,2", "c,3"])
+    with pytest.raises(DataError, match="which add up to 1"):
+        load_splits(tmp_path, split=shares)
+
+
+def test_no_sample_is_not_a_type():
+    with pytest.raises(IndexError, match="at least one number of a sample is needed, got none"):
+        SequenceDataset.from_arrays({"t": np.ones((4, 1))})[3:3]

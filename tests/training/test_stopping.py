@@ -16,7 +16,7 @@ import wrong_calls
 from topdown.adapters import LSTMBackbone
 from topdown.cli.main import main
 from topdown.datasets import DataError, SequenceDataset
-from topdown.training import Stopped, fit, load_model, progress
+from topdown.training import Stopped, fit, load_model, locking, progress
 from topdown.training.checkpoints import load_checkpoint
 from topdown.training.distributed import process_group
 from topdown.training.locking import locked
@@ -105,6 +105,21 @@ def test_a_directory_has_one_writer(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path), locked(None):
         pass
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_the_one_that_is_there(tmp_path, monkeypatch):
+    flock, removed = locking.fcntl.flock, []
+
+    def late(file, how):  # another process ends its own lock between open and flock
+        if not removed:
+            removed.append((tmp_path / ".lock").unlink())
+        flock(file, how)
+
+    monkeypatch.setattr(locking.fcntl, "flock", late)
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(DataError, match="writes there"), locked(tmp_path):
+            pass
 
 
 def test_a_command_does_not_write_where_another_one_does(tmp_path, monkeypatch, capsys):

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from topdown import TopDownLatch
-from topdown.adapters import LSTMBackbone
+from topdown.adapters import HookedBackbone, LSTMBackbone
 from topdown.datasets import DataError, SequenceDataset, data_loader
-from topdown.training import protocol
+from topdown.training import ScaledOutput, protocol
 from topdown.training.checkpoints import load_checkpoint, save_checkpoint
-from topdown.training.prediction import predict
+from topdown.training.fingerprints import named
+from topdown.training.prediction import masks_of, predict
 from topdown.training.protocol import fit
 
 
@@ -685,3 +686,75 @@ def test_fit_builds_the_feedback_of_a_latch_of_unknown_sizes():
         found[name] = latch.state_dict()
     assert all(torch.equal(value, found["known"][name]) for name, value in found["unknown"].items())
     assert found["unknown"]["feedback.a.b.weight"].abs().max() > 0.001  # it has learned from zero
+
+
+CHOICES = {"least": 0.5}
+
+
+def chosen(labels):
+    return lambda output: (output - labels).abs().clamp(min=CHOICES["least"])
+
+
+def test_fingerprints_see_constants_and_names_of_inner_functions(monkeypatch):
+    def in_two(x):
+        return x in {1, 2}
+
+    def in_three(x):
+        return x in {1, 3}
+
+    assert named(in_two).split()[-1] != named(in_three).split()[-1]
+    before = named(chosen)
+    assert named(chosen) == before
+    monkeypatch.setitem(CHOICES, "least", 0.25)
+    assert named(chosen) != before
+
+
+def test_a_scaled_backbone_may_take_no_lengths_and_wrap_a_model():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(2, 4)
+
+        def encode(self, inputs):
+            return {name: getattr(self, name)(x) for name, x in inputs.items()}
+
+        def fuse(self, encodings):
+            return sum(r.mean((1, 2)) for r in encodings.values()).unsqueeze(1)
+
+        def forward(self, a, b):
+            return self.fuse({"a": self.a(a), "b": self.b(b)})
+
+    inputs, lengths = {"a": torch.ones(2, 5, 3), "b": torch.ones(2, 5, 2)}, torch.tensor([5, 3])
+    backbone = Plain()
+    latch = TopDownLatch(ScaledOutput(backbone, [100.0], [10.0]), "linear", example_inputs=inputs)
+    expected = 100.0 + 10.0 * backbone.fuse(backbone.encode(inputs))
+    torch.testing.assert_close(latch(inputs, lengths), expected)
+    hooked = ScaledOutput(HookedBackbone(Plain(), {"a": "a", "b": "b"}), [100.0], [10.0])
+    at_site = TopDownLatch(hooked, "linear", sites={"a": "a"}, example_inputs=inputs)
+    assert list(at_site.masks(inputs)) == ["a"]
+
+
+def test_masks_of_leaves_every_module_as_it_was():
+    class Rotary(LSTMBackbone):
+        angles = None
+
+        def encode(self, inputs, lengths=None):
+            self.angles = torch.ones(1) if self.angles is None else self.angles
+            return super().encode({k: x * self.angles for k, x in inputs.items()}, lengths)
+
+    latch = TopDownLatch(Rotary({"a": 3, "b": 2}, hidden_size=4), "linear")
+    latch.backbone.encoders["a"].eval()
+    arrays = {"a": np.ones((4, 5, 3)), "b": np.ones((4, 5, 2))}
+    for _ in masks_of(latch, SequenceDataset.from_arrays(arrays)):
+        pass
+    assert latch.training
+    assert not latch.backbone.encoders["a"].training
+    x = {name: torch.ones(1, 5, size, requires_grad=True) for name, size in latch.backbone.input_sizes.items()}
+    latch(x).sum().backward()  # what was cached is no tensor of inference mode
+    assert x["a"].grad.abs().sum() > 0
+
+
+def test_classes_are_weighted_by_number():
+    labels = data(40, classes=True)
+    with pytest.raises(DataError, match="name a class by its number"):
+        fit(Mean(2), labels, labels, loss="cross_entropy", epochs=1, class_weight={"pos": 2.0})

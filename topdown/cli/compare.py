@@ -22,6 +22,7 @@ from topdown.experiments.run_files import NOTHING_KEPT
 from topdown.feedback import Kind
 from topdown.files import require
 from topdown.training.distributed import world_size
+from topdown.training.losses import class_weights
 from topdown.training.model_file import Description, build_backbone
 from topdown.training.options import FitOptions, Positive, Value
 from topdown.training.progress import show_line
@@ -92,6 +93,8 @@ def compare_command(options: CompareOptions) -> None:
     splits, task, moments = load_for_training(options.data, options)
     if "test" not in splits or splits["test"].labels is None:
         raise DataError(f"{options.data}: has no labelled split 'test', which is what is reported")
+    if options.class_weight is not None:
+        class_weights(options.class_weight, splits["train"].labels, task.loss)
     print(data_table(splits), flush=True)
     if out is None:
         print(NOTHING_KEPT, flush=True)

@@ -90,7 +90,7 @@ class PredictOptions(ApplyOptions):
 def evaluate(options: EvaluateOptions) -> None:
     """Prints the metrics of a model on labelled data."""
     if options.out is not None:
-        _check_file(options.out, options.force)
+        _check_file(options.out, options)
     trained = load_model(options.checkpoint)
     splits = _splits(trained, options)
     if options.corrupt:
@@ -115,7 +115,7 @@ def predict_command(options: PredictOptions) -> None:
     """Writes the predictions of a model for every sample of some data, with their ids."""
     out = options.out
     for place in (out, *([options.page] if options.page is not None else [])):
-        _check_file(place, options.force)
+        _check_file(place, options)
     if out.suffix.lower() != ".csv":
         raise DataError(f"{out}: predictions are written as comma-separated text; give a name that ends in .csv")
     if options.page == out:
@@ -161,11 +161,13 @@ def predict_command(options: PredictOptions) -> None:
             print(f"masks of {what}, drawn in {options.page}")
 
 
-def _check_file(path: Path, force: bool) -> None:
+def _check_file(path: Path, options: ApplyOptions) -> None:
     if not path.name or path.is_dir():
         raise DataError(f"{path}: is a directory; name a file")
     check_writable(path.parent)
-    if path.exists() and not force:
+    if path.exists() and path.resolve() in (options.checkpoint.resolve(), options.data.resolve()):
+        raise DataError(f"{path}: is read by this command, and would be replaced; name another file")
+    if path.exists() and not options.force:
         raise DataError(f"{path}: is there already; name another file, or pass --force to replace it")
 
 
@@ -237,7 +239,7 @@ def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained:
     """Writes a page with the masks of some samples, in the order of their predictions, and returns how many."""
     chosen = _spread(outputs, samples)
     batch = data.batch(chosen).to(next(latch.parameters()).device)
-    with torch.inference_mode():
+    with torch.no_grad():
         trace = latch.trace(batch.inputs, batch.lengths)
     classes = trained.about.get("class_names")
     titles = []

@@ -26,6 +26,7 @@ from topdown.datasets.report import absences, data_table
 from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
 from topdown.training.distributed import rank, wait, world_size
 from topdown.training.locking import locked
+from topdown.training.losses import class_weights
 from topdown.training.model_file import Description, build_model, save_model
 from topdown.training.options import FEW_UPDATES, Number, TrainingOptions, Value
 from topdown.training.prediction import predict
@@ -120,7 +121,7 @@ def moments_of_target(options: ModelOptions, splits: Splits, task: Task) -> Targ
 
 def train(options: TrainOptions) -> None:
     """Trains a model, and writes the model, its history and its metrics."""
-    out: Path | None = options.out
+    out, earlier = options.out, dict[str, Any]()
     if options.resume and out is None:
         raise DataError("--resume needs --out: the directory of the training to go on with")
     if out is not None:
@@ -130,9 +131,13 @@ def train(options: TrainOptions) -> None:
         there = next((out / name for name in ("model.pt", "training.pt", "results.json") if (out / name).exists()), None)
         if there is not None and not options.resume:
             raise DataError(f"{there}: is there already; go on with --resume, or choose another --out")
-        check_same(out / "config.json", options)
+        if there is not None and not (out / "training.pt").exists():
+            raise DataError(f"{there}: belongs to no training that can go on, which has a training.pt; choose another --out")
+        earlier = {} if there is None else read_earlier(out / "config.json")  # else nothing was trained
+        check_same(out / "config.json", earlier, options)
     splits, task, moments = load_for_training(options.data, options)
-    earlier = {} if out is None else read_earlier(out / "config.json")
+    if options.class_weight is not None:
+        class_weights(options.class_weight, splits["train"].labels, task.loss)
     batch_size, patience = options.batches(len(splits["train"]), earlier)
     options.batch_size, options.patience = batch_size, patience
     description = describe(options.data, options, splits, task, options.feedback)
@@ -190,7 +195,7 @@ def _train(
         stopped = len(fitted.history) < options.epochs
         longer = f"--patience {3 * patience}" if stopped else f"--epochs {10 * options.epochs}"
         smaller = "--batch-size 4, " if batch_size > 4 else ""
-        print(f"{what}: try {smaller}{longer}, --learning-rate {3 * options.learning_rate:g}", flush=True)
+        print(f"{what}: try {smaller}{longer}, --learning-rate {min(1.0, 3 * options.learning_rate):g}", flush=True)
     if out is None or rank():
         return
     about = {
@@ -231,13 +236,12 @@ def read_earlier(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def check_same(path: Path, options: TrainOptions) -> None:
-    """Checks that a resumed training has the options with which it began.
+def check_same(path: Path, before: Mapping[str, Any], options: TrainOptions) -> None:
+    """Checks that a resumed training has the options with which it began, from their file.
 
     Raises:
         DataError: naming the first option that differs.
     """
-    before = read_earlier(path)
     now = json.loads(json.dumps(used_options(options)))
     for name in dict.fromkeys([*before, *now]) if before else ():
         if name in ("batch_size", "patience") and now.get(name) is None:  # chosen by the number of samples
@@ -277,6 +281,7 @@ def used_options(options: TrainOptions) -> dict[str, Any]:
         used["corrupt"] = [str(asked) for asked in used["corrupt"]]
     if used.get("sources"):
         used["sources"] = dict(used["sources"])
-    if used.get("stream"):
-        used["stream"] = [f"{name}={value}" for name, value in used["stream"]]
+    for name in ("stream", "columns"):
+        if used.get(name):
+            used[name] = [f"{modality}={value}" for modality, value in used[name]]
     return used

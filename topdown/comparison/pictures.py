@@ -20,8 +20,7 @@ def _figure(width: float, height: float) -> Any:
 
 def _label(runs: Runs, row: str) -> str:
     """Names a row in a figure, in which a kind of feedback is to be told from the models that it is compared with."""
-    name = f"feedback {row!r}" if row in runs.dynamic() else row
-    return name.replace("$", r"\$")
+    return f"feedback {row!r}" if row in runs.dynamic() else row
 
 
 def draw_differences(comparison: Comparison) -> Any:
@@ -41,9 +40,9 @@ def draw_differences(comparison: Comparison) -> Any:
     axes.axvline(0.0, color="black", linewidth=0.8)
     if kinds and controls:
         axes.axhline(len(controls) - 0.5, color="lightgray", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [_label(runs, row) for row in rows])
+    axes.set_yticks(range(len(rows)), [_label(runs, row) for row in rows], parse_math=False)
     what = f"better than no feedback by ({runs.metric.name}, 95 % interval); grey: may be luck"
-    axes.set_xlabel(what + ("; below the line: controls" if kinds and controls else ""))
+    axes.set_xlabel(what + ("; below the line: controls" if kinds and controls else ""), parse_math=False)
     return figure
 
 
@@ -56,8 +55,8 @@ def draw_runs(runs: Runs) -> Any:
         scores = [runs.records[i]["test"] for i in runs.of(row).values()]
         axes.plot(scores, [place] * len(scores), "o", alpha=0.5, color="tab:blue")
         axes.plot([np.mean(scores)], [place], "|", markersize=18, color="black")
-    axes.set_yticks(range(len(names)), [_label(runs, row) for row in reversed(names)])
-    axes.set_xlabel(f"{runs.metric.name} on the test split, one dot per seed; bar: mean")
+    axes.set_yticks(range(len(names)), [_label(runs, row) for row in reversed(names)], parse_math=False)
+    axes.set_xlabel(f"{runs.metric.name} on the test split, one dot per seed; bar: mean", parse_math=False)
     return figure
 
 
@@ -74,17 +73,23 @@ def draw_curves(curves: Curves, runs: Runs) -> Any:
     grid = figure.subplots(len(groups), len(curves), squeeze=False, sharey="col")
     for line, group in zip(grid, groups, strict=True):
         for axes, (corruption, rows) in zip(line, curves.items(), strict=True):
+            lines: list[Any] = []
             for number, row in enumerate([NONE, *group]):
                 found = rows.get(row, {})
                 x = [float(severity) for severity in found]
                 mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
                 colour = "black" if row == NONE else f"C{(names.index(row) if group is controls else 0) % 10}"
                 style = {"color": colour, "linestyle": ("-", "--", ":")[number // 10 % 3]}
-                axes.plot(x, mean, marker="o", markersize=3, label=_label(runs, row), **style)
+                lines.append(axes.plot(x, mean, marker="o", markersize=3, **style)[0])
                 if group is not controls and len(x):
                     axes.fill_between(x, mean - std, mean + std, alpha=0.15, color=colour)
-            axes.set_title(corruption.replace("$", r"\$"), fontsize=9)
+            axes.set_title(corruption, fontsize=9, parse_math=False)
             axes.set_xlabel("severity", fontsize=8)
-        line[0].set_ylabel(runs.metric.name)
-        line[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        line[0].set_ylabel(runs.metric.name, parse_math=False)
+        # Labels are given here: matplotlib leaves out those of lines that begin with "_".
+        legend = line[-1].legend(
+            lines, [_label(runs, row) for row in [NONE, *group]], loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure

@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import math
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -224,10 +225,7 @@ def _page(comparison: Comparison) -> str:
         "SECTIONS": "\n".join(sections),
         "SETTINGS": html.escape(json.dumps(settings, indent=1, default=str)),
     }
-    page = PAGE
-    for name, content in filled.items():
-        page = page.replace(name, content, 1)
-    return page
+    return string.Template(PAGE).substitute(filled)
 
 
 def _section(head: str, content: str, note: str = "") -> str:
@@ -264,9 +262,9 @@ td { white-space: nowrap }
 tr:nth-child(even) { background: #f4f4f4 } pre { font-size: .8rem; overflow-x: auto }
 </style>
 <h1>Does feedback help here?</h1>
-<p class=verdict>VERDICT</p>
-<section>TABLE</section>
-SECTIONS
-<section><details><summary>Settings</summary><pre>SETTINGS</pre></details></section>
+<p class=verdict>$VERDICT</p>
+<section>$TABLE</section>
+$SECTIONS
+<section><details><summary>Settings</summary><pre>$SETTINGS</pre></details></section>
 </html>
 """

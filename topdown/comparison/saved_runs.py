@@ -35,6 +35,7 @@ class RunStore:
             return
         path = out / "runs" / "configuration.json"
         shared = {k: v for k, v in configuration.items() if k not in self.FREE}
+        shared["training"] = {k: v for k, v in configuration["training"].items() if k != "device"}
         shared["versions"] = {name: configuration["versions"][name] for name in ("torch", "topdown")}
         fixed = json.loads(json.dumps(shared))
         if path.exists():
@@ -44,10 +45,9 @@ class RunStore:
                 )
             before = read_json(path)
             check_format(before, path)
+            before.get("training", {}).pop("device", None)  # written by earlier versions
             if differ := [name for name in fixed if before.get(name) != fixed[name]]:
-                name = differ[0]
-                differs = f"was made with {name} {before.get(name)}, not {fixed[name]}"
-                raise DataError(f"{out}: {differs}; repeat its options, or choose another --out")
+                raise DataError(f"{out}: {_difference(differ[0], before, fixed)}; repeat its options, or choose another --out")
         make_directory(self.folder)
         write_json(path, {"format": FORMAT, **fixed})
         write_file(self.folder / "labels.npy", lambda file: np.save(file, labels.numpy(), allow_pickle=False))
@@ -79,6 +79,14 @@ class RunStore:
         """Returns the wanted runs."""
         found = [self.done[row.name, row.gaps, seed] for row, seed in wanted]
         return Runs([record for record, _ in found], [outputs for _, outputs in found], self.labels, metric, kinds, static)
+
+
+def _difference(name: str, before: Any, now: Any, path: str = "") -> str:
+    """Says which setting differs, down to the entry of a mapping."""
+    old, new, path = before.get(name), now.get(name), f"{path}{name}"
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        return _difference(next(k for k in old if old[k] != new[k]), old, new, f"{path}.")
+    return f"was made with {path} {old}, not {new}"
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], Array]:

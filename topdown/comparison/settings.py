@@ -12,6 +12,7 @@ from torch import nn
 from topdown.comparison.variants import Metric, Plan, Row
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
+from topdown.datasets.labels import labelled
 from topdown.training.fingerprints import fingerprint, named
 from topdown.training.tasks import Task
 from topdown.training.versions import versions
@@ -36,6 +37,8 @@ def check_splits(splits: Mapping[str, SequenceDataset]) -> None:
         if name not in splits or splits[name].labels is None:
             found = "no labels" if name in splits else f"no place among the splits {list(splits)}"
             raise DataError(f"{name!r} has {found}: a comparison trains on train, chooses on valid and reports test")
+        if name == "train" and len(empty := (~labelled(splits[name].labels).reshape(len(splits[name]), -1).any(0)).nonzero()):
+            raise DataError(f"label {int(empty[0])} is missing in all training samples: leave it out")
         ours, theirs = _kind_of(splits[name]), _kind_of(splits["train"])
         if ours != theirs:
             raise DataError(f"{name!r} has {ours}, but 'train' has {theirs}: splits of one comparison must be alike")

@@ -492,10 +492,9 @@ class SequenceDataset(Dataset[Sample]):
         indices = torch.as_tensor(indices, device="cpu")
         if indices.dtype == torch.bool:
             raise IndexError("samples are given by their numbers: use mask.nonzero().flatten() for a mask (bool)")
-        if indices.dtype != torch.int64 or indices.dim() != 1 or len(indices) == 0:
-            raise IndexError(
-                f"a batch takes a list of at least one number, got {indices.dtype} of shape {tuple(indices.shape)}"
-            )
+        if indices.dim() != 1 or len(indices) == 0 or indices.dtype != torch.int64:
+            what = "none" if indices.numel() == 0 else f"{indices.dtype} of shape {tuple(indices.shape)}"
+            raise IndexError(f"a list of at least one number of a sample is needed, got {what}")
         if len(stray := indices[(indices < -len(self)) | (indices >= len(self))]):
             raise IndexError(f"sample {int(stray[0])} of {len(self)}")
         return indices % len(self)

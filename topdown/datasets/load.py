@@ -86,12 +86,8 @@ def load_splits(
         {'audio': tensor([5, 2])}
     """
     path = Path(path)
-    wanted = None if modalities is None else tuple(modalities)
-    shares = None if split is None else tuple(split)
-    column = label if label is None or isinstance(label, str) else tuple(label)
-    options = Options(wanted, folds, embeddings, streams, column, shares, seed, columns, features)
-    if isinstance(modalities, str) or options.modalities == ():
-        raise DataError(f"modalities={modalities!r}: give a list of names")
+    chosen = {"modalities": modalities, "folds": folds, "embeddings": embeddings, "streams": streams, "label": label}
+    options = Options.of(**chosen, split=split, seed=seed, columns=columns, features=features)
     try:
         stored = is_store(path)
     except OSError as error:

@@ -62,10 +62,8 @@ def prepare(
         DataError: if the source cannot be used, or there is something at the destination; nothing is left of it then.
     """
     source, destination = Path(source), Path(destination)
-    wanted = None if modalities is None else tuple(modalities)
-    shares = None if split is None else tuple(split)
-    column = label if label is None or isinstance(label, str) else tuple(label)
-    options = Options(wanted, folds, embeddings, streams, column, shares, seed, columns, features)
+    chosen = {"modalities": modalities, "folds": folds, "embeddings": embeddings, "streams": streams, "label": label}
+    options = Options.of(**chosen, split=split, seed=seed, columns=columns, features=features)
     if is_store(source):
         raise DataError(f"{source}: is a store already; copy it")
     writer = StoreWriter(destination, progress)

@@ -49,6 +49,6 @@ class SentimentOptions(DataOptions, TrainingOptions):
             raise DataError("--resume needs --out: the directory of the run to go on with")
         if self.data is not None and self.samples is not None:
             raise DataError("--samples is for synthetic data: leave it out, or leave out --data")
-        for name in ("modalities", "folds", "embeddings", "stream", "subset"):
+        for name in ("modalities", "folds", "embeddings", "stream", "label", "columns", "subset"):
             if self.data is None and getattr(self, name) is not None:
                 raise DataError(f"--{name} is for --data: leave it out, or name a file")

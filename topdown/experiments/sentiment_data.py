@@ -76,7 +76,7 @@ def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
         steps = torch.stack(list(data.lengths.values()))
         batch = data.batch([int((steps.amax(0) - steps.amin(0)).argmax())])
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 backbone.eval()(batch.inputs, batch.lengths)
         except ValueError as error:
             raise DataError(f"{path}: {split}: {error}") from None

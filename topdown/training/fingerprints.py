@@ -68,13 +68,19 @@ def named(function: object, depth: int = 3) -> Any:
 
 def _own_names(function: FunctionType) -> list[str]:
     """Returns the global names of a function that refer to plain values, or to functions and classes of its file."""
-    found, plain = function.__globals__, (str, int, float, bool, tuple, list)
+    found, plain = function.__globals__, (str, int, float, bool, tuple, list, dict, set, frozenset)
     return [
         name
-        for name in dict.fromkeys(function.__code__.co_names)
+        for name in dict.fromkeys(_names(function.__code__))
         if isinstance(found.get(name), plain)
         or (isinstance(found.get(name), (FunctionType, type)) and found[name].__module__ == function.__module__)
     ]
+
+
+def _names(code: CodeType) -> list[str]:
+    """Returns the global names of code, and of the functions within it."""
+    inner = [name for value in code.co_consts if isinstance(value, CodeType) for name in _names(value)]
+    return [*code.co_names, *inner]
 
 
 def _short(content: object) -> str:
@@ -92,6 +98,8 @@ def _plain(value: Any, depth: int = 3) -> str:
         return str({str(key): _plain(held, depth - 1) for key, held in value.items()})
     if isinstance(value, (list, tuple)):
         return str([_plain(held, depth - 1) for held in value])
+    if isinstance(value, (set, frozenset)):
+        return str(sorted(_plain(held, depth - 1) for held in value))
     if isinstance(value, (str, int, float, bool, bytes, type(None))):
         return repr(value)
     if isinstance(value, torch.Tensor):

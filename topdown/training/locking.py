@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from topdown.datasets.errors import DataError
 
@@ -28,14 +29,7 @@ def locked(path: Path | None) -> Iterator[None]:
     if path is None or fcntl is None:
         yield
         return
-    with (path / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise DataError(
-                f"{path}: process {file.read().strip()} writes there; wait for it, or choose another --out"
-            ) from None
+    with _lock(path) as file:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -43,3 +37,22 @@ def locked(path: Path | None) -> Iterator[None]:
             yield
         finally:
             (path / ".lock").unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> IO[str]:
+    """Returns the file of a lock, locked: the one that is there now, not one that another process has just removed."""
+    while True:
+        file = (path / ".lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                process = file.read().strip()
+            raise DataError(f"{path}: process {process} writes there; wait for it, or choose another --out") from None
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path / ".lock")):
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()

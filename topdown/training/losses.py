@@ -112,8 +112,10 @@ def class_weights(weight: Literal["balanced"] | Mapping[int, float], labels: Ten
             raise DataError(f"class_weight={weight!r}: give 'balanced', or a mapping from classes to weights")
         there = counts > 0
         return torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0)
-    weights = torch.ones(max(len(counts), *(int(c) + 1 for c in weight), 1))
+    weights = torch.ones(max(len(counts), *(int(c) + 1 for c in weight if not isinstance(c, str)), 1))
     for c, value in weight.items():
+        if isinstance(c, str):
+            raise DataError(f"class_weight={{{c!r}: {value!r}}}: name a class by its number, as in report['class_names']")
         if not (int(c) == c >= 0 and 0 <= value < float("inf")):
             raise DataError(f"class_weight={{{c!r}: {value!r}}}: classes are 0, 1, 2 ..., and weights finite, at least 0")
         weights[int(c)] = float(value)

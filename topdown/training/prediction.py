@@ -104,9 +104,9 @@ def masks_of(
         device: Device to compute on, to which the latch is moved. (Default: its own)
     """
     place = device_of(latch, device)
-    latch.eval().to(place)
+    latch.to(place)
     for indices in data.batch_lengths().argsort(stable=True).split(batch_size):
         batch = data.batch(indices).to(place)
-        with torch.inference_mode():
+        with torch.no_grad(), evaluation_mode(latch):
             masks = latch.masks(batch.inputs, batch.lengths)
         yield indices, batch, masks

@@ -242,9 +242,11 @@ def _training_mode(optimizer: Any) -> Iterator[None]:
     has_modes = callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
     if has_modes:
         optimizer.train()
-    yield
-    if has_modes:
-        optimizer.eval()
+    try:
+        yield
+    finally:
+        if has_modes:
+            optimizer.eval()
 
 
 def _augmented(found: object, train: SequenceDataset) -> SequenceDataset:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from topdown.backbone import lengths_keyword, takes_lengths, user_model
 from topdown.batch import Inputs
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
@@ -59,17 +60,31 @@ class ScaledOutput(nn.Module):
         """Size of the encodings of each modality."""
         return cast(Mapping[str, int], self.backbone.encoding_sizes)
 
+    @property
+    def uses_lengths(self) -> bool:
+        """Whether the backbone takes lengths."""
+        backbone = cast(Any, self.backbone)
+        takes = takes_lengths(backbone.encode), takes_lengths(backbone.fuse)
+        return bool(getattr(backbone, "uses_lengths", takes != ("never", "never")))
+
+    @property
+    def user_model(self) -> nn.Module:
+        """The model to which the paths of sites are relative."""
+        return user_model(self.backbone)
+
     def standardized(self, values: Tensor) -> Tensor:
         """Returns targets, or predictions of them, in deviations from their mean."""
         return (values - self.mean.to(values.device)) / self.deviation.to(values.device)
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> Any:
         """Encodes each modality by itself, as the backbone does."""
-        return cast(Any, self.backbone).encode(inputs, lengths)
+        encode = cast(Any, self.backbone).encode
+        return encode(inputs, **lengths_keyword(lengths, takes_lengths(encode)))
 
     def fuse(self, encodings: Mapping[str, Any], lengths: Lengths = None) -> Tensor:
         """Predicts from all encodings, in the units of the targets, (B, K)."""
-        return self.mean + self.deviation * prediction_of(cast(Any, self.backbone).fuse(encodings, lengths))
+        fuse = cast(Any, self.backbone).fuse
+        return self.mean + self.deviation * prediction_of(fuse(encodings, **lengths_keyword(lengths, takes_lengths(fuse))))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Calls the model as it is called itself, and returns its prediction in the units of the targets."""

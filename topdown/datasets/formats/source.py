@@ -22,7 +22,7 @@ from topdown.datasets.raw_samples import RawSplit
 
 
 class Options(NamedTuple):
-    """Decisions of the user: see :func:`topdown.datasets.load_splits`."""
+    """Options of :func:`topdown.datasets.load_splits`."""
 
     modalities: tuple[str, ...] | None = None
     folds: Folds | None = None
@@ -33,6 +33,19 @@ class Options(NamedTuple):
     seed: int = 0
     columns: Mapping[str, str | Sequence[str]] | None = None
     features: Mapping[str, Sequence[str]] | None = None
+
+    @classmethod
+    def of(cls, *, modalities: Any, label: Any, split: Any, **others: Any) -> Options:
+        """Returns the options with tuples in place of other sequences.
+
+        Raises:
+            DataError: if modalities are no list of names.
+        """
+        if isinstance(modalities, str) or (modalities is not None and not len(modalities)):
+            raise DataError(f"modalities={modalities!r}: give a list of names")
+        lists: dict[str, Any] = {"modalities": modalities, "label": label, "split": split}
+        others |= {name: v if v is None or isinstance(v, str) else tuple(v) for name, v in lists.items()}
+        return cls(**others)
 
     def only(self, path: Path, what: str, *names: str) -> None:
         """Checks that no option is given but some.

@@ -29,7 +29,7 @@ def draw_split(shares: Sequence[float], seed: int, labels: Array | None) -> list
         >>> [[split for split, y in zip(splits, labels) if y == c].count("train") for c in (0, 1)]
         [5, 5]
     """
-    if len(shares) not in (2, 3) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) not in (2, 3) or not (min(shares) > 0 and abs(sum(shares) - 1) <= 1e-6):
         remedy = "give the shares of train, valid and test, which add up to 1, as in 0.7 0.15 0.15"
         raise DataError(f"split={tuple(shares)}: {remedy}; or of train and valid, as in 0.8 0.2")
     if labels is None:

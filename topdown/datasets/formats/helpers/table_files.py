@@ -52,7 +52,7 @@ class Table(NamedTuple):
     def line(self, row: int) -> str:
         """Returns the place of a row for messages: its line in a text file, its number, or its index in a frame of the user."""
         index = self.frame.index[row]
-        if not self.path.suffix:
+        if self.path.suffix.lower() not in SUFFIXES:
             return f"{self.path}, row {index}"
         if not self.separator:
             return f"{self.path}, row {index + 2}"
@@ -131,19 +131,12 @@ def _checked(table: Table, frame: Any) -> Table:
 def _read_text(table: Table) -> Any:
     pandas = require("pandas", "datasets")
     decimal = "," if "decimal comma" in table.notes else "."
-    identifiers = {name: str for name in _head(table) if name.lower() == "id"}
+    form = {"sep": table.separator, "encoding": table.encoding, "index_col": False, "skipinitialspace": True}
+    names = pandas.read_csv(table.path, **form, nrows=0).columns  # as pandas calls them, such as "id "
+    identifiers = {name: str for name in names if normalized(name).lower() == "id"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of rows with more cells than columns
-        return pandas.read_csv(
-            table.path,
-            sep=table.separator,
-            decimal=decimal,
-            encoding=table.encoding,
-            dtype=identifiers,
-            index_col=False,
-            skipinitialspace=True,
-            low_memory=False,
-        )
+        return pandas.read_csv(table.path, **form, decimal=decimal, dtype=identifiers, low_memory=False)
 
 
 def _check_rows(table: Table) -> None:
