@@ -166,7 +166,7 @@ def write_page(
         figure = plot_sample(trace, sample, lengths=lengths, step_names=names, feature_names=feature_names)
         rows = "<tr><th>target<th>feature<th>mask<th>average<th>against the average<th>most by</tr>"
         for target, c in [(k, c) for k, listed in changes[sample].items() for c in listed if count > 1]:
-            feature = (feature_names or {}).get(target, range(c.feature + 1))[c.feature]
+            feature = dict(enumerate((feature_names or {}).get(target, ()))).get(c.feature, c.feature)
             apart = "less than 1 % apart" if abs(c.mask - c.average) < 0.01 * trace.neutral else f"{c.mask - c.average:+.3f}"
             cells = (target, feature, f"{c.mask:.3f}", f"{c.average:.3f}", apart, c.source)
             rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"

@@ -260,7 +260,10 @@ def test_a_random_split_has_the_same_shares_of_each_class(tmp_path):
     assert [len(data) for data in load_splits(tmp_path, split=[0.6, 0.2, 0.2]).values()] == [12, 4, 4]
     for shares, message in (
         ((0.5, 0.4, 0.3), "give the shares of train, valid and test, which add up to 1"),
-        ((0.5, 0.5), r"has no column 'split', of whose train two shares would be; give three \(--split 0.7 0.15 0.15\)"),
+        (
+            (0.5, 0.5),
+            r"has no column 'split' with samples of 'train', which two shares divide; give three \(--split 0.7 0.15 0.15\)",
+        ),
         ((0.98, 0.01, 0.01), "20 samples are too few, valid would have none"),
     ):
         with pytest.raises(DataError, match=message):

@@ -317,3 +317,14 @@ def test_targets_of_different_scales_are_learned_alike(scales):
     p, truth = predict(found.model, data[120:]).numpy(), y[120:]
     r2 = 1 - ((p - truth) ** 2).sum(0) / ((truth - truth.mean(0)) ** 2).sum(0)
     assert (r2 > 0.8).all(), r2
+
+
+def test_a_loss_of_ones_own_that_is_nan_at_missing_labels_is_told_why():
+    labelled_by_half = SequenceDataset.from_arrays({"a": X}, with_gaps(X[:, 0], NAN))
+    with pytest.raises(DataError, match="a loss of your own gets labels that are missing, nan or -100: leave them out in it"):
+        fit(Linear(), labelled_by_half, labelled_by_half, loss=lambda output, y: (output.flatten() - y).abs().mean(), epochs=1)
+
+
+def test_none_among_numbers_says_how_to_mark_it():
+    with pytest.raises(DataError, match=r"labels are of object: .*; nan for one that is missing, or -100 among classes"):
+        SequenceDataset.from_arrays({"a": np.ones((2, 3))}, [1.5, None])

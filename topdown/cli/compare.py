@@ -33,7 +33,8 @@ class CompareOptions(ModelOptions, FitOptions):
     """Options of `topdown compare`.
 
     Args:
-        data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
+        data: a folder of tables (.csv, .tsv, .parquet, .xlsx) or .csd files, one table (with --columns), an .npz, a store, or
+            a pickle or HDF5 file of CMU-MOSEI or CMU-MOSI
         feedback: kinds of feedback: static, linear, lstm, shared; the control static is always included
         seeds: runs of each variant, with seeds 0 to N-1
         jobs: processes, each with one thread; by default one per core, or one on a GPU
@@ -42,7 +43,7 @@ class CompareOptions(ModelOptions, FitOptions):
         no_alone: do not train models of single modalities
         no_diagnosis: do not train the rows that say why feedback helps or not: fusion by FiLM, masks averaged over time, and
             feedback that reads inputs
-        resume: reuse the runs in --out; kinds and seeds may be added
+        resume: reuse the runs in --out; kinds, seeds and --robust may be added
         earlier: write the report of the comparison in DIR again, without DATA and without training
     """
 

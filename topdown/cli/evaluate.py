@@ -34,12 +34,16 @@ from topdown.training.prediction import masks_of, predict
 
 @dataclasses.dataclass(kw_only=True)
 class ApplyOptions(DataOptions):
-    """Model and data.
+    """Run options.
 
     Args:
         checkpoint: model.pt, which topdown train wrote
-        data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
-        split: splits to use; by default test, or all if there is no split of that name
+        data: a folder of tables (.csv, .tsv, .parquet, .xlsx) or .csd files, one table (with --columns), an .npz, a store, or
+            a pickle or HDF5 file of CMU-MOSEI or CMU-MOSI
+        modalities: modalities to read; by default those of the model, which must all be there
+        label: column of the label in tables; by default that of the training
+        columns: columns of a modality, where one table holds all modalities; by default those of the training
+        split: names of splits to use; by default test; all splits if there is no test, or where samples are in no split
         batch_size: samples of a batch
         device: such as cpu or cuda; auto: a GPU if there is one
         force: replace files that exist
@@ -60,7 +64,8 @@ class EvaluateOptions(ApplyOptions):
     Args:
         out: write metrics as JSON, too
         seed: random seed of the corruption
-        corrupt: evaluate on corrupted data: noise, features, steps or missing
+        corrupt: evaluate on corrupted data; KIND is noise (SEVERITY in standard deviations), features, steps or missing
+            (SEVERITY is a share)
     """
 
     out: File | None = None

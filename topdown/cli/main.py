@@ -4,7 +4,7 @@ topdown train DATA --out results
 topdown evaluate results/model.pt DATA
 topdown predict results/model.pt NEW --out predictions.csv --page masks.html
 topdown compare DATA --out comparison
-topdown prepare DATA STORE
+topdown prepare SOURCE DEST
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ COMMANDS = {
     "train": Command(
         TrainOptions,
         train,
-        "train a model on the split `train`, choose its best epoch on `valid`, and test it on `test`",
+        "train a model on the split `train`, select its best epoch on `valid`, and test it on `test`",
         "train data/ --feedback shared --out results",
         config=True,
     ),
@@ -93,7 +93,7 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
                 "--config",
                 type=Path,
                 metavar="FILE",
-                help="JSON file with options, named as their flags; the command line wins",
+                help="JSON file of options by the names of their flags; flags on the command line override it",
             )
         add_options(made, command.options)
         parsers[name] = made

@@ -31,7 +31,8 @@ class LatchOptions:
         encoder_grad: let gradients flow through the first pass
         mask_dropout: dropout on the masks
         sources: sources of each target; by default all other modalities
-        align: treatment of sources that have other steps than the target; by default interpolate if modalities are not aligned
+        align: how to align a source whose number of steps differs from the target's; by default interpolate if modalities are
+            not aligned
     """
 
     combine: Literal["mean", "max", "min", "product"] = "mean"
@@ -56,7 +57,7 @@ class ModelOptions(LatchOptions, SplitOptions):
     """Model options.
 
     Args:
-        raw: do not standardize features and targets of regression, which is done by the training split
+        raw: do not standardize features and regression targets; by default by the statistics of the training split
         task: what to predict; by default derived from the labels
         feedback_learning_rate: initial learning rate of the feedback; by default that of all parameters
         class_weight: balanced: rare classes count as much as frequent ones in the loss

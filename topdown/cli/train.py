@@ -45,11 +45,12 @@ class TrainOptions(ModelOptions, TrainingOptions):
     """Options of `topdown train`.
 
     Args:
-        data: a folder of .csv tables or .csd files, an .npz, a store, or a pickle of CMU-MOSEI
+        data: a folder of tables (.csv, .tsv, .parquet, .xlsx) or .csd files, one table (with --columns), an .npz, a store, or
+            a pickle or HDF5 file of CMU-MOSEI or CMU-MOSI
         feedback: kind of feedback, or none
         seed: random seed
-        corrupt: corrupt the training data anew in each epoch; KIND is noise (SEVERITY in standard deviations), features,
-            steps or missing (SEVERITY is a share)
+        corrupt: corrupt the training data, differently in each epoch; KIND is noise (SEVERITY in standard deviations),
+            features, steps or missing (SEVERITY is a share)
     """
 
     data: Annotated[Path, Value("DATA", Path, positional=True)]
@@ -228,7 +229,7 @@ def _train(
             "metrics": metrics,
         },
     )
-    print(f"Written to {out}: model.pt, results.json, history.csv, config.json, training.pt (to go on with --resume)")
+    print(f"Written to {out}: model.pt, results.json, history.csv, config.json, training.pt (for --resume)")
 
 
 def read_earlier(path: Path) -> dict[str, Any]:

@@ -134,7 +134,9 @@ def _by_name(feedback: Feedback) -> dict[str, Any]:
         raise ValueError(f"feedback={feedback!r}: give a list of kinds, or a mapping from names to them")
     named_kinds = dict(feedback) if isinstance(feedback, Mapping) else {str(kind): kind for kind in feedback}
     if taken := [name for name in named_kinds if name in (NONE, WIDENED, LINEAR)]:
-        raise ValueError(f"feedback has a kind called {taken[0]!r}, which is the name of another row: leave it out")
+        raise ValueError(
+            f"feedback has a kind called {taken[0]!r}, which is the name of another row: leave it out, or call it otherwise"
+        )
     return named_kinds
 
 

@@ -116,7 +116,8 @@ def check_labels(labels: Any) -> Array:
     """
     targets = np.asarray(plain(labels))
     if targets.dtype.kind not in "fiub":
-        raise DataError(f"labels are of {targets.dtype}: they must be numbers, or one word per sample")
+        missing = "; nan for one that is missing, or -100 among classes" if any(x is None for x in targets.ravel()) else ""
+        raise DataError(f"labels are of {targets.dtype}: they must be numbers, or one word per sample{missing}")
     if targets.ndim and len(targets) == 0:
         raise DataError("there are no samples, since labels are empty: give at least one, or leave out the split")
     if targets.ndim not in (1, 2):

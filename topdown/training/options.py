@@ -104,9 +104,10 @@ class DataOptions:
 
     Args:
         modalities: modalities to use; by default text, audio and visual of MOSEI files, all of other files
-        folds: file with the videos of each split, which .csd and HDF5 data need: JSON, or the standard folds of the SDK
+        folds: file that lists the videos of each split, which .csd and HDF5 data need: JSON, or the standard folds of the
+            CMU Multimodal SDK
         embeddings: word vectors, such as GloVe, for files that hold words
-        stream: .csd file or HDF5 group of a modality, if there are several candidates
+        stream: .csd file or HDF5 group to read a modality from, if there are several candidates
         label: column of the label in tables; by default all but id and split
         columns: columns of a modality, where one table holds all modalities, as in a=a_* or b=height,*width
     """
@@ -150,8 +151,7 @@ class FitOptions:
         epochs: maximum number of epochs
         batch_size: batch size; by default 32, down to 4 for fewer than 512 training samples
         learning_rate: initial learning rate of Adam
-        patience: epochs without a lower validation loss after which training stops; by default 10, or more if these are fewer
-            than 200 updates
+        patience: stop after N epochs without a lower validation loss; by default 10, or as many as make 200 updates
         out: directory for the results; without it nothing is kept
         device: such as cpu or cuda; auto: a GPU if there is one
     """
@@ -181,7 +181,7 @@ class TrainingOptions(FitOptions):
 
     Args:
         workers: processes that load batches
-        resume: continue the training in --out; --epochs may be larger than before
+        resume: continue the training in --out, or begin it if there is none; --epochs may be larger than before
         tensorboard: write losses for TensorBoard to this directory, too (extra tensorboard)
     """
 

@@ -38,6 +38,7 @@ from topdown.training.stopping import Begun, Stopped
 from topdown.unbuilt import UnbuiltFeedback
 
 EXTREME = "look for extreme values in the features, or lower the learning rate"
+GETS_MISSING = "a loss of your own gets labels that are missing, nan or -100: leave them out in it"
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Augment = Callable[[SequenceDataset, int], SequenceDataset]
 MakeScheduler = Callable[[torch.optim.Optimizer], Any]
@@ -182,6 +183,7 @@ def fit(
         scaled = next((module for module in model.modules() if isinstance(module, ScaledOutput)), None)
         compare = _compare(loss, weights, scaled)
         own_gets_missing = callable(loss) and not all(bool(labelled(data.labels).all()) for data in (train, valid))
+        remedy = GETS_MISSING if own_gets_missing else EXTREME
         steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate, feedback_learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
@@ -205,14 +207,14 @@ def fit(
             record: dict[str, float] = {"epoch": epoch}
             with _training_mode(steps):
                 try:
-                    more = (epoch, gradient_clip, train, on_step, progress.begun)
+                    more = (epoch, gradient_clip, train, remedy, on_step, progress.begun)
                     record["train_loss"] = _train_epoch(replica, steps, loader, compare, *more)
                 except Stopped as stopped:
                     if path is not None and stopped.begun is not None:  # else it ended within a step
                         save_training(path, parts, settings, progress._replace(begun=stopped.begun), place)
                     raise
             record["valid_loss"] = _validate(model, valid, loss, compare, batch_size)
-            _check_finite(record, "a loss of your own gets labels that are missing" if own_gets_missing else EXTREME)
+            _check_finite(record, remedy)
             record |= {"learning_rate": steps.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
             rate.step(*([record["valid_loss"]] if isinstance(rate, plateau) else []))
             progress = progress.updated(record, model)
@@ -272,6 +274,7 @@ def _train_epoch(
     epoch: int,
     gradient_clip: float | None,
     data: SequenceDataset,
+    remedy: str,
     on_step: Callable[[int, int, int], None] | None,
     begun: Begun | None,
 ) -> float:
@@ -308,7 +311,7 @@ def _train_epoch(
             if not math.isfinite(float(value.detach() + norm)):
                 found = f"the loss is {float(value.detach()):g} and the norm of its gradient {float(norm):g}"
                 where = f"epoch {epoch}, batch {number}, with samples {', '.join(data.ids[i] for i in whole.tolist()[:8])} ..."
-                raise DataError(f"{found} in {where}; {EXTREME}")
+                raise DataError(f"{found} in {where}; {remedy}")
             return value
 
         if needs_closure:

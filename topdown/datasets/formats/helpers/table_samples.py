@@ -93,7 +93,7 @@ def _drawn(splits: list[str] | None, shares: Sequence[float], seed: int, values:
     """Draws splits of samples that have none, with three shares; or valid from train, with two."""
     if splits is None:
         if len(shares) == 2:
-            what = "has no column 'split', of whose train two shares would be"
+            what = "has no column 'split' with samples of 'train', which two shares divide"
             raise DataError(f"{place}: {what}; give three (--split 0.7 0.15 0.15)")
         return draw_split(shares, seed, values)
     if len(shares) != 2:
