@@ -108,6 +108,9 @@ def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]
 def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: bool, detach: bool) -> dict[str, Steps]:
     """Checks the result of `encode`, and returns the encodings that feedback reads, 0 where they are padded or absent.
 
+    It writes into the batch the lengths of :class:`topdown.Padded` encodings, which hold for a site of the same name, and the
+    size of the batch where no input has told it.
+
     Args:
         encoded: Result of `encode`.
         batch: Inputs and lengths of the call.
@@ -161,7 +164,15 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
 
 
 def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
-    """Returns what has the lengths of an encoding: those of a :class:`topdown.Padded`, where None means all, or of its name."""
+    """Returns an encoding with its lengths.
+
+    The first case that fits decides:
+
+    - `Padded` with lengths: these.
+    - No lengths in the call, `Padded` without lengths, or tokens that were made of a vector: all steps are valid.
+    - Steps that are not those of an input that has lengths: an error, since they no longer fit.
+    - Else: the lengths of its name.
+    """
     encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
     r, value = encoding.values, batch.inputs.get(name)
     if encoding.lengths is not None:

@@ -29,9 +29,12 @@ class Batch:
         self.targets: dict[str, Steps] = {}  # inputs that masks multiply, of shape (B, T_k, D_k) or (B, D_k)
         self.padded: dict[str, Steps] = {}  # lengths of sites: of the Padded encoding of their name, or of the only encoding
         self.first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first target or encoding
-        self._steps: dict[str, tuple[str, int]] = {}  # name and steps of the first use of lengths; key "": one tensor for all
-        self._checked: list[tuple[Tensor, tuple[Any, ...], Steps]] = []  # by steps, device and grid
-        self._equal: dict[tuple[Any, ...], Steps] = {}  # by device, steps, whether they hold for all, and values
+        # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
+        self._steps: dict[str, tuple[str, int]] = {}
+        # Tensors of lengths that were checked, by steps, device and grid: modalities may share one tensor.
+        self._checked: list[tuple[Tensor, tuple[Any, ...], Steps]] = []
+        # The same by values, so that equal lengths in several tensors have one tensor, and one mask.
+        self._equal: dict[tuple[Any, ...], Steps] = {}
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises a ValueError if the lengths have an entry of another name."""

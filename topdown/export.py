@@ -18,7 +18,7 @@ def _lstm(sequence: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return run_lstm(sequence, weights, training=False).contiguous()
 
 
-@_lstm.register_fake
+@_lstm.register_fake  # the shape of the result, for tracing
 def _(sequence: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return sequence.new_empty(*sequence.shape[:2], weights[1].shape[1])
 

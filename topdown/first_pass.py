@@ -20,7 +20,7 @@ from topdown.masking import replaced
 
 L = TypeVar("L", bound=nn.Module)
 
-# Each thread begins with both, since compilers guard on whether an attribute is there.
+# Flags of the calling thread. Each thread begins with both, since compilers guard on whether an attribute exists.
 _begin: Any = lambda self: self.__dict__.update(in_first_pass=False, blocks=())  # noqa: E731
 _thread: Any = type("Flags", (threading.local,), {"__init__": _begin})()
 _blocks: ContextVar[tuple[Any, ...]] = ContextVar("blocks", default=())  # open blocks of Disabled

@@ -289,6 +289,11 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return "\n".join(lines)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        """Checks a new option, backbone or feedback, and derives from it what each call asks.
+
+        From a backbone: whether its halves take lengths. From feedback: whether it takes lengths, whether it waits for the
+        first call (`_unbuilt`), and that it is of no kind (`_kind` is None); `__init__` and `_build` set the kind afterwards.
+        """
         if name in ("sources", "sites") or (name == "start" and name in self.__dict__):
             raise ValueError(f"{name} cannot change, since the parameters depend on it: make a new latch")
         value = check_option(name, value) if name in OPTIONS else check_backbone(value) if name == "backbone" else value
@@ -303,7 +308,6 @@ class TopDownLatch(nn.Module, Generic[Model]):
             self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
             self._takes_any = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
         elif name == "feedback":
-            # The kind is None: it is a module of the user's, unless _build says more.
             self._feedback_takes, self._kind, self._unbuilt = takes_lengths(value), None, isinstance(value, UnbuiltFeedback)
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
@@ -318,6 +322,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def first_passes(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Steps]]:
         """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled.
+
+        The batch then holds the targets among the inputs, which :meth:`predict` multiplies by the masks.
 
         Returns:
             Masks, in the layout of their targets; the mask sigmoid(h) of each pair, with the steps of the target; and the
@@ -354,7 +360,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
 
     def _run(self, call: Callable[[Any], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
-        """Calls a function of the backbone, with hooks that read and mask the values at sites."""
+        """Calls a function of the backbone, with hooks that read and mask the values at sites.
+
+        A site that has a mask must be reached. Others need not be where a modality is absent, or while sizes are measured.
+        """
         if not sites:
             return call(self.backbone), {}
         model = user_model(self.backbone)
@@ -363,10 +372,14 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return run_with_hooks(lambda: call(self.backbone), model, sites, masks, optional)
 
     def _targets(self, batch: Batch, at_sites: Values, logits: Logits, r: dict[str, Steps]) -> dict[str, Steps]:
-        """Returns all targets: inputs, which the batch keeps for the second pass, and values at sites."""
+        """Returns all targets: inputs, which the batch holds for the second pass, and values at sites as sequences.
+
+        Inputs of a latch that is built are in the batch from the start. Those of user-defined feedback, which has no wiring,
+        are read here, since only its logits name them.
+        """
         if batch.targets and not at_sites and self.wiring.target_sizes is not None:
             return batch.targets
-        if self.wiring.target_sizes is None:  # a user-defined module names its targets in its logits
+        if self.wiring.target_sizes is None:
             batch.targets.update(read_inputs(batch, dict.fromkeys([k for k in logits if k not in self.sites])))
         if not batch.targets and all([site.layout.startswith("b") for site in self.sites.values()]):
             check_batch_first(batch)
