@@ -1,4 +1,4 @@
-"""Backbones that are ready to be wrapped by :class:`topdown.TopDownLatch`."""
+"""Ready-made backbones for :class:`topdown.TopDownLatch`."""
 
 from topdown.adapters.callable import CallableBackbone as CallableBackbone
 from topdown.adapters.film import FiLM as FiLM

@@ -17,7 +17,7 @@ from topdown.sequence import valid_steps
 
 
 def stacked_linear(input_size: int, output_size: int, count: int) -> nn.Linear:
-    """Makes a linear map without bias of several matrices, one above the other, each with Xavier's uniform initialisation.
+    """Builds a linear layer of several stacked matrices without bias, each with Xavier's uniform initialisation.
 
     Args:
         input_size: D, the size of the input.
@@ -35,7 +35,7 @@ def stacked_linear(input_size: int, output_size: int, count: int) -> nn.Linear:
 
 
 class SelfAttention(nn.Module):
-    r"""Creates dot-product attention within a sequence.
+    r"""Dot-product self-attention.
 
     Scores are divided by the square root of the input size D (also where A differs: the public code).
 
@@ -70,7 +70,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    r"""Creates dot-product attention from the queries of one sequence to another sequence.
+    r"""Dot-product cross-attention: the queries of one sequence attend to another sequence.
 
     Args:
         size: D, the size of both inputs and of the output.
@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
 
 
 class SymmetricAttention(nn.Module):
-    r"""Creates the symmetric attention of two modalities, with projections of its own for each.
+    r"""Symmetric attention of two modalities, with separate projections.
 
     .. math::
         a_{kl} &= \mathrm{softmax}\left( \frac{(r_k W_k^Q) (r_l W_l^K)^T}{\sqrt{d}} \right) r_l W_l^V + r_k & \text{(Eq. 1)} \\
@@ -161,12 +161,12 @@ def attend(
     valid = None if lengths is None else valid_steps(lengths.clamp(min=1), key.shape[1], key.device).unsqueeze(1)
     output: Tensor
     if probability and query.device.type == "cpu" and not torch.compiler.is_compiling():
-        # As torch does it there, too, since its fused attention has no dropout on a CPU; but with a dropout that costs less.
+        # Torch computes the same steps, since its fused kernel for CPUs has no dropout. This dropout is faster.
         scores = torch.matmul(query, key.transpose(1, 2)) * scale
         scores = scores if valid is None else scores.masked_fill(~valid, float("-inf"))
         output = torch.matmul(dropout(scores.softmax(-1), probability), value)
         return output
-    # With a dimension of heads: without one, torch has no fused attention for it, and no translation to ONNX.
+    # Without a dimension of heads, torch has neither a fused kernel nor a translation to ONNX.
     query, key, value = (x.unsqueeze(1) for x in (query, key, value))
     valid = None if valid is None else valid.unsqueeze(1)
     output = scaled_dot_product_attention(query, key, value, attn_mask=valid, dropout_p=probability, scale=scale)

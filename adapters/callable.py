@@ -1,4 +1,4 @@
-"""A backbone made of a model and two functions, for models whose halves have different names or signatures."""
+"""Builds a backbone from a module and two functions, encode and fuse."""
 
 from __future__ import annotations
 

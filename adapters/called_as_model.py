@@ -1,4 +1,4 @@
-"""A latch that is called as the model in its backbone: with positional arguments, and with the signature of that model."""
+"""Gives a latch the signature of the model that it wraps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Parameters = tuple[tuple[str, Any, bool], ...]  # name, kind, and whether it has
 
 
 class CalledAsModel(nn.Module):
-    """Makes of a latch around a :class:`HookedBackbone` one whose arguments are those of the model.
+    """Mixin: calls a latch around a :class:`HookedBackbone` with the arguments of its model.
 
     Tools that read signatures, such as Hugging Face's Trainer, find the inputs and the labels of the model.
     """
 
     backbone: Any
-    _made_of: tuple[type[nn.Module], Parameters]
+    _built_from: tuple[type[nn.Module], Parameters]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the latch with the arguments of the model, beside which there may be `lengths`."""
@@ -37,13 +37,13 @@ class CalledAsModel(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state: tuple[Any, ...] = super().__reduce_ex__(2)  # type: ignore[assignment]
-        return _empty, self._made_of, *state[2:]
+        return _empty, self._built_from, *state[2:]
 
 
 def latch_class(base: Any, model: nn.Module) -> type[nn.Module]:
     """Returns the class of latches around a model, whose `forward` has the signature of the model's.
 
-    A class of the user's own that has another `forward` stays as it is.
+    A subclass of the user that overrides `forward` is returned unchanged.
     """
     if issubclass(base, CalledAsModel) or base.forward.__module__ != "topdown.latch":
         return cast(type[nn.Module], base)
@@ -56,19 +56,19 @@ def _latch_class(base: Any, parameters: Parameters) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return CalledAsModel.forward(self, *args, **kwargs)
 
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    shown = [inspect.Parameter(name, kind, default=None if optional else own.empty) for name, kind, optional in parameters]
+    receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    shown = [inspect.Parameter(name, kind, default=None if optional else receiver.empty) for name, kind, optional in parameters]
     if not any(p.kind == p.POSITIONAL_ONLY for p in shown):
-        own = own.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    forward.__signature__ = inspect.Signature([own, *shown])  # type: ignore[attr-defined]
+        receiver = receiver.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    forward.__signature__ = inspect.Signature([receiver, *shown])  # type: ignore[attr-defined]
     forward.__doc__ = CalledAsModel.forward.__doc__
-    made = {"forward": forward, "_made_of": (base, parameters), "__module__": base.__module__, "__doc__": base.__doc__}
-    return type(base.__name__, (CalledAsModel, base), made)
+    namespace = {"forward": forward, "_built_from": (base, parameters), "__module__": base.__module__, "__doc__": base.__doc__}
+    return type(base.__name__, (CalledAsModel, base), namespace)
 
 
 def _empty(base: Any, parameters: Parameters) -> nn.Module:
-    made = _latch_class(base, parameters)
-    return made.__new__(made)
+    latch_type = _latch_class(base, parameters)
+    return latch_type.__new__(latch_type)
 
 
 def bind(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Lengths]:
@@ -77,7 +77,7 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     A mapping with names of `forward` holds the arguments by name, and lengths may follow it.
 
     Raises:
-        TypeError: if there are too many arguments, or one is there twice.
+        TypeError: if there are too many arguments, or one is passed twice.
 
     Example:
         >>> class Model(nn.Module):

@@ -1,7 +1,7 @@
-"""Dropout that draws random numbers four at a time, so that it costs less than the layer around it.
+"""Implements a faster dropout for CPUs.
 
-On a CPU torch draws a number of its own for each element, a fifth of a training step of a transformer. Sixteen random bits are
-enough to decide whether an element stays, and four such draws come from one.
+On a CPU torch draws one random number for each element, which takes a fifth of a training step of a transformer. Sixteen random
+bits are enough to decide whether an element stays, so that one number of 64 bits decides on four elements.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-DRAWS = 2**16  # of which one is drawn for each element
+DRAWS = 2**16  # number of values of sixteen bits
 
 
 def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor:
     """Sets elements to zero at random, and scales the others so that the mean stays.
 
-    On a CPU the probability is rounded to a multiple of 2^-16, and elements are scaled by what that is; elsewhere, and in
+    On a CPU the probability is rounded to a multiple of 2^-16, which also determines the scale; elsewhere, and in
     compiled code, this is torch's own dropout.
 
     Args:
@@ -50,7 +50,7 @@ def dropout(values: Tensor, probability: float, training: bool = True) -> Tensor
 
 
 class Dropout(nn.Dropout):
-    """Creates a module that calls :func:`dropout`; in every other respect torch's own.
+    """Module that calls :func:`dropout`; otherwise the same as torch's.
 
     Args:
         p: Probability of an element to become zero.

@@ -1,4 +1,4 @@
-"""Fusion by FiLM: the others scale and shift each encoding, in one pass. As a control, it shows what better fusion buys."""
+"""Implements FiLM fusion, a control for feedback."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FiLM(WrappedBackbone):
             nn.init.zeros_(parameter)
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Any:
-        """Encodes, and lets each encoding be modulated by the others."""
+        """Encodes, and modulates each encoding by the others."""
         encoded = super().encode(inputs, lengths)
         averages = {k: pooled(encoded[k], lengths_of(lengths, k)) for k in self.sizes}
         changed = {}
@@ -65,9 +65,9 @@ class FiLM(WrappedBackbone):
 
 
 def pooled(returned: Any, lengths: Tensor | None) -> Tensor:
-    """Returns the average of an encoding over its valid steps, (B, d); 0 where it is absent."""
-    r, own = (returned.values, returned.lengths) if isinstance(returned, Padded) else (returned, lengths)
+    """Averages an encoding over its valid steps; returns (B, d), 0 where it is absent."""
+    r, lengths = (returned.values, returned.lengths) if isinstance(returned, Padded) else (returned, lengths)
     if r.dim() == 2:
-        return zero_absent(r, own)
-    fits = own is not None and int(own.max()) <= r.shape[1]
-    return pool_mask(r, own if fits else None).squeeze(1)
+        return zero_absent(r, lengths)
+    fits = lengths is not None and int(lengths.max()) <= r.shape[1]
+    return pool_mask(r, lengths if fits else None).squeeze(1)

@@ -1,4 +1,4 @@
-"""A backbone around a model that stays as it is: hooks read the encodings where the model computes them."""
+"""Reads encodings from an unmodified model with forward hooks."""
 
 from __future__ import annotations
 

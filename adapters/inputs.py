@@ -1,4 +1,4 @@
-"""Checks of the sizes, inputs and lengths of the adapters."""
+"""Checks sizes, inputs and lengths of the adapters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from topdown.wiring import nearest
 
 
 def check_sizes(owner: nn.Module, input_sizes: Mapping[str, int], dropout: Mapping[str, float | None], **sizes: int) -> None:
-    """Checks the sizes and probabilities that an adapter is made with.
+    """Checks the sizes and dropout probabilities of an adapter.
 
     Raises:
         TypeError: if `input_sizes` is not a mapping.
@@ -66,7 +66,7 @@ def check_sequences(inputs: Inputs, sizes: Mapping[str, int], owner: nn.Module) 
 
 
 def check_batch(inputs: Inputs, lengths: Lengths, sizes: Mapping[str, int], owner: nn.Module) -> None:
-    """Checks the inputs and lengths of an adapter that is used alone; within a latch, the latch has checked lengths.
+    """Validates a batch for an adapter used without a latch.
 
     Raises:
         ValueError: beside what :func:`check_sequences` raises, if a length does not fit or a sample has no modality.

@@ -27,7 +27,7 @@ from topdown.sequence import Lengths, lengths_of, zero_padding
 
 
 class UnimodalEncoder(nn.Module):
-    r"""Creates the encoder of one modality: a bidirectional LSTM, its directions summed, then self-attention.
+    r"""Encoder of one modality: a bidirectional LSTM, its directions summed, then self-attention.
 
     The output of the attention replaces that of the LSTM; there is no residual (the paper's text and its public code).
 
@@ -54,7 +54,7 @@ class UnimodalEncoder(nn.Module):
 
 
 class LSTMBackbone(nn.Module):
-    r"""Creates the paper's baseline: unimodal encoders, cross-modal fusion, and an LSTM whose last state predicts.
+    r"""The paper's baseline: unimodal encoders, cross-modal fusion, and an LSTM whose last state predicts.
 
     With encodings :math:`r_k` of three modalities T, A, V (the first plays the part of text),
 
@@ -65,7 +65,7 @@ class LSTMBackbone(nn.Module):
         y &= W \, h_{\text{last}}(\mathrm{LSTM}(o)) + b
 
     The last hidden state is that of the forward LSTM at the last valid step plus that of the backward LSTM at the first.
-    Any number of modalities K will do: :math:`o` holds K encodings and K (K - 1) / 2 pairs, and the tri-modal term only
+    Any number K of modalities is allowed: :math:`o` holds K encodings and K (K - 1) / 2 pairs, and the tri-modal term only
     when K = 3, so its width is d, 3d, 7d, 10d for K = 1, 2, 3, 4. Every term that needs an absent modality is zero.
 
     The defaults are the paper's. Where its public code differs there is a keyword; the code's values are
@@ -153,12 +153,12 @@ class LSTMBackbone(nn.Module):
         return self.fuse(self.encode(inputs, lengths), lengths)
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
-        """Encodes each modality that is there.
+        """Encodes each modality that is present.
 
         Args:
             inputs: Sequence of shape (B, T, D_k) per modality; None or left out where it is absent.
             lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor, where 0
-                says that a sample lacks the modality. They have been checked by :meth:`forward`, or by a latch.
+                marks an absent modality. :meth:`forward` or a latch has checked them.
 
         Returns:
             Encoding of shape (B, T, d) per modality.
@@ -178,7 +178,7 @@ class LSTMBackbone(nn.Module):
 
         Args:
             encodings: Encoding of shape (B, T, d) per modality, with the same T.
-            lengths: Lengths as in :meth:`encode`; those of a sample must be the same for all modalities that it has.
+            lengths: Lengths as in :meth:`encode`; those of a sample must be equal for all modalities that are present.
 
         Returns:
             Prediction of shape (B, output_size).
@@ -235,7 +235,7 @@ def _common_lengths(encodings: Mapping[str, Tensor], by_name: Mapping[str, Tenso
     """Returns the lengths of all modalities together, of shape (B,).
 
     Raises:
-        ValueError: if the steps of two modalities differ, or the lengths of two that a sample has.
+        ValueError: if the steps of two modalities differ, or the lengths of two that are present in a sample.
     """
     first, *others = encodings
     batch, steps = encodings[first].shape[:2]

@@ -1,4 +1,4 @@
-"""MulT, the multimodal transformer for unaligned sequences, as a backbone."""
+"""Implements MulT, the multimodal transformer for unaligned sequences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from topdown.sequence import Lengths, lengths_of, zero_padding
 
 
 class MulTBackbone(nn.Module):
-    r"""Creates the multimodal transformer: every modality attends to every other one, whatever their lengths.
+    r"""The multimodal transformer: each modality attends to every other one, whatever their lengths.
 
     .. math::
         p_k &= \mathrm{conv}_k(x_k)                                                        & (B, T_k, d) \\
@@ -161,12 +161,12 @@ class MulTBackbone(nn.Module):
         return self.fuse(self.encode(inputs, lengths), lengths)
 
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> dict[str, Tensor]:
-        """Encodes each modality that is there, by attending to the others.
+        """Encodes each modality that is present, by attending to the others.
 
         Args:
             inputs: Sequence of shape (B, T_k, D_k) per modality; None or left out where it is absent.
             lengths: Number of valid steps of each sample, of shape (B,), or a mapping from modality to such a tensor, where 0
-                says that a sample lacks the modality. They have been checked by :meth:`forward`, or by a latch.
+                marks an absent modality. :meth:`forward` or a latch has checked them.
 
         Returns:
             Encoding of shape (B, T_k, (K-1) d) per modality, zero at padded steps. The part of an absent source is zero.
@@ -217,7 +217,7 @@ class MulTBackbone(nn.Module):
     def _bias(
         self, target: Tensor, source: Tensor, m: Tensor | None, n: Tensor | None, biases: dict[tuple[int, int], Tensor | None]
     ) -> Tensor | None:
-        """Returns what is added to the scores of a pair; without lengths, the same for all pairs of the same steps."""
+        """Returns the additive attention mask of a pair; without lengths, pairs with equal steps share it."""
         steps = (target.shape[1], source.shape[1])
         if m is None and n is None and steps in biases:
             return biases[steps]
@@ -228,7 +228,7 @@ class MulTBackbone(nn.Module):
         return bias
 
     def _project(self, name: str, sequence: Tensor, lengths: Tensor | None) -> Tensor:
-        sequence = zero_padding(sequence, lengths)  # a wider kernel sees beyond the last step
+        sequence = zero_padding(sequence, lengths)  # a kernel wider than 1 reads beyond the last step
         if name == next(iter(self.input_sizes)):
             sequence = self.embedding_dropout(sequence)
         return zero_padding(self.projections[name](sequence.transpose(1, 2)).transpose(1, 2), lengths)

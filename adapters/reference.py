@@ -18,7 +18,7 @@ from topdown.feedback import LinearFeedback, LSTMFeedback, PairwiseFeedback
 from topdown.latch import TopDownLatch
 
 MODALITIES = ("text", "audio", "visual")
-# The feedback units of the public code, and which modality each of their two branches reads.
+# Targets of the feedback units of the public code, and the modality that each of their two branches reads.
 SOURCES = {"text": ["audio", "visual"], "audio": ["text", "visual"], "visual": ["text", "audio"]}
 LAYER_NAMES = {
     "attention.output": "self_attn.out_proj",
@@ -75,7 +75,7 @@ def mmlatch_from_reference(state_dict: Mapping[str, Tensor]) -> TopDownLatch | L
         weights |= reference.lstm(f"encoders.{k}.lstm", f"encoder.{k}.encoder.rnn.rnn")
         weights |= reference.attention(f"encoders.{k}.attention.projections", f"encoder.{k}.encoder.attention", "qkv")
     fuser = "encoder.fuser.att_fuser"
-    # "va" has visual as its first modality: there, x is ours second.
+    # The first modality of "va" is visual: its x is our second.
     for pair, (first, second), (x, y) in (
         ("ta", ("text", "audio"), "xy"),
         ("tv", ("text", "visual"), "xy"),
@@ -180,7 +180,7 @@ class _DroppedLSTMFeedback(LSTMFeedback):
 
 
 class _Reader:
-    """Takes tensors out of a state dict and keeps count of them."""
+    """Reads tensors from a state dict, and records which remain."""
 
     def __init__(self, state_dict: Mapping[str, Tensor], model: str) -> None:
         self.model = model

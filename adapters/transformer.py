@@ -1,4 +1,4 @@
-"""The crossmodal transformer of MulT: one sequence attends to another, layer after layer."""
+"""Implements the crossmodal transformer of MulT."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from topdown.adapters.dropout import Dropout, dropout
 from topdown.sequence import valid_steps
 
 DropoutOn = Literal["keys", "weights"]
-SMALL = 64 * 64  # weights of one head up to which they are written out
+SMALL = 64 * 64  # largest number of weights of a head that are computed explicitly
 
 
 class MultiheadAttention(nn.Module):
-    r"""Creates multi-head attention from one sequence to another.
+    r"""Multi-head attention within a sequence, or from one sequence to another.
 
     Attention dropout is the one thing that keeps torch's fused kernel for CPUs from being used: with it, torch computes
     the weights of all heads explicitly, in several copies (at T = 500 four times as slow, and most of the memory of
@@ -45,7 +45,7 @@ class MultiheadAttention(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.dropout_on = dropout_on
-        # Initialised as the one matrix (3D, D) of the public code, also where it is two.
+        # Initialise as the single matrix (3D, D) of the public code, even where it is split in two.
         if cross:
             self.query, self.key_value = xavier(size, size, stacked=3 * size), xavier(size, 2 * size, stacked=3 * size)
         else:
@@ -96,7 +96,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, proba
         Attended values of shape (B, heads, T, d).
     """
     batch, heads, steps, size = query.shape
-    bias = None if bias is None else bias.to(query.dtype)  # autocast does not see to it
+    bias = None if bias is None else bias.to(query.dtype)  # autocast does not convert it
     if query.device.type != "cpu" or torch.compiler.is_compiling() or steps * key.shape[2] > SMALL:
         return scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=probability)
     flat = [x.reshape(batch * heads, -1, size) for x in (query, key, value)]
@@ -110,7 +110,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, proba
 
 
 class TransformerLayer(nn.Module):
-    r"""Creates a pre-norm layer.
+    r"""Pre-norm transformer layer.
 
     .. math::
         x &\leftarrow x + \mathrm{MHA}(\mathrm{LN}_0(x), \mathrm{LN}_0(s))      & \text{the same norm for both} \\
@@ -162,7 +162,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    r"""Creates a stack of layers, in which a sequence attends to a source that stays the same, or to itself.
+    r"""Stack of layers in which a sequence attends to a fixed source, or to itself.
 
     Both enter as :math:`\sqrt{D} u_t + PE_{t+1}` and the result passes a last layer norm.
 
@@ -268,7 +268,7 @@ def attention_mask(
 ) -> Tensor | None:
     r"""Returns which keys each query may attend to.
 
-    Keys beyond their length are forbidden, but for the first one, so that every query sees something. When `causal`, so is
+    Keys beyond their length are forbidden, except the first, so that each query attends to something. When `causal`, so is
     key j for query i when :math:`j > i + |n - m|`, for m valid queries and n valid keys: MulT's mask for sequences of different
     length.
 
@@ -300,9 +300,9 @@ def attention_mask(
 
 
 def attention_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns what is added to the scores of attention: 0 where it may go, else minus infinity.
+    """Returns the additive mask of attention scores: 0 where attention is allowed, else minus infinity.
 
-    Made once for all layers, since each keeps what it was given until its backward pass.
+    Compute it once for all layers, since each layer stores its bias until the backward pass.
 
     Example:
         >>> attention_bias(torch.tensor([True, False]), torch.float32)
@@ -312,7 +312,7 @@ def attention_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def xavier(input_size: int, output_size: int, *, stacked: int | None = None) -> nn.Linear:
-    """Makes a linear map with Xavier's uniform initialisation and no bias at the start, as all of MulT's transformers.
+    """Builds a linear layer with Xavier's uniform initialisation and zero bias, as in all of MulT's transformers.
 
     Args:
         input_size: Size of the input.

@@ -1,4 +1,4 @@
-"""A backbone whose raw inputs are sources, too, so that feedback may read what recurrent or pooled encodings no longer say."""
+"""Adds raw inputs to the encodings that feedback may read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def input_name(name: str) -> str:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises a TypeError if names are one string in place of a list."""
+    """Raises a TypeError if names are one string instead of a list."""
     if isinstance(names, str):
         raise TypeError(f"names={names!r} is one string: give a list, as in [{names!r}]")
 
@@ -40,7 +40,7 @@ def read_other_inputs(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 class Encoded(dict[str, Any]):
-    """Holds encodings and what else feedback may read, beside what the backbone returned."""
+    """Holds the encodings and additional sources of feedback, and the result of the backbone."""
 
     def __init__(self, items: Mapping[str, Any], returned: Any) -> None:
         super().__init__(items)
@@ -48,10 +48,10 @@ class Encoded(dict[str, Any]):
 
 
 class MoreSources(WrappedBackbone):
-    """Wraps a backbone, and returns more sources for feedback beside its encodings, which `fuse` does not read: a base."""
+    """Base class: adds sources for feedback to the encodings of a backbone; `fuse` does not read them."""
 
     def more(self, inputs: Mapping[str, Any], lengths: Lengths, encoded: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the sources that are added."""
+        """Returns the additional sources."""
         raise NotImplementedError
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Mapping[str, Any]:
@@ -105,7 +105,7 @@ class WithInputs(MoreSources):
         return {input_name(k): Padded(x, lengths_of(lengths, k)) for k, x in read.items()}
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Mapping[str, Any]:
-        """Encodes as the backbone does, and adds raw inputs; in the first pass inputs alone if nothing else is read."""
+        """Encodes as the backbone does, and adds raw inputs; with `only`, the first pass returns the inputs alone."""
         return self.more(inputs, lengths, {}) if self.only and in_first_pass() else super().encode(inputs, lengths)
 
 

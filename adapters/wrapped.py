@@ -1,4 +1,4 @@
-"""What backbones around other backbones have in common."""
+"""Base class of backbones that wrap another backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from topdown.sequence import Lengths
 
 
 class WrappedBackbone(nn.Module):
-    """Wraps a backbone, whose `encode` and `fuse` get lengths if they take them: a base class.
+    """Base class: wraps a backbone, and passes lengths to its `encode` and `fuse` if they take them.
 
     Args:
         backbone: Module with `encode` and `fuse`.

@@ -45,8 +45,8 @@ GRID: dict[str, tuple[float, ...]] = {
     "linear_path": (False, True),
     "learning_rate": (1e-3, 3e-3),
 }
-# What was added by hand, once the best setting of GRID had not beaten the linear model on the test split.
-OWN_GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+# Settings added by hand, after the best setting of GRID had not beaten the linear model on the test split.
+EXTRA_GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "watch": {"turn": (0.0, 15.0)},
     "avdigits-hard": {"size": (32,), "kernel": (7,), "picture": (None, "image")},
 }
@@ -56,7 +56,7 @@ KINDS = {
     **{kind: {"feedback": kind, "start": "random"} for kind in ("static", "linear", "lstm", "shared")},
     "linear, identity": {"feedback": "linear", "start": "identity"},
 }
-FRESH = 20  # the first seed of the recipe
+RECIPE_SEED = 20  # first seed of the recipe
 
 
 def leave_one_out(folder: Path, out: Path, seeds: int, jobs: int) -> None:
@@ -66,22 +66,22 @@ def leave_one_out(folder: Path, out: Path, seeds: int, jobs: int) -> None:
     setting, training = parts_of(best)
     everyone = list(people(folder))
     for person, splits in enumerate(everyone):
-        own = out / "watch-people" / str(person)
-        own.mkdir(parents=True, exist_ok=True)
-        made = functools.partial(build, outputs=task_of(splits).output_size, **setting)
+        directory = out / "watch-people" / str(person)
+        directory.mkdir(parents=True, exist_ok=True)
+        build_model = functools.partial(build, outputs=task_of(splits).output_size, **setting)
         options: dict[str, Any] = {
             "latch": {"align": "interpolate"},
-            "widen": made,
-            "out": own,
+            "widen": build_model,
+            "out": directory,
             "resume": True,
             "seeds": seeds,
             "jobs": jobs,
             "about": {"tuned": best},
         }
-        found = compare(made, splits, feedback=KINDS, alone=False, **options, **training)
-        for row in found.runs.names():
-            own_scores = [found.runs.records[i]["test"] for i in found.runs.of(row).values()]
-            scores.setdefault(row, []).append(float(np.mean(own_scores)))
+        comparison = compare(build_model, splits, feedback=KINDS, alone=False, **options, **training)
+        for row in comparison.runs.names():
+            seed_scores = [comparison.runs.records[i]["test"] for i in comparison.runs.of(row).values()]
+            scores.setdefault(row, []).append(float(np.mean(seed_scores)))
     rows = [("row", "accuracy over people", "better than none by (95 %)", "p, Holm")]
     differences = {
         row: paired_difference(np.subtract(s, scores["none"]).tolist(), 0.0, len(everyone)) for row, s in scores.items()
@@ -95,7 +95,7 @@ def leave_one_out(folder: Path, out: Path, seeds: int, jobs: int) -> None:
 
 
 def parts_of(setting: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what a setting says of the model, and what it says of training."""
+    """Splits a setting into options of the model and options of training."""
     model = {k: v for k, v in setting.items() if k not in ("learning_rate", "turn", "validation")}
     augment = {"augment": functools.partial(turned, degrees=setting["turn"])} if setting.get("turn") else {}
     return model, {"learning_rate": setting["learning_rate"], **augment, **TRAINING}
@@ -110,10 +110,10 @@ def tune(splits: Splits, grid: Mapping[str, Sequence[Any]]) -> tuple[dict[str, A
         setting = dict(zip(grid, values, strict=True))
         if setting["kernel"] > 1 and longest == 1:
             continue
-        (made, training), scores = parts_of(setting), []
+        (model_options, training), scores = parts_of(setting), []
         for seed in TUNING_SEEDS:
             torch.manual_seed(seed)
-            model = build(splits["train"].sizes, outputs=task.output_size, **made)
+            model = build(splits["train"].sizes, outputs=task.output_size, **model_options)
             fit(model, splits["train"], splits["valid"], seed=seed, loss=task.loss, **training)
             scores.append(metric.function(predict(model, splits["valid"]), splits["valid"].labels))
         tried.append({**setting, "validation": float(np.mean(scores))})
@@ -121,23 +121,23 @@ def tune(splits: Splits, grid: Mapping[str, Sequence[Any]]) -> tuple[dict[str, A
 
 
 def tuned(out: Path, name: str, splits: Splits) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns what :func:`tune` finds for a set, from the file where it was left if that is of the same data and grid."""
-    path, grid = out / "tuned.json", {**GRID, **OWN_GRIDS.get(name, {})}
+    """Returns the result of :func:`tune`, from its file if that has the same data and grid."""
+    path, grid = out / "tuned.json", {**GRID, **EXTRA_GRIDS.get(name, {})}
     of = {"grid": {k: list(v) for k, v in grid.items()}, "data": [fingerprint(splits[k]) for k in ("train", "valid")]}
     if path.exists():
-        found = json.loads(path.read_text())
-        if found["of"] != of:
+        tuning = json.loads(path.read_text())
+        if tuning["of"] != of:
             raise SystemExit(f"{path} is of other data or another grid: move it away")
     else:
         best, tried = tune(splits, grid)
-        found = {"of": of, "best": best, "tried": tried}
+        tuning = {"of": of, "best": best, "tried": tried}
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1))
-    return found["best"], found["tried"]
+        path.write_text(json.dumps(tuning, indent=1))
+    return tuning["best"], tuning["tried"]
 
 
 def main() -> None:
-    """Runs the sets that are asked for."""
+    """Runs the selected sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--leave-one-out", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.leave_one_out:  # with the setting that the one split chose
+    if options.leave_one_out:  # with the setting that was tuned on the one split
         leave_one_out(options.data, options.out, options.seeds, options.jobs)
         return
     for name in options.sets:
@@ -164,18 +164,18 @@ def main() -> None:
             flush=True,
         )
         setting, training = parts_of(best)
-        made = functools.partial(build, outputs=task.output_size, **setting)
+        build_model = functools.partial(build, outputs=task.output_size, **setting)
         if options.recipe:
             out = out / "recipe"
             kinds: dict[str, Any] = {"feedback": ["linear"], "diagnose": True, "alone": False}
-            kinds["seeds"] = range(FRESH, FRESH + options.seeds)
+            kinds["seeds"] = range(RECIPE_SEED, RECIPE_SEED + options.seeds)
         else:
             kinds = {"feedback": KINDS, "robust": options.robust, "seeds": options.seeds}
-        found = compare(
-            made,
+        comparison = compare(
+            build_model,
             splits,
             latch={"align": "interpolate"},
-            widen=made,
+            widen=build_model,
             jobs=options.jobs,
             out=out,
             resume=True,
@@ -183,8 +183,8 @@ def main() -> None:
             **kinds,
             **training,
         )
-        write_report(found, out)
-        print(f"\n{table(found)}\n\n{time.time() - start:.0f} s.\n", flush=True)
+        write_report(comparison, out)
+        print(f"\n{table(comparison)}\n\n{time.time() - start:.0f} s.\n", flush=True)
 
 
 if __name__ == "__main__":

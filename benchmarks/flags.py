@@ -119,7 +119,7 @@ def corrupted(sensors: list[list[Array]], seed: int) -> tuple[list[list[Array]],
                 which, kind = int(random.integers(2)), int(random.integers(3))
                 x = worse[which][i]
                 stuck = np.repeat(x[at : at + 1], end - at, 0)
-                noise = 2.0 * random.normal(size=stuck.shape)  # sensors are standardized before
+                noise = 2.0 * random.normal(size=stuck.shape)  # sensors are standardized
                 x[at:end] = (stuck, noise, np.zeros_like(stuck))[kind]
                 flag[at:end, which] = 1.0
             at = end
@@ -149,11 +149,11 @@ class Sensors(nn.Module):
 
     def encode(self, inputs: Mapping[str, Tensor], lengths: Any = None) -> dict[str, Tensor]:
         """Returns encodings of shape (B, T, size)."""
-        found = {}
+        encodings = {}
         for k, encoder in self.encoders.items():
             x = torch.cat([inputs[k], inputs[FLAGS]], -1) if self.early and k != FLAGS else inputs[k]
-            found[k] = zero_padding(encoder(x.transpose(1, 2)).transpose(1, 2).relu(), lengths_of(lengths, k))
-        return found
+            encodings[k] = zero_padding(encoder(x.transpose(1, 2)).transpose(1, 2).relu(), lengths_of(lengths, k))
+        return encodings
 
     def fuse(self, encodings: Mapping[str, Tensor], lengths: Any = None) -> Tensor:
         """Returns logits of shape (B, outputs)."""
@@ -180,7 +180,7 @@ def validated(splits: Splits, model: Mapping[str, Any], learning_rate: float, se
 
 
 def tuned(splits: Splits, path: Path, jobs: int, **model: Any) -> tuple[Any, dict[str, Any]]:
-    """Returns a function that makes a model, and options of training: the best of GRID, or what an earlier run has found."""
+    """Returns a function that builds a model, and options of training: the best of GRID, from its file if that exists."""
     if not path.exists():
         settings = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
         tried = [({**model, "size": s["size"], "dropout": s["dropout"]}, s["learning_rate"]) for s in settings]
@@ -218,11 +218,11 @@ def compared(data: Sensed, told: bool, out: Path, options: argparse.Namespace) -
     """Tunes the baselines of a set, with or without flags, and compares them with feedback."""
     shared: dict[str, Any] = {"seeds": options.seeds, "jobs": options.jobs, "resume": True, "alone": False}
 
-    def run(row: str, sensors: list[list[Array]], **asked: Any) -> Runs:
+    def run(row: str, sensors: list[list[Array]], **settings: Any) -> Runs:
         splits, place = splits_of(sensors, data.flags if told else None, data.labels, data.indices), out / row.replace(" ", "-")
         model = {"outputs": int(data.labels.max()) + 1, "early": row == EARLY}
-        made, training = tuned(splits, place / "tuned.json", options.jobs, **model)
-        return compare(made, splits, out=place, **{"feedback": [], **asked}, widen=made, **shared, **training).runs
+        build, training = tuned(splits, place / "tuned.json", options.jobs, **model)
+        return compare(build, splits, out=place, **{"feedback": [], **settings}, widen=build, **shared, **training).runs
 
     sources = {k: [j for j in (*SENSORS, FLAGS) if j != k and (told or j != FLAGS)] for k in SENSORS}
     runs = run("none", data.worse, feedback=["linear"], diagnose=True, latch={"sources": sources})

@@ -42,7 +42,7 @@ VARIANTS = ("plain", "float32", *TYPES, "compiled")
 
 
 class Variant(NamedTuple):
-    """One way to run a model: a forward pass on a batch, its optimizer, and the graphs that its compiler has made."""
+    """Holds one way to run a model: forward pass on a batch, optimizer, and number of compiled graphs."""
 
     model: nn.Module
     forward: Callable[[], Tensor]
@@ -53,8 +53,8 @@ class Variant(NamedTuple):
 def make_model(backbone: str, kind: str, dropout_on: DropoutOn = "keys") -> nn.Module:
     """Makes a backbone, bare or in a latch."""
     torch.manual_seed(0)
-    made = LSTMBackbone(SIZES) if backbone == "LSTM" else MulTBackbone(SIZES, dropout_on=dropout_on)
-    return made if kind == "none" else TopDownLatch(made, kind, start="random")  # type: ignore[arg-type]
+    model = LSTMBackbone(SIZES) if backbone == "LSTM" else MulTBackbone(SIZES, dropout_on=dropout_on)
+    return model if kind == "none" else TopDownLatch(model, kind, start="random")  # type: ignore[arg-type]
 
 
 def make(backbone: str, kind: str, batch: Batch, device: torch.device, names: Collection[str]) -> dict[str, Variant]:
@@ -76,13 +76,13 @@ def make(backbone: str, kind: str, batch: Batch, device: torch.device, names: Co
             return ours(model)
 
     plain = PlainModel(kind != "none") if backbone == "LSTM" else make_model(backbone, kind, "weights")
-    made = {"plain": variant(plain, (lambda model: model(batch.inputs)) if backbone == "LSTM" else explicit)}
-    made["float32"] = variant(make_model(backbone, kind), ours)
-    made |= {name: variant(make_model(backbone, kind), functools.partial(within, t)) for name, t in TYPES.items()}
+    variants = {"plain": variant(plain, (lambda model: model(batch.inputs)) if backbone == "LSTM" else explicit)}
+    variants["float32"] = variant(make_model(backbone, kind), ours)
+    variants |= {name: variant(make_model(backbone, kind), functools.partial(within, t)) for name, t in TYPES.items()}
     counter: Any = CompileCounterWithBackend("inductor")
     compiled: Any = torch.compile(make_model(backbone, kind).to(device), backend=counter)
-    made["compiled"] = variant(compiled, ours, graphs=lambda: str(counter.frame_count))
-    return {name: made[name] for name in names}
+    variants["compiled"] = variant(compiled, ours, graphs=lambda: str(counter.frame_count))
+    return {name: variants[name] for name in names}
 
 
 def train_step(variant: Variant, labels: Tensor) -> None:
@@ -100,28 +100,28 @@ def inference(variant: Variant) -> None:
         variant.forward()
 
 
-def finished(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Returns a call that ends when the device has done its work."""
+def finished(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Returns a function that waits until the device is done."""
 
     def run() -> None:
-        call()
+        function()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
     return run
 
 
-def peak_mib(call: Callable[[], None], device: torch.device) -> str:
+def peak_mib(function: Callable[[], None], device: torch.device) -> str:
     """Returns the peak of a call over what was held before, in MiB; unknown but on CUDA."""
     if device.type != "cuda":
         return ""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    call()
+    function()
     return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"
 
 
-def waits(call: Callable[[], None], device: torch.device) -> str:
+def waits(function: Callable[[], None], device: torch.device) -> str:
     """Counts how often a call makes the host wait for the device."""
     if device.type != "cuda":
         return ""
@@ -129,7 +129,7 @@ def waits(call: Callable[[], None], device: torch.device) -> str:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            call()
+            function()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return str(sum("synchroniz" in str(warning.message) for warning in caught))
@@ -139,17 +139,17 @@ def rows_of(
     backbone: str, kind: str, batch: Batch, device: torch.device, names: Collection[str], rounds: int
 ) -> list[tuple[str, ...]]:
     """Measures variants of a model."""
-    torch._dynamo.reset()  # what was compiled for other models counts towards a limit, beyond which nothing is compiled
+    torch._dynamo.reset()  # models compiled before count towards a limit, beyond which torch compiles nothing
     name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
     setattr(torch._dynamo.config, name, 64)
     variants = make(backbone, kind, batch, device, names)
     training = {name: functools.partial(train_step, variant, batch.labels) for name, variant in variants.items()}
     predicting = {name: functools.partial(inference, variant) for name, variant in variants.items()}
-    steps = alternate({name: finished(call, device) for name, call in training.items()}, rounds)
-    graphs = {name: variant.graphs() for name, variant in variants.items()}  # before those of inference
-    passes = alternate({name: finished(call, device) for name, call in predicting.items()}, rounds)
+    steps = alternate({name: finished(function, device) for name, function in training.items()}, rounds)
+    graphs = {name: variant.graphs() for name, variant in variants.items()}  # before inference compiles more
+    passes = alternate({name: finished(function, device) for name, function in predicting.items()}, rounds)
     for variant in variants.values():
-        variant.optimizer.zero_grad(set_to_none=True)  # no gradients of the last step in what is held before
+        variant.optimizer.zero_grad(set_to_none=True)  # frees the gradients of the last step
     return [
         (
             backbone,

@@ -52,7 +52,7 @@ CASES = [
 
 
 class Sum(nn.Module):
-    """A backbone whose cost grows with K alone: a linear encoder for each modality, and their sum."""
+    """Backbone whose cost grows with K alone: a linear encoder for each modality, and their sum."""
 
     def __init__(self, sizes: Mapping[str, int], size: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Sum(nn.Module):
 
 
 def make_step(kind: str, what: str, value: int) -> Any:
-    """Returns what takes a training step, when one quantity has a value."""
+    """Returns a function that takes a training step, with one quantity set to a value."""
     at = {**MIDDLE, what: value}
     torch.manual_seed(0)
     sizes = {f"m{i}": at["D"] for i in range(at["K"])}
@@ -129,7 +129,7 @@ def draw(
     pyplot.savefig(path, dpi=80)
 
 
-def call_large(model: str, steps: int, batch_size: int, mode: str) -> tuple[float, float]:
+def measure_large(model: str, steps: int, batch_size: int, mode: str) -> tuple[float, float]:
     """Returns the seconds of one call, and its peak of memory in MiB."""
     torch.manual_seed(0)
     backbone = MulTBackbone(SIZES, size=30, num_heads=5, num_layers=4) if model == "mult" else LSTMBackbone(SIZES)
@@ -138,13 +138,13 @@ def call_large(model: str, steps: int, batch_size: int, mode: str) -> tuple[floa
     inputs = {k: torch.randn(batch_size, t, size) for (k, size), t in zip(SIZES.items(), times, strict=True)}
     start = time.perf_counter()
 
-    def call() -> None:
+    def run() -> None:
         with torch.inference_mode(mode == "inference"):
             output = latch(inputs)
         if mode == "training":
             output.abs().mean().backward()
 
-    peak = peak_mib(call)
+    peak = peak_mib(run)
     return time.perf_counter() - start, peak
 
 
@@ -169,7 +169,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.worker and len(options.worker) == 4:
         model, steps, batch_size, mode = options.worker
-        print(json.dumps(call_large(model, int(steps), int(batch_size), mode)))
+        print(json.dumps(measure_large(model, int(steps), int(batch_size), mode)))
         return
     if options.worker:
         kind, what, value = options.worker

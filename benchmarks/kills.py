@@ -166,20 +166,20 @@ def main() -> None:
                 killed[number.name.removeprefix("SIG")] += 1
                 ended += status == 0
                 try:
-                    found = dict(contents(out))
+                    actual = dict(contents(out))
                 except Exception as error:
                     damaged += 1
                     failures.append(f"{name}, {processes}, {number.name}: {error}")
                 if processes == 1 and number != signal.SIGKILL and status != 0:
-                    over = not damaged and not differing(found, expected)  # and Python was about to end
+                    over = not damaged and not differing(actual, expected)  # the run was complete, and Python about to exit
                     right = over or (status == 128 + number and "go on with --resume" in last)
                     wrong += not right
                     failures += [] if right else [f"{name}, {number.name}: status {status}, {last!r}"]
-                if status == 0 or generator.random() < 0.3:  # to its end, and anew
+                if status == 0 or generator.random() < 0.3:  # let it finish, and start again
                     process = start(command, out, resume=True)
                     process.communicate()
-                    found = dict(contents(out))
-                    if process.returncode or (lost := differing(found, expected)):
+                    actual = dict(contents(out))
+                    if process.returncode or (lost := differing(actual, expected)):
                         failures.append(f"{name}, {processes}: status {process.returncode}, other bits in {lost}")
                     out, resume = Path(scratch) / f"{name}-{processes}-killed-{count}", False
             if resume:

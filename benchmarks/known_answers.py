@@ -76,7 +76,7 @@ def widen_regression(sizes: Mapping[str, int], factor: float) -> nn.Module:
 
 
 def planted(count: int, seed: int, steps: int = 6) -> SequenceDataset:
-    """Makes samples whose label only both modalities together tell."""
+    """Generates samples whose label only both modalities together tell."""
     random = torch.Generator().manual_seed(seed)
     flags, labels, others = torch.randint(0, 2, (3, count), generator=random)
     noisy = (torch.arange(8) // 4) == flags.unsqueeze(1)
@@ -95,17 +95,17 @@ def splits(seed: int, counts: tuple[int, int, int]) -> Splits:
 def shuffled(data: Splits, seed: int, *, numbers: bool = False) -> Splits:
     """Returns the same inputs with labels that mean nothing: shuffled, or drawn at random."""
     random = torch.Generator().manual_seed(seed)
-    made = {}
+    relabeled = {}
     for name, part in data.items():
         drawn = (
             torch.randn(len(part), generator=random) if numbers else part.labels[torch.randperm(len(part), generator=random)]
         )
-        made[name] = part.relabeled(drawn)
-    return made
+        relabeled[name] = part.relabeled(drawn)
+    return relabeled
 
 
 def main() -> None:
-    """Prints a table of what was found."""
+    """Prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=5)
@@ -119,24 +119,24 @@ def main() -> None:
         "patience": 5,
         "latch": {"start": "random"},
     }
-    found = compare(build, splits(0, (600, 200, 400)), widen=widen, seeds=options.seeds, **{**training, "epochs": 20})
-    print(f"Planted structure, {options.seeds} seeds.\n\n{table(found)}\n", flush=True)
+    comparison = compare(build, splits(0, (600, 200, 400)), widen=widen, seeds=options.seeds, **{**training, "epochs": 20})
+    print(f"Planted structure, {options.seeds} seeds.\n\n{table(comparison)}\n", flush=True)
     for changes in CHANGES:
         counts = {"train": 600, "valid": 200, "test": 400}
         parts = {name: planted_steps(count, changes, seed=i).data for i, (name, count) in enumerate(counts.items())}
         longer = {**training, "epochs": 40, "latch": {}, "feedback": ["linear"], "alone": False, "diagnose": True}
-        found = compare(build, parts, seeds=options.seeds, **longer)
-        said = "\n".join(diagnosis(found.runs, found.compared))
-        print(f"Relevance changes per {changes}: {found.verdict}\n{said}\n", flush=True)
+        comparison = compare(build, parts, seeds=options.seeds, **longer)
+        said = "\n".join(diagnosis(comparison.runs, comparison.compared))
+        print(f"Relevance changes per {changes}: {comparison.verdict}\n{said}\n", flush=True)
     for numbers in (False, True):
         alarms, either = 0, 0
-        made = (build_regression, widen_regression) if numbers else (build, widen)
-        makers: dict[str, Any] = dict(zip(("build", "widen"), made, strict=True))
+        functions = (build_regression, widen_regression) if numbers else (build, widen)
+        makers: dict[str, Any] = dict(zip(("build", "widen"), functions, strict=True))
         for repetition in range(1, options.repetitions + 1):
             data = shuffled(splits(repetition, (300, 100, 300)), repetition, numbers=numbers)
-            found = compare(splits=data, alone=False, seeds=options.seeds, **makers, **training)
-            alarms += found.verdict.startswith(("Feedback helps", "Feedback is better"))
-            either += any(found.compared[kind].p < 0.05 for kind in found.runs.dynamic())
+            comparison = compare(splits=data, alone=False, seeds=options.seeds, **makers, **training)
+            alarms += comparison.verdict.startswith(("Feedback helps", "Feedback is better"))
+            either += any(comparison.compared[kind].p < 0.05 for kind in comparison.runs.dynamic())
         what = "numbers drawn at random (mae)" if numbers else "shuffled labels (acc)"
         print(
             f"{what}: {alarms} false alarms in {options.repetitions} repetitions (expected: {0.05 * options.repetitions:g}); "

@@ -48,14 +48,14 @@ AIMS = {
 
 @functools.cache
 def mask_of(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Makes the mask of sequences without padding, once."""
+    """Returns the mask of sequences without padding."""
     allowed = transformer.attention_mask((queries, keys), (None, None), causal=True, device=device)
     assert allowed is not None
     return torch.zeros(queries, keys, device=device).masked_fill(~allowed[0, 0], float("-inf"))
 
 
 def explicit_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, probability: float) -> Tensor:
-    """Writes attention out, step by step, as the public code does."""
+    """Computes attention step by step, as the public code does."""
     batch, heads, steps, size = query.shape
     q, k, v = (x.reshape(batch * heads, -1, size) for x in (query * size**-0.5, key, value))
     scores = torch.bmm(q, k.transpose(1, 2)) + mask_of(steps, key.shape[2], key.device)
@@ -72,7 +72,7 @@ def make(variant: str, latch: bool = False) -> torch.nn.Module:
     return TopDownLatch(backbone, "lstm", align="interpolate", start="random") if latch else backbone
 
 
-def call(variant: str, model: torch.nn.Module, mode: str, inputs: dict[str, Tensor]) -> Tensor:
+def execute(variant: str, model: torch.nn.Module, mode: str, inputs: dict[str, Tensor]) -> Tensor:
     """Runs a training step without an optimizer, or inference."""
     written_out = patch.object(transformer, "attend", explicit_attention)
     with written_out if variant == "explicit" else contextlib.nullcontext():
@@ -104,10 +104,10 @@ def work(worker: str, batch_size: int) -> None:
     """Prints by how many MiB the peak of this process exceeds what it held before a call (Linux keeps count)."""
     time_, mode, variant, latch = json.loads(worker)
     model, inputs = make(variant, bool(latch)), make_inputs(STEPS[time_], batch_size)
-    call(variant, model, mode, make_inputs((2, 2, 2), 2))
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    execute(variant, model, mode, make_inputs((2, 2, 2), 2))
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
-    call(variant, model, mode, inputs)
+    execute(variant, model, mode, inputs)
     print((_status("VmHWM") - before) / 1024)
 
 
@@ -158,7 +158,7 @@ def main() -> None:
     for time_, steps in ((name, STEPS[name]) for name in options.times):
         inputs = make_inputs(steps, options.batch_size)
         models = {variant: make(variant, options.latch) for variant in VARIANTS}
-        outputs = [call(variant, model, "inference", inputs) for variant, model in models.items()]
+        outputs = [execute(variant, model, "inference", inputs) for variant, model in models.items()]
         if max(float((output - outputs[0]).abs().max()) for output in outputs) > 1e-4:
             raise AssertionError("the variants differ in evaluation mode")
         for mode in ("inference", "training"):
@@ -166,7 +166,7 @@ def main() -> None:
             for _ in range(options.rounds + 1):
                 for variant, model in models.items():
                     start = time.perf_counter()
-                    call(variant, model, mode, inputs)
+                    execute(variant, model, mode, inputs)
                     times[variant].append((time.perf_counter() - start) * 1e3)
             median = {variant: statistics.median(values[1:]) for variant, values in times.items()}
             memory = {variant: peak_memory(variant, time_, mode, options) for variant in VARIANTS}

@@ -71,7 +71,7 @@ def make_batches(backbone: str, count: int) -> list[Batch]:
 
 
 def trainer(model: nn.Module, batches: list[Batch]) -> Callable[[], None]:
-    """Returns what takes a training step on each batch."""
+    """Returns a function that takes a training step on each batch."""
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
     def train() -> None:
@@ -85,7 +85,7 @@ def trainer(model: nn.Module, batches: list[Batch]) -> Callable[[], None]:
 
 
 def predictor(model: nn.Module, batches: list[Batch]) -> Callable[[], None]:
-    """Returns what predicts for each batch."""
+    """Returns a function that predicts for each batch."""
 
     def predict() -> None:
         model.eval()

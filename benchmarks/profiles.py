@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mult import SIZES, STEPS, call, make, make_inputs
+from mult import SIZES, STEPS, execute, make, make_inputs
 from speed import BATCH_SIZE, epoch, mosei_like
 from torch.profiler import ProfilerActivity, profile
 
@@ -27,14 +27,14 @@ SHOWN = 12
 def shares(run: Callable[[], Any], steps: int) -> str:
     """Returns a table of the operators that take longest, of all steps that a function does."""
     run()
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run()
-    operators = sorted(found.key_averages(), key=lambda o: o.self_cpu_time_total, reverse=True)
+    operators = sorted(profiler.key_averages(), key=lambda o: o.self_cpu_time_total, reverse=True)
     total = sum(operator.self_cpu_time_total for operator in operators)
     rows = [("operator", "ms a step", "share")]
     for operator in operators[:SHOWN]:
-        own = operator.self_cpu_time_total
-        rows.append((operator.key, f"{own / 1e3 / steps:.1f}", f"{own / total:.0%}"))
+        self_time = operator.self_cpu_time_total
+        rows.append((operator.key, f"{self_time / 1e3 / steps:.1f}", f"{self_time / total:.0%}"))
     return markdown([*rows, ("all", f"{total / 1e3 / steps:.1f}", "100%")])
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         print(f"a training step, LSTM model, feedback {kind or 'none'}\n\n{table}\n")
     variant, inputs = "ours, keys", make_inputs(STEPS["aligned"], 24)
     mult = make(variant)
-    print(f"inference, MulT, aligned\n\n{shares(lambda: [call(variant, mult, 'inference', inputs) for _ in range(10)], 10)}")
+    print(f"inference, MulT, aligned\n\n{shares(lambda: [execute(variant, mult, 'inference', inputs) for _ in range(10)], 10)}")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class Program(nn.Module):
 
 
 def eager(model: nn.Module, *, plain: bool) -> Predict:
-    """Returns what predicts for a batch; the plain model knows no lengths."""
+    """Returns a function that predicts for a batch; the plain model takes no lengths."""
     model.eval()
 
     def predict(batch: Batch) -> Any:
@@ -111,20 +111,20 @@ def eager(model: nn.Module, *, plain: bool) -> Predict:
 
 
 def onnx_runtime(model: nn.Module, threads: int) -> Predict:
-    """Returns what predicts for a batch by ONNX Runtime."""
+    """Returns a function that predicts for a batch by ONNX Runtime."""
     onnxruntime: Any = require("onnxruntime", "onnx")
-    from topdown.export import translations  # needs the extra, too
+    from topdown.export import translations  # also needs the extra
 
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     example = (*(torch.randn(2, 9, size) for size in SIZES.values()), torch.tensor([9, 4]))
     shapes = (*({0: batch, 1: time},) * len(SIZES), {0: batch})
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
+        warnings.simplefilter("ignore")  # the exporter warns about itself
         program = torch.export.export(Program(model).eval(), example, dynamic_shapes=shapes)
         graph: Any = torch.onnx.export(program, dynamo=True, custom_translation_table=translations(), verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow whatever is timed next
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads would slow the next measurement
     session = onnxruntime.InferenceSession(graph.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
 
@@ -136,7 +136,7 @@ def onnx_runtime(model: nn.Module, threads: int) -> Predict:
 
 
 def over(predict: Predict, data: SequenceDataset, *, plain: bool) -> Callable[[], None]:
-    """Returns what predicts for all samples, in batches as in training."""
+    """Returns a function that predicts for all samples, in batches as in training."""
     batches = torch.arange(len(data)).split(BATCH_SIZE)
     if not plain:
         batches = tuple(data.batch_lengths().argsort(stable=True).split(BATCH_SIZE))
@@ -149,7 +149,7 @@ def over(predict: Predict, data: SequenceDataset, *, plain: bool) -> Callable[[]
 
 
 def repeated(predict: Predict, batch: Batch) -> Callable[[], None]:
-    """Returns what predicts for a batch ten times."""
+    """Returns a function that predicts for a batch ten times."""
 
     def run() -> None:
         for _ in range(10):
@@ -214,13 +214,13 @@ def main() -> None:
             times[name].append(epoch(model, optimizers[name], data, plain=name.startswith("plain")))
     steps = {name: values[1:] for name, values in times.items()}
     rows = [("model", "ms/step", "range", "times as fast as plain", "aim", "parameters")]
-    for name, own in steps.items():
+    for name, milliseconds in steps.items():
         base = "plain, none" if name.endswith("none") else "plain, lstm"
         rows.append(
             (
                 name,
-                f"{statistics.median(own):.0f}",
-                f"{min(own):.0f} to {max(own):.0f}",
+                f"{statistics.median(milliseconds):.0f}",
+                f"{min(milliseconds):.0f} to {max(milliseconds):.0f}",
                 f"{ratio(steps, base, name):.2f}",
                 str(AIMS.get(name, "")),
                 f"{sum(p.numel() for p in models[name].parameters()):,}",

@@ -84,7 +84,7 @@ def train(model: torch.nn.Module, data: SequenceDataset, steps: int, epoch: int 
 
 
 def child(task: str, path: Path, threads: int) -> None:
-    """Does one thing in this process, and prints how long it took and the peak of memory, before and after."""
+    """Runs one task in this process, and prints its seconds and the peak of memory before and after."""
     torch.set_num_threads(threads)
     model = make_model()
     before = peak()
@@ -106,7 +106,7 @@ def peak() -> float:
 
 
 def in_a_process(task: str, path: Path, threads: int) -> tuple[float, float, float]:
-    """Runs :func:`child` in a process of its own."""
+    """Runs :func:`child` in a new process."""
     command = [sys.executable, __file__, "--folder", ".", "--threads", str(threads), "--child", task, str(path)]
     seconds, before, after = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     return seconds, before, after
@@ -116,9 +116,9 @@ def alternate(calls: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, 
     """Times calls in turn, each with the number of the round, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
-        for name, call in calls.items():
+        for name, function in calls.items():
             start = time.perf_counter()
-            call(number)
+            function(number)
             if number:
                 times[name].append(time.perf_counter() - start)
     return times

@@ -60,16 +60,16 @@ class Cell(NamedTuple):
 
 def cells() -> list[Cell]:
     """Returns the cells of the map: the main ones first, then one axis at a time."""
-    made = [Cell(fusion, "steps", c, 400, 1.0, 10) for fusion in ("late", "MLP") for c in CHANGES]
-    made += [Cell("late", encoder, c, 400, 1.0, 10) for encoder in ("GRU", "convolution") for c in CHANGES]
-    made += [
+    grid = [Cell(fusion, "steps", c, 400, 1.0, 10) for fusion in ("late", "MLP") for c in CHANGES]
+    grid += [Cell("late", encoder, c, 400, 1.0, 10) for encoder in ("GRU", "convolution") for c in CHANGES]
+    grid += [
         Cell("late", encoder, "segment", 400, cue, 3) for encoder in ("steps", "GRU", "convolution") for cue in (0.25, 0.5)
     ]
-    made += [Cell("late", "steps", "step", 400, cue, 3) for cue in (0.25, 0.5)]
-    made += [Cell("late", "steps", c, samples, 1.0, 3) for samples in (100, 1600) for c in CHANGES]
+    grid += [Cell("late", "steps", "step", 400, cue, 3) for cue in (0.25, 0.5)]
+    grid += [Cell("late", "steps", c, samples, 1.0, 3) for samples in (100, 1600) for c in CHANGES]
     unsure = ("attention", "segment")  # the paper's baseline learns segments with some seeds and not with others
-    made += [Cell(f, encoder, c, 400, 1.0, 10 if (f, c) == unsure else 3) for f, encoder in SLOW.items() for c in CHANGES]
-    return [*made, Cell("late", "steps", "step", 6400, 1.0, 3)]
+    grid += [Cell(f, encoder, c, 400, 1.0, 10 if (f, c) == unsure else 3) for f, encoder in SLOW.items() for c in CHANGES]
+    return [*grid, Cell("late", "steps", "step", 6400, 1.0, 3)]
 
 
 class Recurrent(nn.Module):
@@ -149,17 +149,17 @@ def run_cell(cell: Cell, out: Path, jobs: int) -> Runs:
     counts = {"train": cell.samples, "valid": max(200, cell.samples // 4), "test": 1000}
     parts = {k: planted(n, cell.changes, cue=cell.cue, seed=i) for i, (k, n) in enumerate(counts.items(), 1)}
     splits = {k: part.data for k, part in parts.items()}
-    made, slow = functools.partial(build, fusion=cell.fusion, encoder=cell.encoder), cell.fusion in SLOW
+    build_model, slow = functools.partial(build, fusion=cell.fusion, encoder=cell.encoder), cell.fusion in SLOW
     training: dict[str, Any] = {"epochs": 40, "patience": 10, "learning_rate": 0.005 if slow else 0.01, "batch_size": 32}
     shared: dict[str, Any] = {"seeds": cell.seeds, "jobs": jobs, "alone": False, "resume": True, **training}
     kinds = [KIND] if slow else [KIND, "shared"]
-    found = compare(made, splits, widen=made, feedback=kinds, diagnose=True, out=out / cell.name, **shared)
-    known = {k: _masked(part.data, part.relevance) for k, part in parts.items()}
-    others = {ORACLE: compare(made, known, feedback=[], out=out / f"{cell.name}-oracle", **shared).runs}
+    comparison = compare(build_model, splits, widen=build_model, feedback=kinds, diagnose=True, out=out / cell.name, **shared)
+    oracle_splits = {k: _masked(part.data, part.relevance) for k, part in parts.items()}
+    others = {ORACLE: compare(build_model, oracle_splits, feedback=[], out=out / f"{cell.name}-oracle", **shared).runs}
     if not slow:
         early = functools.partial(build_early, fusion=cell.fusion, encoder=cell.encoder)
         others[EARLY] = compare(early, splits, feedback=[], out=out / f"{cell.name}-early", **shared).runs
-    return merged(found.runs, others)
+    return merged(comparison.runs, others)
 
 
 def _masked(data: SequenceDataset, relevance: Tensor) -> SequenceDataset:
@@ -168,7 +168,7 @@ def _masked(data: SequenceDataset, relevance: Tensor) -> SequenceDataset:
 
 
 def best_of(runs: Runs, rows: Sequence[str]) -> str | None:
-    """Returns the row with the best mean score, of those that there are."""
+    """Returns the row with the best mean score among those that have runs."""
     return max((row for row in rows if runs.of(row)), key=lambda row: mean_score(runs, row), default=None)
 
 
@@ -180,29 +180,29 @@ def gain_over(runs: Runs, rows: Sequence[str]) -> str:
     return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def write_table(path: Path, found: Mapping[Cell, Runs], seconds: float, command: str) -> None:
+def write_table(path: Path, results: Mapping[Cell, Runs], seconds: float, command: str) -> None:
     """Writes a row for each cell: the accuracy of each variant, and the gains of feedback."""
     about = ("fusion", "encoder", "relevance changes per", "N", "cue", "seeds")
     gains = ("gain over none", "over the best fusion", "over the best that sees both inputs")
     rows: list[tuple[str, ...]] = [(*about, *SHOWN, *gains)]
-    for cell, runs in found.items():
+    for cell, runs in results.items():
         scores = [f"{mean_score(runs, row):.3f}" if runs.of(row) else "" for row in SHOWN]
         described = (cell.fusion, cell.encoder, cell.changes, str(cell.samples), f"{cell.cue:g}", str(cell.seeds))
         rows.append((*described, *scores, *(gain_over(runs, rivals) for rivals in (("none",), FUSIONS, SEE_BOTH))))
-    note = f"`{command}`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s, {versions()}. Test accuracy, N test = 1000."
-    write_text(path, f"{note}\n\n{markdown(rows)}\n")
+    caption = f"`{command}`, {time.strftime('%Y-%m-%d')}, {seconds:.0f} s, {versions()}. Test accuracy, N test = 1000."
+    write_text(path, f"{caption}\n\n{markdown(rows)}\n")
 
 
-def draw(path: Path, found: Mapping[Cell, Runs]) -> None:
+def draw(path: Path, results: Mapping[Cell, Runs]) -> None:
     """Draws the gain of feedback over no feedback, the best fusion, and the best model that sees both inputs early."""
-    shown = [cell for cell in found if cell.samples == 400 and cell.cue == 1.0]
+    shown = [cell for cell in results if cell.samples == 400 and cell.cue == 1.0]
     models = list(dict.fromkeys((cell.fusion, cell.encoder) for cell in shown))
     figure = require("matplotlib.figure", "plots").Figure(figsize=(12.0, 0.9 + 0.55 * len(models)), layout="constrained")
     panels = {"no feedback": ("none",), "the best fusion": FUSIONS, "the best that sees both inputs": SEE_BOTH}
     for axes, (title, rivals) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
         values = np.full((len(models), len(CHANGES)), np.nan)
         for cell in shown:
-            runs, at = found[cell], (models.index((cell.fusion, cell.encoder)), CHANGES.index(cell.changes))
+            runs, at = results[cell], (models.index((cell.fusion, cell.encoder)), CHANGES.index(cell.changes))
             if (best := best_of(runs, rivals)) is None:
                 continue
             values[at], low, high = gain(runs, KIND, best)
@@ -225,14 +225,14 @@ def main() -> None:
     parser.add_argument("--cells", type=int, help="run the first N cells alone")
     parser.add_argument("--seeds", type=int, help="at most N seeds")
     options = parser.parse_args()
-    start, found = time.time(), dict[Cell, Runs]()
+    start, results = time.time(), dict[Cell, Runs]()
     options.out.mkdir(parents=True, exist_ok=True)
     for cell in cells()[: options.cells]:
         cell = cell._replace(seeds=min(cell.seeds, options.seeds or cell.seeds))
-        found[cell] = run_cell(cell, options.out, options.jobs)
-        print(f"{time.time() - start:5.0f} s  {cell.name}: {gain_over(found[cell], FUSIONS)} over fusions", flush=True)
-        write_table(options.out / "when.md", found, time.time() - start, "python benchmarks/when.py")
-        draw(options.out / "when.png", found)
+        results[cell] = run_cell(cell, options.out, options.jobs)
+        print(f"{time.time() - start:5.0f} s  {cell.name}: {gain_over(results[cell], FUSIONS)} over fusions", flush=True)
+        write_table(options.out / "when.md", results, time.time() - start, "python benchmarks/when.py")
+        draw(options.out / "when.png", results)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def main(epochs: int = 10) -> None:
         output: Tensor = latch(signal=signal, flag=flag)
         return output
 
-    given = (inputs["signal"], inputs["flag"])
-    attributions, _ = IntegratedGradients(logits).attribute(given, target=labels, n_steps=20)
+    features = (inputs["signal"], inputs["flag"])
+    attributions, _ = IntegratedGradients(logits).attribute(features, target=labels, n_steps=20)
     used, seen = attributions.abs(), latch.masks(inputs)["signal"]
     for name, chosen in (("noise", relevant == 0), ("others", relevant == 1)):
         print(f"{name:7s} mean mask {seen[chosen].mean():.2f}, mean attribution {used[chosen].mean():.2f}")

@@ -19,7 +19,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def main(steps: int = 30) -> None:
-    """Fine-tunes on made sentences: which of two words comes first?"""
+    """Fine-tunes on random sentences: which of two words comes first?"""
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(vocab_size=50, num_labels=2, **SIZES))
     latch = TopDownLatch(HookedBackbone(model, {"text": "bert.encoder"}), sites={"text": "bert.embeddings"})
@@ -36,7 +36,7 @@ def main(steps: int = 30) -> None:
     print(f"at the start the latch is the model: {same}")
     optimizer = torch.optim.AdamW(latch.parameters(), lr=1e-3)
     for step in range(steps):
-        output = latch.train()(**batch, lengths=lengths)  # what the model returns, its loss included
+        output = latch.train()(**batch, lengths=lengths)  # the output of the model, including its loss
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()

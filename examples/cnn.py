@@ -34,7 +34,7 @@ class Inspection(nn.Module):
 
 
 def main(steps: int = 10) -> None:
-    """Trains on made data with both kinds of masks."""
+    """Trains on random data with both kinds of masks."""
     batch: dict[str, Any] = {"picture": torch.randn(8, 3, 32, 32), "numbers": torch.randn(8, 6)}
     labels = torch.tensor([0, 1] * 4)
     for name, layout in (("channel", "b d _ _"), ("position and channel", "b d h w")):

@@ -1,4 +1,4 @@
-"""Two published designs in the form in which people have them, wrapped without a change to their code.
+"""Wraps models of two published designs without a change to their code.
 
     python examples/designs.py
 
@@ -48,17 +48,17 @@ class Multitask(nn.Module):
 
     def forward(self, text: Sequence, audio: Sequence, visual: Sequence) -> dict[str, Tensor]:
         """Returns predictions M, and vectors and predictions of each modality."""
-        given = {"text": text, "audio": audio, "visual": visual}
-        features = {name: net(given[name]) for name, net in self.subnets.items()}
+        sequences = {"text": text, "audio": audio, "visual": visual}
+        features = {name: net(sequences[name]) for name, net in self.subnets.items()}
         return self.outputs(features)
 
     def outputs(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns everything that is made from the vectors of the modalities."""
+        """Computes all outputs from the vectors of the modalities."""
         joint = self.joint(torch.cat([*features.values()], dim=-1))
-        found = {"M": self.heads["all"](joint), "Feature_all": joint}
+        results = {"M": self.heads["all"](joint), "Feature_all": joint}
         for name, feature in features.items():
-            found |= {f"Feature_{name}": feature, name: self.heads[name](feature)}
-        return found
+            results |= {f"Feature_{name}": feature, name: self.heads[name](feature)}
+        return results
 
 
 class Condensing(nn.Module):
@@ -88,12 +88,12 @@ class Condensing(nn.Module):
 
 
 def encode(model: Multitask, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gives the model the tuples that it takes."""
+    """Encodes with the tuples that the model takes."""
     return {name: net((inputs[name], lengths[name])) for name, net in model.subnets.items()}
 
 
 def main() -> None:
-    """Wraps both."""
+    """Wraps both models."""
     torch.manual_seed(0)
     inputs: dict[str, Any] = {name: torch.randn(4, 12, features) for name, features in SIZES.items()}
     lengths = dict.fromkeys(SIZES, torch.tensor([12, 9, 5, 12]))

@@ -1,4 +1,4 @@
-"""Four modalities, one of them a vector, one missing in some samples: who masks whom is one argument.
+"""Four modalities, one of them a vector, one absent in some samples: who masks whom is one argument.
 
 python examples/four.py
 """
@@ -27,7 +27,7 @@ class Vehicle(nn.Module):
         return {name: torch.tanh(layer(inputs[name])) for name, layer in self.layers.items()}
 
     def fuse(self, encodings: dict[str, Tensor], lengths: dict[str, Tensor]) -> Tensor:
-        """Returns predictions of shape (B,), from means over valid steps; zeros where a modality is missing."""
+        """Returns predictions of shape (B,), from means over valid steps; zeros where a modality is absent."""
         means = [
             zero_padding(r, lengths[name]).sum(1) / lengths[name].clamp(min=1).unsqueeze(1) if r.dim() == 3 else r
             for name, r in encodings.items()
@@ -37,7 +37,7 @@ class Vehicle(nn.Module):
 
 
 def main() -> None:
-    """Calls latches with other sources."""
+    """Calls latches with different sources."""
     torch.manual_seed(0)
     steps = {"camera": 10, "lidar": 20, "audio": 50}
     inputs = {name: torch.randn(3, *([steps[name]] if name in steps else []), size) for name, size in SIZES.items()}

@@ -6,7 +6,7 @@ Sensor `signal` has eight channels. At each step four of them show the label, an
 same; which four, only sensor `flag` tells. The backbone encodes each sensor by itself, averages over time and adds up what both
 say: it is right where label and noise happen to agree, and guesses elsewhere, 0.75 of all samples at best. No fusion of
 averages does better, neither an MLP nor FiLM, since after averaging nobody knows which step said what. With a latch the flag
-masks the channels at each step, and the signal is looked at again. (An encoder of the signal that saw the flag could learn
+masks the channels at each step, and the signal is encoded again. (An encoder of the signal that saw the flag could learn
 that, too; feedback leaves the encoders as they are.) The picture shows the masks of one sample beside the channels that are
 relevant; it needs `pip install 'topdown-latch[plots]'`.
 """
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--out", help="picture of the masks, such as gate.png (default: none)")
     options = parser.parse_args()
     if options.out is not None:
-        require("matplotlib.figure", "plots")  # before the training, not after
+        require("matplotlib.figure", "plots")  # fails before the training
 
     example = samples(2, 0)[0]
     rows: dict[str, Callable[[], nn.Module]] = {

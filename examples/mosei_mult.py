@@ -43,7 +43,7 @@ class MultOptions(SentimentOptions):
 
     @property
     def wants_aligned(self) -> bool | None:
-        """Whether data must be word-aligned, or must not; None for either."""
+        """Whether data must be word-aligned (True) or unaligned (False); None accepts both."""
         return self.aligned if self.aligned or self.unaligned else None
 
     def check(self) -> None:
@@ -54,7 +54,7 @@ class MultOptions(SentimentOptions):
 
 
 def build(sizes: Mapping[str, int], options: MultOptions) -> MulTBackbone:
-    """Makes the backbone: of the paper's size, or one that trains in seconds."""
+    """Builds the backbone in the size of the paper, or in one that trains in seconds."""
     if (options.size or ("small" if options.data is None else "paper")) == "small":
         return MulTBackbone(sizes, size=16, num_heads=4, num_layers=2)
     return MulTBackbone(sizes)

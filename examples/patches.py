@@ -36,7 +36,7 @@ class Classifier(nn.Module):
 
 
 def main(steps: int = 10) -> None:
-    """Trains on made data; the question masks each patch of the image, before any layer sees it."""
+    """Trains on random data; the question masks each patch of the image, before any layer sees it."""
     torch.manual_seed(0)
     latch = TopDownLatch(
         HookedBackbone(Classifier(), {"image": "vision", "text": "text.encoder"}),  # the output of a submodule, or of a part

@@ -48,7 +48,7 @@ class SpeechAndText(nn.Module):
 
 
 def main(steps: int = 10) -> None:
-    """Trains on made data."""
+    """Trains on random data."""
     torch.manual_seed(0)
     latch = TopDownLatch(
         SpeechAndText(),

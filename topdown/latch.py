@@ -359,17 +359,17 @@ class TopDownLatch(nn.Module, Generic[Model]):
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
 
-    def _run(self, call: Callable[[Any], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
+    def _run(self, function: Callable[[Any], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
         """Calls a function of the backbone, with hooks that read and mask the values at sites.
 
         A site that has a mask must be reached. Others need not be where a modality is absent, or while sizes are measured.
         """
         if not sites:
-            return call(self.backbone), {}
+            return function(self.backbone), {}
         model = user_model(self.backbone)
         names = (self.wiring.source_sizes or ()) if model is self.backbone else ()
         optional = [n for n in (() if self._unbuilt else optional_sites(inputs, sites, model, names)) if n not in masks]
-        return run_with_hooks(lambda: call(self.backbone), model, sites, masks, optional)
+        return run_with_hooks(lambda: function(self.backbone), model, sites, masks, optional)
 
     def _targets(self, batch: Batch, at_sites: Values, logits: Logits, r: dict[str, Steps]) -> dict[str, Steps]:
         """Returns all targets: inputs, which the batch holds for the second pass, and values at sites as sequences.

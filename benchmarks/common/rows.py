@@ -1,4 +1,4 @@
-"""Rows of several comparisons on the same test samples, put side by side."""
+"""Merges rows of several comparisons on the same test samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of a latch around a toy of three linear encoders, beside the two passes written by hand."""
+"""Measures the cost of a latch around three linear encoders against two passes written by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Toy(nn.Module):
 
 
 def by_hand(latch: TopDownLatch[Toy], inputs: Inputs, lengths: Tensor | None = None) -> Tensor:
-    """Does the two passes of a latch with linear feedback, start="identity" and the mean, and checks nothing."""
+    """Runs the two passes of a latch with linear feedback, start="identity" and the mean, without checks."""
     with torch.no_grad():
         encodings = latch.backbone.encode(inputs)
         if lengths is not None:
@@ -71,7 +71,7 @@ def small_models(rounds: int, calls: int = 100) -> tuple[list[tuple[str, ...]], 
     failures = []
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients):
-            times = alternate({name: functools.partial(repeat, call, calls) for name, call in variants.items()}, rounds)
+            times = alternate({name: functools.partial(repeat, variant, calls) for name, variant in variants.items()}, rounds)
         for name, values in times.items():
             costs = [ratio(times, name, base) for base in ("by hand", "by hand, lengths")]
             rows.append((name, str(gradients), f"{statistics.median(values) / calls * 1e3:.0f}", *(f"{c:.2f}" for c in costs)))
@@ -80,7 +80,7 @@ def small_models(rounds: int, calls: int = 100) -> tuple[list[tuple[str, ...]], 
     return rows, failures
 
 
-def repeat(call: Callable[[], Any], calls: int) -> None:
+def repeat(function: Callable[[], Any], calls: int) -> None:
     """Calls a function many times."""
     for _ in range(calls):
-        call()
+        function()

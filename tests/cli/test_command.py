@@ -272,7 +272,7 @@ def test_data_that_is_made_worse(trained, capsys):
     ("arguments", "message"),
     [
         (["train", "{data}", "--resume"], "--resume needs --out"),
-        (["train", "{data}", "--out", "{out}"], "model.pt: is there already; go on with --resume, or choose another --out"),
+        (["train", "{data}", "--out", "{out}"], "model.pt: already exists; go on with --resume, or choose another --out"),
         (["train", "{data}", "--task", "classification"], "classes must be whole numbers, one per sample"),
         (["train", "{data}", "--modalities", "heart", "video"], "has no video.csv; it has 'heart', 'motion'"),
         (["train", "{data}", "--sources", "heart=video"], "'video'"),
@@ -285,7 +285,7 @@ def test_data_that_is_made_worse(trained, capsys):
         (["train", "{data}", "--backbone", "mult", "--modalities", "motion"], "needs at least two"),
         (
             ["train", "{new}"],
-            "has no split 'train' but ['all'], and no labels; add a table labels.csv with the columns id, split",
+            "has no split 'train' and no labels; its splits are ['all']; add a table labels.csv with the columns id, split",
         ),
         (["evaluate", "{model}", "{new}"], "has no labels to compare with; predict works without"),
         (["evaluate", "{model}", "{data}", "--split", "dev"], "has no split 'dev'; it has ['train', 'valid', 'test']"),
@@ -337,7 +337,7 @@ def test_a_training_that_goes_on_keeps_its_options(trained, tmp_path, capsys):
         assert message in failure(capsys, *arguments, *changed, "--resume")
         assert (tmp_path / "out/config.json").read_bytes() == config
     (tmp_path / "out/model.pt").unlink()  # as if interrupted
-    assert "training.pt: is there already; go on with --resume" in failure(capsys, *arguments, "--corrupt", "noise:0.1")
+    assert "training.pt: already exists; go on with --resume" in failure(capsys, *arguments, "--corrupt", "noise:0.1")
     assert "there is no modality 'zz'" in failure(
         capsys, "train", trained / "data", "--corrupt", "noise:1:zz", "--out", tmp_path / "x"
     )
@@ -391,7 +391,7 @@ def test_masks_of_a_model_without_feedback_are_refused(trained, tmp_path, capsys
 def test_nothing_is_written_without_out(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("train", trained / "data", *SMALL)
-    assert "Nothing will be kept, since there is no --out" in capsys.readouterr().out
+    assert "Results are not saved: pass --out DIR." in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -572,7 +572,7 @@ def test_files_that_cannot_be_written_are_named_before_the_work(trained, tmp_pat
     assert "is named for predictions and for the page" in failure(capsys, "predict", *arguments, *same)
     run("evaluate", *arguments, "--out", tmp_path / "new" / "m.json")
     (tmp_path / "new" / "m.json").write_text("mine")
-    assert "m.json: is there already" in failure(capsys, "evaluate", *arguments, "--out", tmp_path / "new" / "m.json")
+    assert "m.json: already exists" in failure(capsys, "evaluate", *arguments, "--out", tmp_path / "new" / "m.json")
     assert (tmp_path / "new" / "m.json").read_text() == "mine"
     run("evaluate", *arguments, "--out", tmp_path / "new" / "m.json", "--force")
     assert "test" in json.loads((tmp_path / "new" / "m.json").read_text())
@@ -583,7 +583,7 @@ def test_files_that_cannot_be_written_are_named_before_the_work(trained, tmp_pat
 def test_predictions_replace_no_file_unasked_and_are_text(trained, tmp_path, capsys):
     arguments = "predict", trained / "out/model.pt", trained / "data", "--out"
     run(*arguments, tmp_path / "p.csv")
-    assert "p.csv: is there already; name another file, or pass --force" in failure(capsys, *arguments, tmp_path / "p.csv")
+    assert "p.csv: already exists; name another file, or pass --force" in failure(capsys, *arguments, tmp_path / "p.csv")
     run(*arguments, tmp_path / "p.csv", "--force")
     said = failure(capsys, *arguments, tmp_path / "p.xlsx")
     assert "predictions are written as comma-separated text; give a name that ends in .csv" in said
@@ -638,7 +638,7 @@ def test_valid_may_be_drawn_from_train(tmp_path, capsys):
     lines = [f"{i},{split},{rng.normal():.3f}" for i, split in zip(names, splits, strict=True)]
     (tmp_path / "labels.csv").write_text("\n".join(["id,split,y", *lines]) + "\n")
     said = failure(capsys, "train", tmp_path, "--out", tmp_path / "out")
-    assert "has no split 'valid' but ['train', 'test']; " in said
+    assert "has no split 'valid'; its splits are ['train', 'test']; " in said
     assert "or pass --split 0.8 0.2 to draw it from train" in said
     run("train", tmp_path, "--split", "0.75", "0.25", "--out", tmp_path / "out", *SMALL)
     assert "valid drawn from train at random with seed 0" in capsys.readouterr().out
@@ -722,7 +722,7 @@ def test_results_of_another_command_are_not_overwritten(trained, tmp_path, capsy
     (tmp_path / "c").mkdir()
     (tmp_path / "c/results.json").write_text("{}")
     said = failure(capsys, "train", trained / "data", "--out", tmp_path / "c", *SMALL)
-    assert "results.json: is there already; go on with --resume, or choose another --out" in said
+    assert "results.json: already exists; go on with --resume, or choose another --out" in said
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["results.json"]
     said = failure(capsys, "train", trained / "data", "--out", tmp_path / "c", "--resume", *SMALL)
     assert "results.json: belongs to no training that can go on, which has a training.pt; choose another --out" in said
@@ -810,7 +810,7 @@ def test_new_samples_that_lack_what_all_training_samples_have_are_counted(tmp_pa
         capsys.readouterr()
         run("predict", f"{name}.out/model.pt", "new", "--out", f"{name}.csv")
         said[name] = capsys.readouterr().out
-    assert "WARNING: 2 of 4 samples of test lack 'heart', as no training sample did: do not trust" in said["complete"]
+    assert "WARNING: 'heart' is absent in 2 of 4 samples of test, but in no training sample: do not trust" in said["complete"]
     assert "WARNING" not in said["gaps"]
 
 

@@ -9,7 +9,7 @@ from topdown.datasets.prepare import prepare
 from topdown.datasets.report import data_table
 
 TABLES = {
-    "heart.csv": "id,rate,variability\na,1,2\nb,5,6\na,3,4\n",  # rows of a stand apart
+    "heart.csv": "id,rate,variability\na,1,2\nb,5,6\na,3,4\n",  # rows of a are not contiguous
     "motion.csv": "x,id\n0.5,a\n,b\n1e2,c\n1,a\n",
     "age.csv": "id,years\na,30\nc,50\n",
     "labels.csv": "id,split,score\na,train,0.5\nb,train,-1\nc,test,2\n",
@@ -177,7 +177,7 @@ def test_text_as_people_save_it(folder, name, text, note):
 
 def test_rows_that_stand_apart_are_said(folder):
     notes = load_splits(folder)["train"].report["notes"]
-    assert "heart.csv: rows of one id stand apart (3 runs of 2 ids), and are taken in the order of the file" in notes
+    assert "heart.csv: rows of an id are not contiguous (3 runs of 2 ids); they are joined in file order" in notes
     assert "motion.csv: 1 empty cells in 'x', filled with the mean of the training samples" in notes
 
 
@@ -299,7 +299,7 @@ def test_a_split_is_not_drawn_over_one_that_is_there(folder):
     with pytest.raises(DataError, match=r"labels.csv: has a column 'split' already; leave out split=.*, or give two shares"):
         load_splits(folder, split=(0.5, 0.25, 0.25))
     np.savez(folder / "x.npz", **{"train.a": np.ones((2, 3)), "train.labels": [0.0, 1.0]})
-    with pytest.raises(DataError, match="is an archive, for which split= means nothing; leave it out"):
+    with pytest.raises(DataError, match="is an archive, which does not support split=; leave it out"):
         load_splits(folder / "x.npz", split=(0.5, 0.25, 0.25))
 
 
@@ -311,7 +311,7 @@ def test_columns_of_a_modality_may_have_several_patterns(tmp_path):
     splits = load_splits(path, columns={"a": "*width,height", "b": "x, depth"}, label="state")
     assert splits["train"].report["feature_names"] == {"a": ["height", "left width", "right width"], "b": ["x", "depth"]}
     assert splits["train"][0].inputs["a"].tolist() == [1, 2, 3]
-    with pytest.raises(DataError, match=r"all.csv: no column is like 'wide' among 'ID', 'split'"):
+    with pytest.raises(DataError, match=r"all.csv: no column matches 'wide' among 'ID', 'split'"):
         load_splits(path, columns={"a": "height,wide"})
     path.write_text("id,q[1],q1,l*,label\n1,1,2,3,up\n2,5,6,7,down\n", encoding="utf-8")
     exact = load_splits(path, columns={"a": ["q[1]"], "b": ["l*"]}, label="label")["all"]  # names before patterns
@@ -329,7 +329,7 @@ def test_one_table_with_everything(tmp_path):
     assert splits["test"][0].inputs["b"].tolist() == [[9]]
     assert [int(data.labels) for data in splits.values()] == [1, 0]
     assert splits["train"].report["class_names"] == ["down", "up"]
-    with pytest.raises(DataError, match=r"all.csv: no column is like 'c_\*' among 'id', 'split'"):
+    with pytest.raises(DataError, match=r"all.csv: no column matches 'c_\*' among 'id', 'split'"):
         load_splits(path, columns={"c": "c_*"})
 
 

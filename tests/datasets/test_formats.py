@@ -149,23 +149,23 @@ def test_reports_say_what_was_found(tmp_path):
     assert json.loads(json.dumps(report)) == report
 
 
-def test_known_files_are_recognised(tmp_path, monkeypatch):
-    from topdown.datasets.formats.helpers import known_files
+def test_published_files_are_recognised(tmp_path, monkeypatch):
+    from topdown.datasets.formats.helpers import published_files
 
     layouts.mult_file(tmp_path / "any name")
     sha256 = hashlib.sha256((tmp_path / "any name").read_bytes()).hexdigest()
-    monkeypatch.setitem(known_files.KNOWN, sha256, "a file of this test")
+    monkeypatch.setitem(published_files.PUBLISHED, sha256, "a file of this test")
     assert load_splits(tmp_path / "any name")["test"].report["source"]["known_as"] == "a file of this test"
     assert (
-        known_files.known_file("31007381c01dd346945ed8a64c7321239de5aaf1ef05bf112e952848a823186d")
+        published_files.published_file("31007381c01dd346945ed8a64c7321239de5aaf1ef05bf112e952848a823186d")
         == "MulT's mosei_senti_data.pkl"
     )
-    assert len(known_files.KNOWN) == 9
+    assert len(published_files.PUBLISHED) == 9
 
 
 def test_options_that_mean_nothing_are_refused(tmp_path):
     layouts.mult_file(tmp_path / "x.pkl")
-    with pytest.raises(DataError, match=r"x.pkl: is a pickle of arrays, for which folds= means nothing"):
+    with pytest.raises(DataError, match=r"x.pkl: is a pickle of arrays, which does not support folds="):
         load_splits(tmp_path / "x.pkl", folds={"train": ["a"]})
     with pytest.raises(DataError, match=r"has no modality 'video'; it has \['text', 'audio', 'visual'\]"):
         load_splits(tmp_path / "x.pkl", modalities=["video"])

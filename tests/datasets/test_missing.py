@@ -170,4 +170,4 @@ def test_features_of_one_value_are_found_in_any_pieces(chunk, dtype):
         cleaner.clean(rows[i : i + chunk], i)
     expected = [d for d in range(6) if len({*rows[:, d][np.isfinite(rows[:, d])].tolist()}) == 1]
     assert expected == [1]
-    assert cleaner.found(lambda d: rows[:, d])["constant"] == {"features": 1, "first": 1}
+    assert cleaner.report(lambda d: rows[:, d])["constant"] == {"features": 1, "first": 1}

@@ -104,20 +104,20 @@ def test_some_modalities_of_a_store(store):
     assert list(data.sizes) == list(data.report["modalities"]) == ["audio"]
     with pytest.raises(DataError, match=r"x.store: train: has no modality 'video'; it has \['text', 'audio', 'visual'\]"):
         load_splits(store, modalities=["video"])
-    with pytest.raises(DataError, match="is a store, for which folds= means nothing"):
+    with pytest.raises(DataError, match="is a store, which does not support folds="):
         load_splits(store, folds={"train": ["a"]})
 
 
 def test_nothing_is_overwritten(tmp_path, store):
     before = (store / "store.json").read_bytes()
     for there in (store, tmp_path / "x.pkl"):
-        with pytest.raises(DataError, match="is there already; choose another place, or remove it"):
+        with pytest.raises(DataError, match="already exists; choose another place, or remove it"):
             prepare(tmp_path / "x.pkl", there)
     assert (store / "store.json").read_bytes() == before
     with pytest.raises(DataError, match=r"x\.store: is a store already"):
         prepare(store, tmp_path / "y.store")
     os.symlink("nowhere", tmp_path / "link")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         prepare(tmp_path / "x.pkl", tmp_path / "link")
 
 
@@ -282,7 +282,7 @@ def test_the_command(tmp_path, capsys):
     assert f"train audio: {rows} rows\n" in said.out
     assert re.search(r"\| train +\| 12 +\|", said.out)
     assert said.out.endswith(f"{tmp_path / 'x.store'}: written\n")
-    assert run(capsys, "--check", tmp_path / "x.store")[1].out.endswith("x.store: 24 files are as they were written\n")
+    assert run(capsys, "--check", tmp_path / "x.store")[1].out.endswith("x.store: checksums of 24 files are correct\n")
     flip(tmp_path / "x.store" / "test.audio.values.npy")
     status, said = run(capsys, "--check", tmp_path / "x.store")
     assert status == 2

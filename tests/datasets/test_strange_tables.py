@@ -176,7 +176,7 @@ def test_accents_apart_from_their_letters_are_the_same_names(tmp_path):
     assert train.ids == ["Müller", "Müller 2", "Ann"]
     assert train.report["class_names"] == [composed, "vif"]
     assert train.labels.tolist() == [0, 0, 0]
-    assert "labels.csv: 1 ids have accents apart from their letters, and got them in one (NFC)" in train.report["notes"]
+    assert "labels.csv: 1 ids were normalized to Unicode NFC" in train.report["notes"]
 
 
 def test_columns_beside_the_label_that_is_named_are_left_alone(tmp_path):

@@ -249,7 +249,7 @@ def test_histories_are_a_table(finished):
 
 def test_it_is_said_that_nothing_will_be_kept(capsys):
     main(["--samples", "24", "--seeds", "1", "--feedback", "none", "--epochs", "1"])
-    assert "Nothing will be kept, since there is no --out" in capsys.readouterr().out
+    assert "Results are not saved: pass --out DIR." in capsys.readouterr().out
 
 
 def test_help_has_no_artefacts(capsys):

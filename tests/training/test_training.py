@@ -295,7 +295,7 @@ def test_models_may_return_mappings_and_tuples(wrap):
 
 
 def test_what_is_no_prediction_is_named():
-    with pytest.raises(DataError, match=r"a mapping with \['a', 'b'\], of which nobody can tell the prediction"):
+    with pytest.raises(DataError, match=r"no prediction in the output, which is a mapping with \['a', 'b'\]"):
         fit(Structured(lambda x: {"a": x, "b": x}), data(20), data(10, 1), epochs=1)
 
 

@@ -1,1 +1,1 @@
-"""The command `topdown`, and the commands of the mosei examples."""
+"""Command lines of `topdown` and of the mosei examples."""

@@ -18,7 +18,7 @@ from topdown.comparison.report import read_comparison, table, write_report
 from topdown.datasets.errors import DataError
 from topdown.datasets.files import check_writable, make_directory
 from topdown.datasets.report import data_table
-from topdown.experiments.run_files import NOTHING_KEPT
+from topdown.experiments.run_files import NOT_SAVED
 from topdown.feedback import Kind
 from topdown.files import require
 from topdown.training.distributed import world_size
@@ -62,7 +62,7 @@ class CompareOptions(ModelOptions, FitOptions):
 def build(sizes: Mapping[str, int], factor: float = 1.0, *, description: Description) -> nn.Module:
     """Makes a backbone for some modalities, wider by a factor; the paper's baseline where MulT has but one."""
     width = description.size or (100 if description.backbone == "lstm" else 40)
-    step = 1 if description.backbone == "lstm" else 8  # heads must divide it
+    step = 1 if description.backbone == "lstm" else 8  # the number of heads must divide the size
     size = description.size if factor == 1.0 else max(step, round(width * factor / step) * step)
     backbone = "lstm" if len(sizes) == 1 else description.backbone
     return build_backbone(description._replace(input_sizes=dict(sizes), size=size, backbone=backbone, latch=None))
@@ -98,21 +98,21 @@ def compare_command(options: CompareOptions) -> None:
         class_weights(options.class_weight, splits["train"].labels, task.loss)
     print(data_table(splits), flush=True)
     if out is None:
-        print(NOTHING_KEPT, flush=True)
+        print(NOT_SAVED, flush=True)
     description = describe(options.data, options, splits, task, "none")
-    made: Callable[..., nn.Module] = functools.partial(build, description=description)
+    build_model: Callable[..., nn.Module] = functools.partial(build, description=description)
     aligned = all(data.aligned for data in splits.values())
     earlier = {} if out is None else read_earlier(out / "runs/configuration.json").get("training", {})
     batch_size, patience = options.batches(len(splits["train"]), earlier)
     more: dict[str, Any] = {"standardize_targets": True} if task.name == "regression" and not options.raw else {}
     for name in ("class_weight", "feedback_learning_rate"):
         more |= {name: value} if (value := getattr(options, name)) is not None else {}
-    found = compare(
-        made,
+    comparison = compare(
+        build_model,
         splits,
         feedback=[*dict.fromkeys(options.feedback)],
         latch=options.latch(aligned=aligned),
-        widen=made,
+        widen=build_model,
         task=task,
         seeds=options.seeds,
         jobs=options.jobs or _cores(options.device),
@@ -131,7 +131,7 @@ def compare_command(options: CompareOptions) -> None:
         device=options.device,
         **more,
     )
-    _finish(found, out)
+    _finish(comparison, out)
 
 
 def _cores(device: str) -> int:
@@ -141,7 +141,7 @@ def _cores(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _finish(found: Comparison, out: Path | None) -> None:
-    print(f"\n{table(found)}", flush=True)
+def _finish(comparison: Comparison, out: Path | None) -> None:
+    print(f"\n{table(comparison)}", flush=True)
     if out is not None:
-        print(f"Written to {out}: {', '.join(write_report(found, out))}, runs")
+        print(f"Written to {out}: {', '.join(write_report(comparison, out))}, runs")

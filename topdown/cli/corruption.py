@@ -14,7 +14,7 @@ from topdown.training.protocol import Augment
 
 
 class Corruption(NamedTuple):
-    """Holds one corruption; without names it concerns all modalities."""
+    """A corruption; without names it applies to all modalities."""
 
     kind: Kind
     severity: float
@@ -40,7 +40,7 @@ Corruptions = list[Annotated[Corruption, Value("KIND:SEVERITY[:MODALITY,...]", p
 
 
 def augmentation(corrupt: Sequence[Corruption] | None, seed: int) -> Augment | None:
-    """Returns a function that corrupts the training data anew in each epoch, or None."""
+    """Returns a function that corrupts the training data differently in each epoch, or None."""
     if not corrupt:
         return None
 
@@ -52,6 +52,6 @@ def augmentation(corrupt: Sequence[Corruption] | None, seed: int) -> Augment | N
 
 def corrupted(data: SequenceDataset, corrupt: Sequence[Corruption], seed: int) -> SequenceDataset:
     """Returns data with corruptions, one after the other."""
-    for number, asked in enumerate(corrupt):
-        data = data.corrupt(asked.kind, asked.severity, modalities=asked.names or None, seed=seed + number)
+    for number, corruption in enumerate(corrupt):
+        data = data.corrupt(corruption.kind, corruption.severity, modalities=corruption.names or None, seed=seed + number)
     return data

@@ -40,7 +40,7 @@ class ApplyOptions(DataOptions):
         checkpoint: model.pt, which topdown train wrote
         data: a folder of tables (.csv, .tsv, .parquet, .xlsx) or .csd files, one table (with --columns), an .npz, a store, or
             a pickle or HDF5 file of CMU-MOSEI or CMU-MOSI
-        modalities: modalities to read; by default those of the model, which must all be there
+        modalities: modalities to read; by default those of the model, which must all be present
         label: column of the label in tables; by default that of the training
         columns: columns of a modality, where one table holds all modalities; by default those of the training
         split: names of splits to use; by default test; all splits if there is no test, or where samples are in no split
@@ -173,19 +173,19 @@ def _check_file(path: Path, options: ApplyOptions) -> None:
     if path.exists() and path.resolve() in (options.checkpoint.resolve(), options.data.resolve()):
         raise DataError(f"{path}: is read by this command, and would be replaced; name another file")
     if path.exists() and not options.force:
-        raise DataError(f"{path}: is there already; name another file, or pass --force to replace it")
+        raise DataError(f"{path}: already exists; name another file, or pass --force to replace it")
 
 
 def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> list[list[float | str]]:
-    """Returns the mask of each feature and sample, averaged over steps; empty where the sample lacks the modality."""
+    """Returns masks averaged over time, per sample and feature; empty where the modality is absent."""
     rows: list[list[float | str]] = [[] for _ in range(len(data))]
     for indices, batch, masks in masks_of(latch, data, batch_size=batch_size):
         for name in (name for name in data.sizes if name in masks):
             valid, size = lengths_of(batch.lengths, name), data.sizes[name]
             pooled = pool_mask(masks[name], valid).reshape(len(indices), size).cpu()
             for row, (i, values) in enumerate(zip(indices.tolist(), pooled.tolist(), strict=True)):
-                there = valid is None or int(valid[row]) > 0
-                rows[i] += [round(value, 6) for value in values] if there else [""] * size
+                present = valid is None or int(valid[row]) > 0
+                rows[i] += [round(value, 6) for value in values] if present else [""] * size
     return rows
 
 
@@ -198,45 +198,45 @@ def _mask_columns(trained: Trained) -> list[str]:
 
 
 def _splits(trained: Trained, options: ApplyOptions) -> dict[str, SequenceDataset]:
-    """Returns the wanted splits; by default `test`, or all if there is no such split, or samples that training did not know."""
-    asked = {**options.loading(), "modalities": options.modalities or list(trained.description.input_sizes)}
+    """Returns the selected splits; by default `test`, or all if there is no `test` or some samples are in no split."""
+    load_options = {**options.loading(), "modalities": options.modalities or list(trained.description.input_sizes)}
     features = trained.about.get("feature_names")
     if features and is_table(options.data):
-        asked["features"] = features
+        load_options["features"] = features
         if trained.about.get("one_table") and is_one_table(options.data):
-            asked["columns"] = asked["columns"] or features
-        asked["label"] = options.label or tuple(trained.about.get("label_names") or ())
-    splits = _as_drawn(load_splits(options.data, **asked, moments=trained.moments), trained.about.get("drawn") or {})
+            load_options["columns"] = load_options["columns"] or features
+        load_options["label"] = options.label or tuple(trained.about.get("label_names") or ())
+    splits = _as_drawn(load_splits(options.data, **load_options, moments=trained.moments), trained.about.get("drawn") or {})
     names = options.split or (["test"] if "test" in splits and "all" not in splits else list(splits))
     if missing := [name for name in names if name not in splits]:
         raise DataError(f"{options.data}: has no split {missing[0]!r}; it has {list(splits)}")
     if rank() == 0:
-        for note in dict.fromkeys(note for name in names for note in splits[name].report.get("notes", ())):
-            print(note, flush=True)
-        for note in [note for name in names for note in _unlike_training(trained, splits[name], name)]:
-            print(note, flush=True)
+        for remark in dict.fromkeys(remark for name in names for remark in splits[name].report.get("notes", ())):
+            print(remark, flush=True)
+        for remark in [remark for name in names for remark in _unlike_training(trained, splits[name], name)]:
+            print(remark, flush=True)
     return {name: trained.prepare(splits[name], f"{options.data}: {name}") for name in names}
 
 
 def _unlike_training(trained: Trained, data: SequenceDataset, split: str) -> list[str]:
-    """Says how many samples lack a modality that all training samples had."""
-    known = trained.about.get("absent")
-    lacking = {} if known is None else {name: count for name, count in absences(data).items() if name not in known}
-    what = "as no training sample did: do not trust their predictions"
-    return [f"WARNING: {count} of {len(data)} samples of {split} lack {name!r}, {what}" for name, count in lacking.items()]
+    """Returns warnings of modalities that are absent in some samples, but in no training sample."""
+    in_training = trained.about.get("absent")
+    absent = {} if in_training is None else {name: count for name, count in absences(data).items() if name not in in_training}
+    where, remedy = f"of {len(data)} samples of {split}", "but in no training sample: do not trust their predictions"
+    return [f"WARNING: {name!r} is absent in {count} {where}, {remedy}" for name, count in absent.items()]
 
 
 def _as_drawn(splits: dict[str, SequenceDataset], drawn: Mapping[str, Sequence[str]]) -> dict[str, SequenceDataset]:
-    """Splits samples that have no split as the training split them at random, or train, where valid was drawn from it."""
+    """Restores the random split of the training: of all samples, or of `train` where `valid` was drawn from it."""
     undrawn = "all" if "test" in drawn else "train"
     as_before = [*splits] == ["all"] if undrawn == "all" else "train" in splits and "valid" not in splits
     if not drawn or not as_before:
         return splits
     data, of = splits[undrawn], {name: split for split, names in drawn.items() for name in names}
-    found: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for i, name in enumerate(data.ids):
-        found.setdefault(of.get(name, undrawn), []).append(i)
-    parts = {split: data.subset(found[split]) for split in dict.fromkeys((*drawn, undrawn)) if split in found}
+        indices.setdefault(of.get(name, undrawn), []).append(i)
+    parts = {split: data.subset(indices[split]) for split in dict.fromkeys((*drawn, undrawn)) if split in indices}
     return {**parts, **{split: other for split, other in splits.items() if split != undrawn}}
 
 
@@ -252,15 +252,15 @@ def _write_page(path: Path, latch: TopDownLatch, data: SequenceDataset, trained:
         probability = f" (p = {row.pop():.2f})" if trained.description.task.name == "classification" else ""
         titles.append(f"{name}: predicted {', '.join(str(value) for value in row)}{probability}")
     if batch.labels is not None:
-        known = zip(batch.labels, labelled(batch.labels), strict=True)
-        labels = [(classes[y] if classes else y.tolist()) if there.all() else "missing" for y, there in known]
+        label_rows = zip(batch.labels, labelled(batch.labels), strict=True)
+        labels = [(classes[y] if classes else y.tolist()) if valid.all() else "missing" for y, valid in label_rows]
         titles = [f"{title}, label {label}" for title, label in zip(titles, labels, strict=True)]
     write_page(path, trace, titles=titles, lengths=batch.lengths, feature_names=trained.about.get("feature_names"))
     return len(chosen)
 
 
 def _named(trained: Trained, outputs: Tensor) -> list[list[Any]]:
-    """Returns the predictions of each sample, with the names of classes where they have names."""
+    """Returns the predictions of each sample, with class names if there are any."""
     classes, rows = trained.about.get("class_names"), trained.description.task.rows(outputs)
     return [[classes[int(row[0])], *row[1:]] for row in rows] if classes else [list(row) for row in rows]
 

@@ -87,28 +87,28 @@ def make_parser() -> tuple[OneLineParser, dict[str, OneLineParser]]:
     parsers = {}
     for name, command in COMMANDS.items():
         what = f"{command.what[0].upper()}{command.what[1:]}."
-        made = commands.add_parser(name, help=command.what, description=what, epilog=f"example: {PROGRAM} {command.example}")
+        child = commands.add_parser(name, help=command.what, description=what, epilog=f"example: {PROGRAM} {command.example}")
         if command.config:
-            made.add_argument(
+            child.add_argument(
                 "--config",
                 type=Path,
                 metavar="FILE",
                 help="JSON file of options by the names of their flags; flags on the command line override it",
             )
-        add_options(made, command.options)
-        parsers[name] = made
+        add_options(child, command.options)
+        parsers[name] = child
     return parser, parsers
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program; exits with status 2 and one line when something is wrong with the options or the data."""
     parser, parsers = make_parser()
-    given = vars(parser.parse_args(argv))
-    command, chosen = COMMANDS[name := given.pop("command")], parsers[name]
-    if (path := given.pop("config", None)) is not None:
+    values = vars(parser.parse_args(argv))
+    command, chosen = COMMANDS[name := values.pop("command")], parsers[name]
+    if (path := values.pop("config", None)) is not None:
         try:
-            given = {**read_config(chosen, path), **given}
+            values = {**read_config(chosen, path), **values}
         except DataError as error:
             chosen.error(str(error))
-    options = command.options(**given)
+    options = command.options(**values)
     run_command(chosen, options, lambda: command.run(options))

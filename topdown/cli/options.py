@@ -45,7 +45,7 @@ class LatchOptions:
     align: Literal["error", "interpolate", "pool"] | None = None
 
     def latch(self, *, aligned: bool) -> dict[str, Any]:
-        """Returns the options as :class:`topdown.TopDownLatch` takes them, but for the kind of feedback."""
+        """Returns the options of :class:`topdown.TopDownLatch`, except the kind of feedback."""
         names = ("combine", "passes", "scale", "start", "encoder_grad", "mask_dropout")
         chosen = {name: getattr(self, name) for name in names}
         sources = by_name(self.sources, "sources")

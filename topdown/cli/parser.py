@@ -1,4 +1,4 @@
-"""Makes command lines of dataclasses: a flag for each field, with its type, its default and its help text."""
+"""Builds argument parsers from dataclasses: a flag for each field, with its type, default and help text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from topdown.wiring import nearest
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with exit status 2, and whose namespace holds only what was given."""
+    """Parser that reports errors on one line with exit status 2; its namespace holds only the options that were passed."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -50,8 +50,8 @@ def add_options(parser: argparse.ArgumentParser, options: type[Any]) -> None:
 def _help(options: type[Any], name: str) -> str:
     """Returns the entry of a field under "Args" in the docstring of its class, or of the first base that has one."""
     for base in options.__mro__:
-        if found := re.search(rf"^    {name}: (.*(?:\n     .*)*)", inspect.getdoc(base) or "", flags=re.MULTILINE):
-            return " ".join(found[1].split())
+        if entry := re.search(rf"^    {name}: (.*(?:\n     .*)*)", inspect.getdoc(base) or "", flags=re.MULTILINE):
+            return " ".join(entry[1].split())
     raise LookupError(f"the docstring of {options.__name__} has no entry for {name}")
 
 
@@ -90,18 +90,18 @@ def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
     """
     content = read_json(path, "give a JSON object of options")
     actions = {_name(flag): action for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
-    found = {}
+    values = {}
     for name, value in content.items():
-        if value is None:  # the default
+        if value is None:  # None means the default
             continue
         action = actions.get(_name(name))
         if action is None or action.dest in ("help", "config"):
-            there = [dest for dest in actions if dest not in ("help", "config")]
-            raise DataError(f"{path}: there is no option {name!r} among {nearest(name, there)}")
-        if action.dest in found:
+            names = [dest for dest in actions if dest not in ("help", "config")]
+            raise DataError(f"{path}: there is no option {name!r} among {nearest(name, names)}")
+        if action.dest in values:
             raise DataError(f"{path}: the option {name!r} is there twice")
-        found[action.dest] = _checked(parser, action, value, path)
-    return found
+        values[action.dest] = _checked(parser, action, value, path)
+    return values
 
 
 def _name(flag: str) -> str:
@@ -109,7 +109,7 @@ def _name(flag: str) -> str:
 
 
 def _checked(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, path: Path) -> Any:
-    """Returns a value of JSON as the command line would have it."""
+    """Converts a JSON value as the command line converts its text."""
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise DataError(f"{path}: {action.dest!r} is {value!r}: give true or false")

@@ -1,4 +1,4 @@
-"""`topdown prepare`: makes a store of a file or a folder of samples, or checks one."""
+"""`topdown prepare`: creates a store, or verifies one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class PrepareOptions(SplitOptions):
 
 
 def prepare_command(options: PrepareOptions) -> None:
-    """Makes a store, or checks one."""
+    """Creates a store, or verifies one."""
     if options.check == (options.destination is not None):
         raise DataError("give SOURCE and DEST, or --check and a store")
     if options.destination is None:
-        print(f"{options.source}: {check_store(options.source)} files are as they were written")
+        print(f"{options.source}: checksums of {check_store(options.source)} files are correct")
         return
     with _progress() as progress:
         splits = prepare(options.source, options.destination, **options.loading(), progress=progress)

@@ -32,7 +32,7 @@ def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -
         SystemExit: with status 2 if an option or the data cannot be used; with 130 if interrupted; with 143 if terminated; with
             1 if nothing reads the output any more.
     """
-    for stream in (sys.stdout, sys.stderr):  # a terminal without "±" or a name that is no text must not end a run
+    for stream in (sys.stdout, sys.stderr):  # text that the terminal cannot encode must not end the run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     out: Path | None = getattr(options, "out", None)
@@ -45,16 +45,16 @@ def run_command(parser: OneLineParser, options: Any, work: Callable[[], None]) -
                 before = signal.signal(signal.SIGTERM, _stop)
                 stack.callback(signal.signal, signal.SIGTERM, before)
             options.device = stack.enter_context(process_group(best_device(getattr(options, "device", "cpu"))))
-            if rank():  # the first process speaks for all
+            if rank():  # only the first process prints
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             _check_device(options.device)
-            if sys.stdout.isatty():  # before hours of training, not after
+            if sys.stdout.isatty():  # fails before hours of training
                 require("tqdm", "experiments")
             work()
-    except (ImportError, ValueError) as error:  # DataError among them; latches and backbones say what is wrong with an option
+    except (ImportError, ValueError) as error:  # includes DataError, and errors of latches and backbones
         parser.error(str(error))
-    except BrokenPipeError:  # as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+    except BrokenPipeError:  # such as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports an error at exit
         print(f"{parser.prog}: stopped, since nothing reads its output any more{how_to_go_on}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
@@ -74,8 +74,8 @@ def best_device(device: str) -> str:
     """Returns the device; "auto" is an accelerator if there is one."""
     if device != "auto":
         return device
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return "cpu" if found is None else found.type
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if accelerator is None else accelerator.type
 
 
 def _check_device(device: str) -> None:

@@ -23,7 +23,7 @@ from topdown.datasets.formats.helpers.random_split import NAMES
 from topdown.datasets.formats.tables import is_table
 from topdown.datasets.load import load_splits
 from topdown.datasets.report import absences, data_table
-from topdown.experiments.run_files import NOTHING_KEPT, KindOrNone
+from topdown.experiments.run_files import NOT_SAVED, KindOrNone
 from topdown.training.distributed import rank, wait, world_size
 from topdown.training.locking import locked
 from topdown.training.losses import class_weights
@@ -37,7 +37,7 @@ from topdown.training.versions import FORMAT, versions
 
 Splits = dict[str, SequenceDataset]
 NOT_WRITTEN = ("resume",)
-MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # of a resumed training
+MAY_CHANGE = ("data", "out", "device", "workers", "tensorboard", "epochs")  # when a training is resumed
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -67,23 +67,23 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
         options: Options of the data and of the model.
 
     Returns:
-        Splits, what is to be predicted, and the moments of the training split by which they are standardized, or None.
+        Splits, the task, and the moments of the training split that standardize them, or None.
 
     Raises:
-        DataError: if there is no split to train on or to choose by, or labels do not fit.
+        DataError: if there is no split `train` or `valid`, or labels do not fit.
     """
     loaded = load_splits(path, **options.loading())
     splits = {name: data.as_sequences() if data.vectors else data for name, data in loaded.items()}
     for needed in ("train", "valid"):
         if needed not in splits and all(data.labels is None for data in splits.values()) and path.is_dir():
             remedy = "add a table labels.csv with the columns id, split and the label"
-            raise DataError(f"{path}: has no split {needed!r} but {list(splits)}, and no labels; {remedy}")
+            raise DataError(f"{path}: has no split {needed!r} and no labels; its splits are {list(splits)}; {remedy}")
         if needed not in splits:
             other = next((name for name in ("val", "dev", "validation") if name in splits), None)
             remedy = f"call {other!r} 'valid'" if other else "give each sample one of train, valid and test as its split"
             shares = {"all": "0.7 0.15 0.15", "train": "0.8 0.2", "train test": "0.8 0.2 to draw it from train"}
             remedy += f", or pass --split {shares[here]}" if (here := " ".join(splits)) in shares and is_table(path) else ""
-            raise DataError(f"{path}: has no split {needed!r} but {list(splits)}; {remedy}")
+            raise DataError(f"{path}: has no split {needed!r}; its splits are {list(splits)}; {remedy}")
         if splits[needed].labels is None:
             raise DataError(f"{path}: {needed} has no labels to learn from")
     try:
@@ -127,14 +127,14 @@ def train(options: TrainOptions) -> None:
         raise DataError("--resume needs --out: the directory of the training to go on with")
     if out is not None:
         check_writable(out)
-        with locked(out if out.exists() and rank() == 0 else None):  # or the next line would say to go on
+        with locked(out if out.exists() and rank() == 0 else None):  # fails if a training is running
             pass
-        there = next((out / name for name in ("model.pt", "training.pt", "results.json") if (out / name).exists()), None)
-        if there is not None and not options.resume:
-            raise DataError(f"{there}: is there already; go on with --resume, or choose another --out")
-        if there is not None and not (out / "training.pt").exists():
-            raise DataError(f"{there}: belongs to no training that can go on, which has a training.pt; choose another --out")
-        earlier = {} if there is None else read_earlier(out / "config.json")  # else nothing was trained
+        existing = next((out / name for name in ("model.pt", "training.pt", "results.json") if (out / name).exists()), None)
+        if existing is not None and not options.resume:
+            raise DataError(f"{existing}: already exists; go on with --resume, or choose another --out")
+        if existing is not None and not (out / "training.pt").exists():
+            raise DataError(f"{existing}: belongs to no training that can go on, which has a training.pt; choose another --out")
+        earlier = {} if existing is None else read_earlier(out / "config.json")  # config.json alone says nothing
         check_same(out / "config.json", earlier, options)
     splits, task, moments = load_for_training(options.data, options)
     if options.class_weight is not None:
@@ -145,7 +145,7 @@ def train(options: TrainOptions) -> None:
     target = moments_of_target(options, splits, task)
     build_model(description, options.seed, target)
     corrupted(splits["train"], options.corrupt or (), 0)
-    wait()  # until all have seen the directory as it was
+    wait()  # all processes read the directory before one changes it
     if out is not None and rank() == 0:
         make_directory(out)
     with locked(out if rank() == 0 else None):
@@ -163,7 +163,7 @@ def _train(
     moments: Mapping[str, Moments] | None,
     target: TargetMoments | None,
 ) -> None:
-    """Trains the model of a description on data that has been checked, in a directory that is there."""
+    """Trains the described model on checked data, in an existing directory."""
     out, task, batch_size, patience = options.out, description.task, options.batch_size, options.patience
     assert batch_size is not None
     assert patience is not None
@@ -174,18 +174,18 @@ def _train(
         flush=True,
     )
     if out is None:
-        print(NOTHING_KEPT, flush=True)
+        print(NOT_SAVED, flush=True)
     model = build_model(description, options.seed, target)
     augment = augmentation(options.corrupt, options.seed)
     checkpoint = None if out is None else out / "training.pt"
-    own: dict[str, Any] = {
+    fit_options: dict[str, Any] = {
         "loss": task.loss,
         "augment": augment,
         "checkpoint": checkpoint,
         "class_weight": options.class_weight,
         "feedback_learning_rate": options.feedback_learning_rate,
     }
-    fitted = fit_and_show(model, splits, options, options.seed, options.feedback, **own)
+    fitted = fit_and_show(model, splits, options, options.seed, options.feedback, **fit_options)
     held_out = {name: data for name, data in splits.items() if name != "train"}
     metrics = evaluate_splits(model, held_out, task, batch_size=batch_size, device=options.device)
     print(f"\nbest epoch {fitted.best_epoch} of {len(fitted.history)}, validation loss {fitted.best_loss:.4f}")
@@ -233,7 +233,7 @@ def _train(
 
 
 def read_earlier(path: Path) -> dict[str, Any]:
-    """Returns the options of an earlier run from their file; none if it is not there."""
+    """Returns the options of an earlier run from their file; empty if there is no file."""
     return read_json(path) if path.exists() else {}
 
 
@@ -245,7 +245,7 @@ def check_same(path: Path, before: Mapping[str, Any], options: TrainOptions) -> 
     """
     now = json.loads(json.dumps(used_options(options)))
     for name in dict.fromkeys([*before, *now]) if before else ():
-        if name in ("batch_size", "patience") and now.get(name) is None:  # chosen by the number of samples
+        if name in ("batch_size", "patience") and now.get(name) is None:  # the number of samples determines them
             continue
         if name not in MAY_CHANGE and before.get(name) != now.get(name):
             raise DataError(
@@ -268,8 +268,8 @@ def evaluate_splits(
 
 def print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
     """Prints a line for each split."""
-    for split, found in metrics.items():
-        print(f"{split}: " + ", ".join(f"{k} {v:.4f}" if k != "n" else f"n {v:.0f}" for k, v in found.items()), flush=True)
+    for split, values in metrics.items():
+        print(f"{split}: " + ", ".join(f"{k} {v:.4f}" if k != "n" else f"n {v:.0f}" for k, v in values.items()), flush=True)
 
 
 def used_options(options: TrainOptions) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def used_options(options: TrainOptions) -> dict[str, Any]:
         if isinstance(value, Path):
             used[name] = str(value)
     if used.get("corrupt"):
-        used["corrupt"] = [str(asked) for asked in used["corrupt"]]
+        used["corrupt"] = [str(corruption) for corruption in used["corrupt"]]
     if used.get("sources"):
         used["sources"] = dict(used["sources"])
     for name in ("stream", "columns"):

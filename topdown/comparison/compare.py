@@ -43,7 +43,7 @@ class Comparison(NamedTuple):
         runs: Runs, with their outputs for the test samples.
         compared: Each row against no feedback.
         verdict: One sentence.
-        left_out: Rows that could not be, and why.
+        left_out: Rows left out, with the reason.
         configuration: Settings, versions, data and wall time.
     """
 
@@ -88,7 +88,7 @@ def compare(
             backbone needs `encode` and `fuse`; its `forward` is not called. If it raises an error for a single modality, or
             returns a model of others, that row is left out, and the report says why.
         splits: Samples for "train", "valid" and "test", with labels.
-        feedback: Kinds of feedback, or {name: kind, or options of a latch}; the control "static" is always there. (Default:
+        feedback: Kinds of feedback, or {name: kind, or options of a latch}; the control "static" is always included. (Default:
             "static" and all kinds)
         latch: Options of every latch. (Default: those of :class:`topdown.TopDownLatch`)
         widen: Function ({modality: features}, factor) -> backbone, for a row of as many parameters as the largest latch.
@@ -100,10 +100,10 @@ def compare(
         jobs: Processes, as `n_jobs` of :class:`joblib.Parallel`. (Default: 1, unless `joblib.parallel_config` says otherwise:
             within `joblib.parallel_config(backend="dask")` the runs go to a cluster)
         alone: Whether to add a row for each modality alone. (Default: True)
-        robust: Whether to test on corrupted data, too: noise, or missing features, steps and modalities. (Default: False)
+        robust: Whether to test on corrupted data, too: noise, missing features and steps, absent modalities. (Default: False)
         gaps: Whether to train every kind a second time, with steps missing at random rates, and test at rates 0 to 0.9.
             (Default: False)
-        diagnose: Whether to add rows that say why feedback helps or not, for the first kind: see
+        diagnose: Whether to add rows that explain why feedback helps or not, for the first kind: see
             :mod:`topdown.comparison.diagnosis`. (Default: False)
         out: Directory for the runs. (Default: none)
         resume: Whether to reuse the runs in that directory. (Default: False)
@@ -112,7 +112,7 @@ def compare(
         training: Further options of :func:`topdown.training.fit`, but for `seed`, `checkpoint`, `on_epoch` and `on_step`.
 
     Returns:
-        Comparison; :func:`topdown.comparison.write_report` makes pages and tables of it.
+        Comparison; :func:`topdown.comparison.write_report` writes it as pages and tables.
 
     Raises:
         DataError: if a split or a label is missing, or the runs in the directory have other settings.
@@ -124,11 +124,11 @@ def compare(
         >>> rng = np.random.default_rng(0)
         >>> data = SequenceDataset.from_arrays({k: rng.normal(size=(30, 3, 2)) for k in "ab"}, rng.normal(size=30))
         >>> parts = {"train": data[:10], "valid": data[10:20], "test": data[20:]}
-        >>> made = lambda sizes: LSTMBackbone(sizes, hidden_size=2)
-        >>> found = compare(made, parts, feedback=["linear"], seeds=2, epochs=1)
-        >>> found.runs.names()
+        >>> build = lambda sizes: LSTMBackbone(sizes, hidden_size=2)
+        >>> comparison = compare(build, parts, feedback=["linear"], seeds=2, epochs=1)
+        >>> comparison.runs.names()
         ['linear model on pooled features', 'a alone', 'b alone', 'none', 'static', 'linear']
-        >>> found.compared["linear"].difference.seeds
+        >>> comparison.compared["linear"].difference.seeds
         2
     """
     start, directory = time.time(), None if out is None else Path(out)
@@ -141,7 +141,7 @@ def compare(
     if jobs == 0:
         raise ValueError("jobs=0 must be a number of processes, or -1 for all cores")
     if taken := [name for name in ("seed", "on_epoch", "on_step", "checkpoint") if name in training]:
-        raise ValueError(f"{taken[0]} is what each run has of its own: leave it out")
+        raise ValueError(f"{taken[0]} is set for each run: leave it out")
     if unknown := [name for name in training if name not in OF_FIT]:
         raise TypeError(f"{unknown[0]!r} is an option neither of compare nor of fit, which has {nearest(unknown[0], OF_FIT)}")
     if task is None and (loss is None or metric is None):

@@ -1,4 +1,4 @@
-"""Rows of a comparison that say why feedback helps or not, and a sentence for each.
+"""Explains why feedback helps or not, from diagnostic rows.
 
 A fusion by FiLM shows whether the fusion is the problem. Masks that are constant in time show whether relevance changes within
 samples. Feedback that reads inputs shows whether encodings hide what it needs.
@@ -14,7 +14,7 @@ FILM, AVERAGED, READS_INPUTS = "fusion by FiLM", "{}, averaged over time", "{}, 
 
 
 def diagnosis(runs: Runs, compared: Mapping[str, Compared]) -> list[str]:
-    """Returns a sentence for each of these rows that there is."""
+    """Returns a sentence for each diagnostic row of a comparison."""
     lines = []
     if FILM in compared:
         c = compared[FILM]
@@ -31,11 +31,11 @@ def diagnosis(runs: Runs, compared: Mapping[str, Compared]) -> list[str]:
     return lines
 
 
-def _said(mean: float, p: float, found: str, what: str) -> str:
-    """Says what was found; that it cannot be told, if a gain may be luck; or that there is no sign of it, without a gain."""
+def _said(mean: float, p: float, conclusion: str, what: str) -> str:
+    """Returns the conclusion from a significant gain, doubt for a gain that may be luck, or that there is no sign of it."""
     if mean <= 0:
         return f"no sign that {what}"
-    return found if p < LEVEL else f"these seeds and samples cannot tell whether {what}"
+    return conclusion if p < LEVEL else f"these seeds and samples cannot tell whether {what}"
 
 
 def _by(mean: float, p: float) -> str:

@@ -1,4 +1,4 @@
-"""Paired differences of runs from runs without feedback, and the spread of their masks."""
+"""Computes paired differences between rows, and the spread of masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from topdown.comparison.variants import LINEAR, NONE, Metric
 
 Array = np.ndarray[Any, Any]
 LEVEL = 0.05
-COLLAPSED = 0.01  # spread of masks below which they are called constant
+COLLAPSED = 0.01  # spread below which masks count as constant
 
 
 class Runs(NamedTuple):
@@ -60,11 +60,11 @@ class Compared(NamedTuple):
 
     Args:
         difference: Paired difference, positive where the row is better.
-        p: Its probability without a difference; of a kind of feedback that reads encodings, corrected for their number.
+        p: Its p-value; for a kind of feedback that reads encodings, corrected for the number of these kinds.
         spread: Ratio of the standard deviations over seeds, the row over no feedback.
-        spread_p: Probability of a ratio as far from 1 if there were no difference in spread.
-        seeds_to_decide: Seeds that it would take; infinity if no number would, None if one seed or no difference tells nothing.
-        inflation: What choosing the best epoch by the test set would add to the score, on average; nan where unknown.
+        spread_p: p-value of this ratio under equal standard deviations.
+        seeds_to_decide: Number of seeds needed; infinity if none is enough, None for a single seed or no difference.
+        inflation: Optimistic bias of choosing the epoch on test data, on average; nan where unknown.
     """
 
     difference: Difference
@@ -88,24 +88,24 @@ def compare_rows(runs: Runs, against: str = NONE) -> dict[str, Compared]:
     base = runs.of(against)
     differences: dict[str, Difference] = {}
     for row in runs.names():
-        own = runs.of(row)
-        seeds = sorted(own.keys() & base.keys())
+        indices = runs.of(row)
+        seeds = sorted(indices.keys() & base.keys())
         if row == against or not seeds:
             continue
         if row == LINEAR:  # the same for all seeds
-            seeds, own = sorted(base), dict.fromkeys(base, own[min(own)])
-        differences[row] = difference_of(runs, [(own[seed], base[seed]) for seed in seeds])
+            seeds, indices = sorted(base), dict.fromkeys(base, indices[min(indices)])
+        differences[row] = difference_of(runs, [(indices[seed], base[seed]) for seed in seeds])
     kinds = [row for row in differences if row in runs.dynamic()]
     corrected = dict(zip(kinds, holm([differences[row].p for row in kinds]), strict=True))
-    found = {}
+    comparisons = {}
     for row, difference in differences.items():
-        own = runs.of(row)
-        seeds = sorted(own.keys() & base.keys())
+        indices = runs.of(row)
+        seeds = sorted(indices.keys() & base.keys())
         spread, spread_p = spread_ratio(
-            [runs.records[own[s]]["test"] for s in seeds], [runs.records[base[s]]["test"] for s in seeds]
+            [runs.records[indices[s]]["test"] for s in seeds], [runs.records[base[s]]["test"] for s in seeds]
         )
         level = LEVEL / len(kinds) if row in kinds else LEVEL
-        found[row] = Compared(
+        comparisons[row] = Compared(
             difference,
             corrected.get(row, difference.p),
             spread,
@@ -113,11 +113,11 @@ def compare_rows(runs: Runs, against: str = NONE) -> dict[str, Compared]:
             seeds_to_decide(difference, level),
             inflation(runs, row),
         )
-    return found
+    return comparisons
 
 
 def inflation(runs: Runs, row: str) -> float:
-    """Returns how much better the score of a row would look with the epoch that is best on the test set."""
+    """Returns the optimistic bias of the score of a row that chooses its epochs on test data."""
     chosen = [runs.records[i] for i in runs.of(row).values() if "best_test_epoch" in runs.records[i]]
     if not chosen:
         return float("nan")
@@ -135,10 +135,10 @@ def difference_of(runs: Runs, pairs: Sequence[tuple[int, int]]) -> Difference:
         chosen = torch.from_numpy(indices)
         labels = runs.labels[chosen]
         try:
-            found = {i: float(runs.metric.function(outputs[chosen], labels)) for i, outputs in tensors.items()}
+            test_scores = {i: float(runs.metric.function(outputs[chosen], labels)) for i, outputs in tensors.items()}
         except Exception:  # a metric may be undefined where, say, a class is missing
             return [float("nan")] * len(pairs)
-        return [sign * (found[a] - found[b]) for a, b in pairs]
+        return [sign * (test_scores[a] - test_scores[b]) for a, b in pairs]
 
     samples = len(runs.labels)
     error, lasting = bootstrap_errors(scores, samples)
@@ -146,15 +146,15 @@ def difference_of(runs: Runs, pairs: Sequence[tuple[int, int]]) -> Difference:
 
 
 def collapsed(runs: Runs) -> dict[str, list[str]]:
-    """Returns, per kind, the targets whose masks are constants in most runs: they vary neither within nor between samples."""
-    found: dict[str, list[str]] = {}
+    """Returns targets whose masks are constant within and between samples in most runs, per kind."""
+    constant: dict[str, list[str]] = {}
     for row in runs.dynamic():
         spreads = spreads_of(runs, row)
         for target in dict.fromkeys(name for spread in spreads for name in spread):
             values = [max(s[target]["within"], s[target]["between"]) for s in spreads if target in s]
             if float(np.median(values)) < COLLAPSED:
-                found.setdefault(row, []).append(target)
-    return found
+                constant.setdefault(row, []).append(target)
+    return constant
 
 
 def spreads_of(runs: Runs, row: str) -> list[Mapping[str, Mapping[str, float]]]:
@@ -164,5 +164,5 @@ def spreads_of(runs: Runs, row: str) -> list[Mapping[str, Mapping[str, float]]]:
 
 def pairs_of(runs: Runs, row: str, other: str) -> list[tuple[int, int]]:
     """Returns the indices of the runs of two rows, for each seed that both have."""
-    own, base = runs.of(row), runs.of(other)
-    return [(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())]
+    first, second = runs.of(row), runs.of(other)
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]

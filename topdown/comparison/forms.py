@@ -1,4 +1,4 @@
-"""Forms of a backbone in the rows that say why feedback helps or not: see :mod:`topdown.comparison.diagnosis`."""
+"""Wraps backbones for the diagnostic rows: see :mod:`topdown.comparison.diagnosis`."""
 
 from __future__ import annotations
 

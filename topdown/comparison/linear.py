@@ -1,4 +1,4 @@
-"""A linear model on features averaged over time, the baseline of every comparison: scikit-learn's."""
+"""Fits a linear baseline on pooled features with scikit-learn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOWEST = 1e-30  # probability of a class that the training samples do not have
 def pooled_features(data: SequenceDataset) -> Tensor:
     """Returns mean and standard deviation over the steps of each sample, for all features of all modalities, (N, 2 D).
 
-    A modality that a sample lacks is zero there.
+    A modality that is absent from a sample is zero.
     """
     rows = []
     for sample in data:
@@ -71,21 +71,21 @@ def fit_linear(
 
 def _fit(task: Task, x: Array, y: Array, penalty: float) -> Callable[[Array], Array]:
     """Fits one model, and returns a function from features (N, D) to outputs (N, output_size)."""
-    there = labelled(torch.from_numpy(y)).numpy()
+    present = labelled(torch.from_numpy(y)).numpy()
     if y.shape[1] == 1:
-        x, y, there = x[there[:, 0]], y[there[:, 0]], there[there[:, 0]]
-    if task.name == "regression" and there.all():
+        x, y, present = x[present[:, 0]], y[present[:, 0]], present[present[:, 0]]
+    if task.name == "regression" and present.all():
         ridge = require("sklearn.linear_model", "experiments").Ridge(penalty).fit(x, y)
         return lambda values: ridge.predict(values).reshape(len(values), -1)
     if task.name == "classification":
         return _fit_classes(x, y[:, 0], task.output_size, penalty)
-    # Several labels, each from the samples that have it.
-    known = [(x[use], column[use]) for use, column in zip(there.T, y.T, strict=True)]
+    # Fit each of several labels on the samples that have it.
+    labelled_columns = [(x[use], column[use]) for use, column in zip(present.T, y.T, strict=True)]
     if task.name == "regression":
         one = task._replace(output_size=1)
-        numbers = [_fit(one, samples, column[:, None], penalty) for samples, column in known]
+        numbers = [_fit(one, samples, column[:, None], penalty) for samples, column in labelled_columns]
         return lambda values: np.concatenate([column(values) for column in numbers], 1)
-    columns = [_fit_classes(samples, column.astype(int), 2, penalty) for samples, column in known]
+    columns = [_fit_classes(samples, column.astype(int), 2, penalty) for samples, column in labelled_columns]
     return lambda values: np.stack([np.diff(column(values))[:, 0] for column in columns], 1)
 
 
@@ -95,14 +95,14 @@ def _fit_classes(x: Array, y: Array, classes: int, penalty: float) -> Callable[[
         model = require("sklearn.dummy", "experiments").DummyClassifier().fit(x, y)
     else:
         model = require("sklearn.linear_model", "experiments").LogisticRegression(C=1 / penalty, max_iter=500)
-        with warnings.catch_warnings():  # a weak penalty may take forever on classes that a line divides
+        with warnings.catch_warnings():  # a weak penalty may not converge on separable classes
             warnings.simplefilter("ignore", require("sklearn.exceptions", "experiments").ConvergenceWarning)
             model.fit(x, y)
 
     def predict(values: Array) -> Array:
-        found = np.full((len(values), classes), LOWEST)
-        found[:, model.classes_] = model.predict_proba(values).clip(LOWEST)
-        logarithms: Array = np.log(found)
+        probabilities = np.full((len(values), classes), LOWEST)
+        probabilities[:, model.classes_] = model.predict_proba(values).clip(LOWEST)
+        logarithms: Array = np.log(probabilities)
         return logarithms
 
     return predict

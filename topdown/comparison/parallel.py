@@ -24,16 +24,16 @@ _one_run = threading.Lock()  # runs seed the generators of their process, so a p
 
 
 def run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int | None) -> Iterator[Done]:
-    """Yields each row and seed with its record and its outputs, as they are done. Each run has one thread.
+    """Yields each row and seed with its record and its outputs, as runs finish. Each run has one thread.
 
     Args:
-        plan: What the runs have in common.
+        plan: Settings that all runs share.
         missing: Rows and seeds to run.
         jobs: Number of processes, as `n_jobs` of :class:`joblib.Parallel`: None is 1, unless `joblib.parallel_config` says
             otherwise.
 
     Raises:
-        ValueError: if other processes cannot be given the plan.
+        ValueError: if the plan cannot be sent to other processes.
         DataError: if a process was killed.
         ImportError: without the extra `experiments`.
     """
@@ -41,7 +41,7 @@ def run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int | None) ->
     if joblib.effective_n_jobs(jobs) == 1:
         yield from (_run(plan, row, seed) for row, seed in missing)
         return
-    # Packed once, as an array, which joblib writes to a file that all processes share, and dask sends to each worker once.
+    # Pack once, as an array, which joblib writes to a file that all processes share, and dask sends to each worker once.
     packed = np.frombuffer(_pack(plan), np.uint8)
     parallel = joblib.Parallel(jobs, batch_size=1, return_as="generator_unordered")
     runs = parallel(joblib.delayed(_run_packed)(packed, row, seed) for row, seed in missing)
@@ -55,7 +55,7 @@ def run_all(plan: Plan, missing: Sequence[tuple[Row, int]], jobs: int | None) ->
         remedy = "use fewer jobs, and go on with resume; what is done is kept if there is a directory"
         raise DataError(f"a process was killed, for lack of memory perhaps: {remedy}") from None
     finally:
-        with warnings.catch_warnings():  # about runs that are cancelled
+        with warnings.catch_warnings():  # about cancelled runs
             warnings.simplefilter("ignore")
             runs.close()
 
@@ -69,7 +69,7 @@ def _pack(plan: Plan) -> bytes:
 
 
 def _run_packed(packed: Array, row: Row, seed: int) -> Done:
-    return _run(pickle.loads(packed.tobytes()), row, seed)  # of our own making
+    return _run(pickle.loads(packed.tobytes()), row, seed)  # written by _pack
 
 
 def _run(plan: Plan, row: Row, seed: int) -> Done:

@@ -1,4 +1,4 @@
-"""Draws the figures of a report."""
+"""Draws the figures of the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _label(runs: Runs, row: str) -> str:
-    """Names a row in a figure, in which a kind of feedback is to be told from the models that it is compared with."""
+    """Returns the label of a row in a figure, which tells kinds of feedback from other models."""
     return f"feedback {row!r}" if row in runs.dynamic() else row
 
 
@@ -28,7 +28,7 @@ def draw_differences(comparison: Comparison) -> Any:
     runs, compared = comparison.runs, comparison.compared
     kinds = [row for row in runs.dynamic() if row in compared]
     controls = [row for row in compared if row not in kinds]
-    rows = [*reversed(controls), *reversed(kinds)]  # from below
+    rows = [*reversed(controls), *reversed(kinds)]  # from bottom to top
     figure = _figure(9.0, 1.0 + 0.4 * len(rows))
     axes = figure.subplots()
     for place, row in enumerate(rows):
@@ -75,9 +75,9 @@ def draw_curves(curves: Curves, runs: Runs) -> Any:
         for axes, (corruption, rows) in zip(line, curves.items(), strict=True):
             lines: list[Any] = []
             for number, row in enumerate([NONE, *group]):
-                found = rows.get(row, {})
-                x = [float(severity) for severity in found]
-                mean, std = (np.array([v[name] for v in found.values()]) for name in ("mean", "std"))
+                by_severity = rows.get(row, {})
+                x = [float(severity) for severity in by_severity]
+                mean, std = (np.array([v[name] for v in by_severity.values()]) for name in ("mean", "std"))
                 colour = "black" if row == NONE else f"C{(names.index(row) if group is controls else 0) % 10}"
                 style = {"color": colour, "linestyle": ("-", "--", ":")[number // 10 % 3]}
                 lines.append(axes.plot(x, mean, marker="o", markersize=3, **style)[0])
@@ -86,7 +86,7 @@ def draw_curves(curves: Curves, runs: Runs) -> Any:
             axes.set_title(corruption, fontsize=9, parse_math=False)
             axes.set_xlabel("severity", fontsize=8)
         line[0].set_ylabel(runs.metric.name, parse_math=False)
-        # Labels are given here: matplotlib leaves out those of lines that begin with "_".
+        # Pass labels here: matplotlib leaves out lines whose label begins with "_".
         legend = line[-1].legend(
             lines, [_label(runs, row) for row in [NONE, *group]], loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8
         )

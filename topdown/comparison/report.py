@@ -44,12 +44,12 @@ def table(comparison: Comparison) -> str:
     said = [f"**{comparison.verdict}**", *_few_updates(comparison), ""]
     head = [*said, markdown([_head(comparison.runs), *_rows(comparison)]), ""]
     curves = robustness(comparison.runs)
-    worse = ["", _made_worse(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
+    worse = ["", _robustness_caption(comparison.runs), "", markdown(robustness_rows(curves))] if curves else []
     why = diagnosis(comparison.runs, comparison.compared)
     return "\n".join([*head, *why, *_warnings(comparison), *_explained(comparison), *worse])
 
 
-def _made_worse(runs: Runs) -> str:
+def _robustness_caption(runs: Runs) -> str:
     return f"{runs.metric.name} on corrupted test data: mean ± standard deviation over seeds; severity 0 is the data as it is."
 
 
@@ -80,14 +80,14 @@ def _explained(comparison: Comparison) -> list[str]:
     """Returns lines that explain the columns of the table."""
     runs = comparison.runs
     kinds = [row for row in runs.dynamic() if row in comparison.compared]
-    counts = ", ".join(f"N {name} = {found['samples']}" for name, found in comparison.configuration["data"].items())
+    counts = ", ".join(f"N {name} = {split['samples']}" for name, split in comparison.configuration["data"].items())
     better = "lower" if runs.metric.lower_is_better else "higher"
     return [
         f"{counts}. {runs.metric.name}: mean ± standard deviation over seeds, {better} is better; epochs chosen on",
         "validation data. Differences are paired by seed; their intervals and p count seeds and test samples, and p of kinds",
-        f"that read encodings is corrected for {len(kinds)} of them (Holm). Spread: standard deviation over that of none (p",
-        "without a difference). Seeds to decide: for four of five attempts; never: the test set is too small. Best test epoch",
-        "adds: what reporting the best epoch on the test set would add to the score, and must not.",
+        f"that read encodings is corrected for {len(kinds)} of them (Holm). Spread: standard deviation over that of none",
+        "(p-value under no difference). Seeds to decide: for 80 % power; never: the test set is too small. Best test epoch",
+        "adds: optimistic bias of choosing the epoch on test data (not part of the score).",
     ]
 
 
@@ -117,7 +117,7 @@ def read_comparison(out: str | Path) -> Comparison:
     """Reads a comparison from its directory, without data or training.
 
     Raises:
-        DataError: if there is none, or its metric is a user-defined function, which a file cannot hold.
+        DataError: if the directory holds none, or its metric is a user-defined function, which a file cannot hold.
     """
     out = Path(out)
     content = read_json(out / "results.json", "this holds no comparison: name a directory that compare wrote")
@@ -129,17 +129,17 @@ def read_comparison(out: str | Path) -> Comparison:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{out}: holds no comparison ({error}); name a directory that compare wrote") from None
     if configuration["own_metric"]:
-        raise DataError(f"{out}: its metric is a function of one's own; call compare(..., resume=True) again")
-    kept = {(record["row"], record["gaps"], record["seed"]): (record, outputs) for record, outputs in map(read_run, paths)}
-    if missing := [key for key in done if key not in kept]:
+        raise DataError(f"{out}: its metric is a user-defined function; call compare(..., resume=True) again")
+    saved = {(record["row"], record["gaps"], record["seed"]): (record, outputs) for record, outputs in map(read_run, paths)}
+    if missing := [key for key in done if key not in saved]:
         raise DataError(f"{out}: the run of {missing[0][0]!r} with seed {missing[0][2]} is gone; compare again with --resume")
-    found = [kept[key] for key in done]
-    for record, _ in found:
+    chosen = [saved[key] for key in done]
+    for record, _ in chosen:
         if record["latch"] != configuration["latches"].get(record["row"]):
             again = f"the run of {record['row']!r} with seed {record['seed']} has been done with other options since"
             raise DataError(f"{out}: {again}; compare again with --resume")
     metric = metric_of(Task(*configuration["task"]))
-    runs = Runs([r for r, _ in found], [o for _, o in found], torch.from_numpy(labels), metric, kinds, content["static"])
+    runs = Runs([r for r, _ in chosen], [o for _, o in chosen], torch.from_numpy(labels), metric, kinds, content["static"])
     compared = compare_rows(runs)
     return Comparison(runs, compared, verdict(runs, compared), content["left_out"], configuration)
 
@@ -158,13 +158,13 @@ def _rows(comparison: Comparison) -> list[list[str]]:
         added = inflation(runs, row)
         cells = [row, score, "", "", "", "", "" if math.isnan(added) else number(added), f"{chosen[0]['parameters']:,}"]
         if row in comparison.compared:
-            found = comparison.compared[row]
-            d = found.difference
+            compared = comparison.compared[row]
+            d = compared.difference
             cells[2] = f"{_signed(d.mean)} ({_signed(d.low)} to {_signed(d.high)})"
-            cells[3] = probability(found.p)
-            if not math.isnan(found.spread):
-                cells[4] = f"{found.spread:.2f} (p {found.spread_p:.2f})"
-            cells[5] = seeds_needed(found.seeds_to_decide)
+            cells[3] = probability(compared.p)
+            if not math.isnan(compared.spread):
+                cells[4] = f"{compared.spread:.2f} (p {compared.spread_p:.2f})"
+            cells[5] = seeds_needed(compared.seeds_to_decide)
         rows.append(cells)
     return rows
 
@@ -194,7 +194,7 @@ def _results(comparison: Comparison) -> dict[str, Any]:
         "static": list(runs.static),
         "left_out": comparison.left_out,
         "against_none": {
-            row: {**found._asdict(), "difference": found.difference._asdict()} for row, found in comparison.compared.items()
+            row: {**result._asdict(), "difference": result.difference._asdict()} for row, result in comparison.compared.items()
         },
         "collapsed": collapsed(runs),
         "robustness": robustness(runs),
@@ -210,11 +210,11 @@ def _page(comparison: Comparison) -> str:
     curves = robustness(runs)
     if curves:
         drawn = picture(draw_curves(curves, runs), "metric against severity") + _html_table(robustness_rows(curves))
-        sections.append(_section("Robustness", drawn, f"{_made_worse(runs)} Bands: one standard deviation."))
+        sections.append(_section("Robustness", drawn, f"{_robustness_caption(runs)} Bands: one standard deviation."))
     spreads = _spreads(runs)
     if spreads:
-        note = "Standard deviations, averaged over features and seeds."
-        sections.append(_section("How masks vary", _html_table(spreads), note))
+        caption = "Standard deviations, averaged over features and seeds."
+        sections.append(_section("How masks vary", _html_table(spreads), caption))
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in [*_warnings(comparison), " ".join(_explained(comparison))])
     lines = [comparison.verdict, *_few_updates(comparison), *diagnosis(runs, comparison.compared)]
     # Fingerprints of functions are for resuming, not for readers.
@@ -228,8 +228,8 @@ def _page(comparison: Comparison) -> str:
     return string.Template(PAGE).substitute(filled)
 
 
-def _section(head: str, content: str, note: str = "") -> str:
-    return f"<section><h2>{head}</h2>{f'<p>{html.escape(note)}</p>' if note else ''}<div class=wide>{content}</div></section>"
+def _section(head: str, content: str, text: str = "") -> str:
+    return f"<section><h2>{head}</h2>{f'<p>{html.escape(text)}</p>' if text else ''}<div class=wide>{content}</div></section>"
 
 
 def _html_table(rows: Sequence[Sequence[str]]) -> str:
@@ -243,8 +243,8 @@ def _spreads(runs: Runs) -> list[list[str]]:
     for row in runs.kinds:
         spreads = spreads_of(runs, row)
         for target in dict.fromkeys(name for spread in spreads for name in spread):
-            own = [spread[target] for spread in spreads if target in spread]
-            means = (np.mean([spread[name] for spread in own]) for name in ("mean", "within", "between", "features"))
+            of_target = [spread[target] for spread in spreads if target in spread]
+            means = (np.mean([spread[name] for spread in of_target]) for name in ("mean", "within", "between", "features"))
             rows.append([row, target, *(f"{mean:.4f}" for mean in means)])
     return rows if len(rows) > 1 else []
 

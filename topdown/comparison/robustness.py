@@ -1,4 +1,4 @@
-"""Means and spreads of the metric on corrupted test data."""
+"""Summarizes the metric on corrupted test data over seeds."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def robustness(runs: Runs) -> Curves:
             for severity, value in {"0": run["test"], **by_severity}.items():
                 row.setdefault(severity, []).append(value)
     return {
-        kind: {row: {severity: _summary(values) for severity, values in found.items()} for row, found in rows.items()}
+        kind: {row: {severity: _summary(values) for severity, values in series.items()} for row, series in rows.items()}
         for kind, rows in gathered.items()
     }
 
 
 def robustness_rows(curves: Curves) -> list[list[str]]:
     """Returns the rows of a table, one for each corruption and severity, with a column for each model."""
-    names = list(dict.fromkeys(name for found in curves.values() for name in found))
+    names = list(dict.fromkeys(name for by_row in curves.values() for name in by_row))
     rows = [["corruption", "severity", *names]]
-    for kind, found in curves.items():
-        for severity in dict.fromkeys(severity for by_severity in found.values() for severity in by_severity):
-            rows.append([kind, severity, *(_cell(found.get(name, {}).get(severity)) for name in names)])
+    for kind, by_row in curves.items():
+        for severity in dict.fromkeys(severity for by_severity in by_row.values() for severity in by_severity):
+            rows.append([kind, severity, *(_cell(by_row.get(name, {}).get(severity)) for name in names)])
     return rows
 
 
@@ -40,5 +40,5 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
 
-def _cell(found: Mapping[str, float] | None) -> str:
-    return "" if found is None else f"{found['mean']:.3f} ± {found['std']:.3f}"
+def _cell(summary: Mapping[str, float] | None) -> str:
+    return "" if summary is None else f"{summary['mean']:.3f} ± {summary['std']:.3f}"

@@ -1,4 +1,4 @@
-"""Decides on the rows of a comparison: simpler models, no feedback, a wider model, kinds of feedback, and rows that say why."""
+"""Selects the rows of a comparison: simpler models, no feedback, a wider model, kinds of feedback, and diagnostic rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topdown.comparison.variants import (
     WIDENED,
     Plan,
     Row,
-    call_once,
+    check_forward,
     count_parameters,
     find_width,
     make_model,
@@ -28,7 +28,7 @@ KINDS = (STATIC, *(kind for kind in FEEDBACK if kind != STATIC))
 
 
 def kinds_of(feedback: Feedback, latch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the options of the latch of each kind of feedback, the control "static" among them.
+    """Returns the options of the latch of each kind of feedback, including the control "static".
 
     Args:
         feedback: Kinds, or {name: kind, or options of a latch}.
@@ -41,7 +41,7 @@ def kinds_of(feedback: Feedback, latch: Mapping[str, Any]) -> dict[str, dict[str
 
 
 def with_static(kinds: dict[str, dict[str, Any]], latch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns kinds of feedback with a control among them: the kind "static", which does not read encodings.
+    """Returns kinds of feedback including a control: the kind "static", which does not read encodings.
 
     Raises:
         ValueError: if another kind has its name.
@@ -70,9 +70,9 @@ def make_rows(
     names = tuple(plan.splits["train"].sizes)
     for name in names if alone and len(names) > 1 else ():
         row = Row(f"{name} alone", modalities=(name,))
-        lacking = sum(absences(data).get(name, 0) for data in plan.splits.values())
-        if lacking:
-            left_out[row.name] = f"{lacking} samples lack it"
+        absent = sum(absences(data).get(name, 0) for data in plan.splits.values())
+        if absent:
+            left_out[row.name] = f"it is absent from {absent} samples"
             continue
         try:
             model = make_model(plan, row, 0)
@@ -80,7 +80,7 @@ def make_rows(
             if set(takes) != {name}:
                 left_out[row.name] = f"build returns a model of {', '.join(map(repr, takes))} where {name!r} alone is wanted"
                 continue
-            call_once(plan, row, model)
+            check_forward(plan, row, model)
         except Exception as error:  # a model that needs the others may raise any error
             kind = "" if isinstance(error, ValueError) else f"building or calling it raises {type(error).__name__}: "
             left_out[row.name] = f"{kind}{error}"
@@ -94,13 +94,13 @@ def make_rows(
     if width is not None and sizes:
         rows.append(Row(WIDENED, width=width))
     elif sizes:
-        nobody = "nobody said how to make the model wider: pass widen="
-        left_out[WIDENED] = nobody if plan.widen is None else "no factor gives it as many parameters as the largest latch has"
+        no_widen = "there is no wider model: pass widen="
+        left_out[WIDENED] = no_widen if plan.widen is None else "no factor gives it as many parameters as the largest latch has"
     rows += latches
     for row in _diagnostic_rows(kinds) if diagnose else ():
         try:
-            call_once(plan, row, make_model(plan, row, 0))
-        except Exception as error:  # a backbone whose encodings are no plain tensors, or that has one, may raise any error
+            check_forward(plan, row, make_model(plan, row, 0))
+        except Exception as error:  # a backbone with one encoding, or with encodings that are not tensors, may raise any error
             left_out[row.name] = f"{type(error).__name__}: {error}"
             continue
         rows.append(row)
@@ -112,16 +112,16 @@ def make_rows(
 
 
 def _needed(plan: Plan, row: Row) -> nn.Module:
-    """Returns the model of a row without which there is no comparison, after one call of it."""
+    """Builds and checks the model of a row that every comparison needs."""
     try:
-        return call_once(plan, row, make_model(plan, row, 0))
+        return check_forward(plan, row, make_model(plan, row, 0))
     except Exception as error:
         kind = "" if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: "
         raise ValueError(f"the row {row.name!r} cannot be computed: {kind}{error}") from error
 
 
 def _diagnostic_rows(kinds: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """Returns the rows that say why feedback helps or not, for the first kind that reads encodings."""
+    """Returns the diagnostic rows, for the first kind of feedback that reads encodings."""
     rows = [Row(FILM, form="film")]
     for kind in [kind for kind in kinds if kind not in static_kinds(kinds)][:1]:
         rows.append(Row(AVERAGED.format(kind), latch=kinds[kind], form="averages"))

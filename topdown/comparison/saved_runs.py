@@ -21,9 +21,9 @@ Array = np.ndarray[Any, Any]
 
 
 class RunStore:
-    """Keeps finished runs in memory, and in a directory if there is one."""
+    """Stores finished runs in memory, and in a directory, if any."""
 
-    # What may differ between runs that belong together: other kinds and rows are further runs; of versions, two count.
+    # Settings that may differ between runs of a comparison: latches add runs; of the versions, torch and topdown must match.
     FREE = ("latches", "versions", "robust")
 
     def __init__(self, out: Path | None, configuration: Mapping[str, Any], labels: torch.Tensor, *, resume: bool) -> None:
@@ -57,18 +57,18 @@ class RunStore:
 
     def has(self, row: Row, seed: int, parameters: int | None, *, robust: bool) -> bool:
         """Returns whether a run with the same latch, width and size is finished, and tested for robustness if wanted."""
-        found, _ = self.done.get((row.name, row.gaps, seed), (None, None))
-        if found is None or (robust and row.name != LINEAR and "robustness" not in found):
+        record, _ = self.done.get((row.name, row.gaps, seed), (None, None))
+        if record is None or (robust and row.name != LINEAR and "robustness" not in record):
             return False
-        if parameters not in (None, found["parameters"]):
+        if parameters not in (None, record["parameters"]):
             return False
-        return (found.get("latch"), found.get("width")) == (self._latch(row), row.width)
+        return (record.get("latch"), record.get("width")) == (self._latch(row), row.width)
 
     def _latch(self, row: Row) -> Any:
         return json.loads(json.dumps(self.options.get(row.name)))
 
     def keep(self, row: Row, seed: int, record: dict[str, Any], outputs: Array) -> None:
-        """Saves a run, atomically."""
+        """Saves a run atomically."""
         record = {**record, "latch": self._latch(row), "width": row.width}
         self.done[row.name, row.gaps, seed] = record, outputs
         if self.folder is not None:
@@ -77,12 +77,12 @@ class RunStore:
 
     def runs(self, wanted: Sequence[tuple[Row, int]], metric: Metric, kinds: Sequence[str], static: Sequence[str]) -> Runs:
         """Returns the wanted runs."""
-        found = [self.done[row.name, row.gaps, seed] for row, seed in wanted]
-        return Runs([record for record, _ in found], [outputs for _, outputs in found], self.labels, metric, kinds, static)
+        pairs = [self.done[row.name, row.gaps, seed] for row, seed in wanted]
+        return Runs([record for record, _ in pairs], [outputs for _, outputs in pairs], self.labels, metric, kinds, static)
 
 
 def _difference(name: str, before: Any, now: Any, path: str = "") -> str:
-    """Says which setting differs, down to the entry of a mapping."""
+    """Describes which setting differs, down to the entry of a mapping."""
     old, new, path = before.get(name), now.get(name), f"{path}{name}"
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         return _difference(next(k for k in old if old[k] != new[k]), old, new, f"{path}.")
@@ -98,5 +98,5 @@ def read_run(path: Path) -> tuple[dict[str, Any], Array]:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return json.loads(str(file["record"])), file["outputs"]
-    except Exception as error:  # numpy and zipfile raise many kinds on what is damaged
+    except Exception as error:  # numpy and zipfile raise many types of errors on damaged files
         raise DataError(f"{path}: is damaged ({type(error).__name__}); delete it to run it again") from None

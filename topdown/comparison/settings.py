@@ -1,4 +1,4 @@
-"""Checks the data of a comparison, and returns the settings that tell it from others."""
+"""Validates splits and records settings."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def check_splits(splits: Mapping[str, SequenceDataset]) -> None:
     """
     for name in ("train", "valid", "test"):
         if name not in splits or splits[name].labels is None:
-            found = "no labels" if name in splits else f"no place among the splits {list(splits)}"
-            raise DataError(f"{name!r} has {found}: a comparison trains on train, chooses on valid and reports test")
+            problem = f"{name!r} has no labels" if name in splits else f"there is no split {name!r} among {list(splits)}"
+            raise DataError(f"{problem}: a comparison trains on train, chooses on valid and reports test")
         if name == "train" and len(empty := (~labelled(splits[name].labels).reshape(len(splits[name]), -1).any(0)).nonzero()):
             raise DataError(f"label {int(empty[0])} is missing in all training samples: leave it out")
         ours, theirs = _kind_of(splits[name]), _kind_of(splits["train"])
@@ -53,7 +53,7 @@ def _kind_of(data: SequenceDataset) -> str:
 
 
 def configuration_of(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the settings of a comparison, as JSON can hold them: two comparisons with the same are the same."""
+    """Returns the settings of a comparison in the types of JSON. Runs with equal settings can be resumed."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -64,7 +64,7 @@ def configuration_of(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] |
             return named(value)
         return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
-    own_metric = plan.task is None or named(plan.metric.function) != named(metric_of(plan.task).function)
+    user_metric = plan.task is None or named(plan.metric.function) != named(metric_of(plan.task).function)
     return {
         "data": {name: {"samples": len(data), "fingerprint": fingerprint(data)} for name, data in plan.splits.items()},
         "sizes": plan.splits["train"].sizes,
@@ -73,8 +73,8 @@ def configuration_of(plan: Plan, rows: Sequence[Row], about: Mapping[str, Any] |
         "loss": plain(plan.loss),
         "widen": plain(plan.widen),
         "metric": plan.metric.name,
-        "own_metric": own_metric,
-        **({"metric_function": [named(plan.metric.function), plan.metric.lower_is_better]} if own_metric else {}),
+        "own_metric": user_metric,
+        **({"metric_function": [named(plan.metric.function), plan.metric.lower_is_better]} if user_metric else {}),
         "training": plain(plan.training),
         "robust": plan.robust,
         "latches": {row.name: plain(row.latch) for row in rows if row.latch is not None},

@@ -1,4 +1,4 @@
-r"""Are differences between models more than luck? Paired by seed, for other seeds and for other test samples alike.
+r"""Tests paired differences over seeds and test samples.
 
 Two models are trained with the same seeds and tested on the same samples. Their difference varies with the seed and with the
 samples that happen to be in the test set; both count,
@@ -6,8 +6,8 @@ samples that happen to be in the test set; both count,
 .. math:: s^2 = \frac{s_{\text{seeds}}^2}{S} + s_{\text{samples}}^2,
 
 where the first is the variance of the S paired differences, and the second the bootstrap variance, over test samples, of their
-mean. Leaving out the second finds "significant" differences on labels that mean nothing. What belongs to one seed and one
-sample counts in both, so that the test is careful: where that is most of the noise, false alarms are a fifth of 5 %.
+mean. Without the second, differences on random labels can be "significant". Noise of one seed and one sample counts in both,
+so that the test is conservative: where that is most of the noise, the rate of false positives is a fifth of 5 %.
 
 References:
     Holm, A simple sequentially rejective multiple test procedure (1979); Pitman (1939) and Morgan (1939) for paired variances;
@@ -27,7 +27,7 @@ from topdown.files import require
 Array = np.ndarray[Any, Any]
 RESAMPLES = 400
 UNDEFINED = 0.9  # share of resamples that must have a score
-CERTAIN = 30.0  # standard errors beyond which a difference is found for certain
+CERTAIN = 30.0  # standard errors beyond which a difference is certain to be detected
 
 
 class Difference(NamedTuple):
@@ -37,10 +37,10 @@ class Difference(NamedTuple):
         mean: Mean paired difference, positive where the model is better.
         low: Lower end of its 95 % interval.
         high: Upper end of it.
-        p: Probability of a difference as large, either way, if there were none; before any correction.
-        seed_error: Standard error that comes of the seeds.
-        sample_error: Standard error that comes of the test samples; infinite where it cannot be told.
-        lasting_error: The part of it that any number of seeds would leave.
+        p: Two-sided p-value under no difference, before any correction.
+        seed_error: Standard error due to the seeds.
+        sample_error: Standard error due to the test samples; infinite where it cannot be estimated.
+        lasting_error: The part of it that more seeds do not reduce.
         seeds: Number of pairs.
         samples: Number of test samples.
     """
@@ -65,14 +65,14 @@ def paired_difference(
         differences: Difference of each seed, positive where the model is better.
         sample_error: Standard error of their mean over test samples: see :func:`bootstrap_errors`.
         samples: Number of test samples.
-        lasting_error: The part of it that any number of seeds would leave. (Default: all of it)
+        lasting_error: The part of it that more seeds do not reduce. (Default: all of it)
 
     Returns:
         Difference; its interval is infinite, and p is 1, for a single seed, and for an infinite `sample_error`.
 
     Example:
-        >>> found = paired_difference([1.0, 2.0, 3.0], 0.0, 100)
-        >>> round(found.mean, 3), round(found.low, 3), round(found.p, 4)  # scipy.stats.ttest_1samp([1, 2, 3], 0)
+        >>> difference = paired_difference([1.0, 2.0, 3.0], 0.0, 100)
+        >>> round(difference.mean, 3), round(difference.low, 3), round(difference.p, 4)  # scipy.stats.ttest_1samp([1, 2, 3], 0)
         (2.0, -0.484, 0.0742)
     """
     stats = require("scipy.stats", "experiments")
@@ -101,9 +101,9 @@ def _freedom(seed_error: float, seeds: int, sample_error: float, samples: int) -
 def bootstrap_errors(
     scores: Callable[[Array], Sequence[float]], samples: int, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Returns the standard error of a mean score over test samples, and the part that more seeds would not remove.
+    """Bootstraps the standard error of a mean score over test samples, and the part that more seeds do not reduce.
 
-    What belongs to one score and one sample averages out over scores; what all scores have in common in a sample does not.
+    Noise of one score and one sample averages out over scores; noise of a sample that all scores share does not.
 
     Args:
         scores: Function of the numbers of samples, of shape (N,), with repetitions; returns a score for each seed, nan where it
@@ -122,14 +122,14 @@ def bootstrap_errors(
         (1.0, 1.0)
     """
     generator = np.random.default_rng(seed)
-    found = np.array([scores(generator.integers(0, samples, samples)) for _ in range(resamples)])
-    found = found[np.isfinite(found).all(1)]
-    if samples < 2 or len(found) < UNDEFINED * resamples:
+    resampled = np.array([scores(generator.integers(0, samples, samples)) for _ in range(resamples)])
+    resampled = resampled[np.isfinite(resampled).all(1)]
+    if samples < 2 or len(resampled) < UNDEFINED * resamples:
         return math.inf, math.inf
-    unbiased, seeds = samples / (samples - 1), found.shape[1]  # variances over resamples are (N - 1) / N too small
-    of_mean, of_one = float(found.mean(1).var()) * unbiased, float(found.var(0).mean()) * unbiased
-    own = max(0.0, of_one - of_mean) / max(1, seeds - 1)  # of seeds and samples together, of their mean
-    return math.sqrt(of_mean), math.sqrt(max(0.0, of_mean - own))
+    unbiased, seeds = samples / (samples - 1), resampled.shape[1]  # variances over resamples are (N - 1) / N too small
+    of_mean, of_one = float(resampled.mean(1).var()) * unbiased, float(resampled.var(0).mean()) * unbiased
+    interaction = max(0.0, of_one - of_mean) / max(1, seeds - 1)  # of seeds and samples: its variance in the mean
+    return math.sqrt(of_mean), math.sqrt(max(0.0, of_mean - interaction))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -147,17 +147,17 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def samples_to_decide(difference: Difference, level: float, *, most_seeds: int) -> tuple[int, int] | None:
-    """Returns how many test samples, and seeds, would find a difference of the observed size in four of five attempts.
+    """Returns how many test samples and seeds detect a difference of the observed size with a power of 80 %.
 
-    Errors that come of the test samples fall with the square root of their number; those of the seeds do not.
+    Errors due to the test samples fall with the square root of their number; those due to the seeds do not.
 
     Args:
         difference: Difference that was measured.
         level: Level of the test, such as 0.05 over the number of kinds.
-        most_seeds: Seeds that may be needed then.
+        most_seeds: Maximum number of seeds.
 
     Returns:
-        Both, the former with two digits; None if no number of samples would do, or nothing can be told.
+        Both, the former with two digits; None if no number of samples is enough, or for a single seed or no difference.
 
     Example:
         >>> pilot = Difference(1.0, 0, 0, 0, seed_error=0.1, sample_error=1.0, lasting_error=1.0, seeds=4, samples=100)
@@ -186,30 +186,30 @@ def spread_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, f
         other: Scores of another.
 
     Returns:
-        Ratio of the standard deviations, and the probability of one as far from 1 if they were the same; nan and 1 where there
-        are fewer than three seeds, or a model has no spread.
+        Ratio of the standard deviations, and its p-value under equal standard deviations; nan and 1 for fewer than three
+        seeds, or where a model has no spread.
     """
     stats = require("scipy.stats", "experiments")
     a, b = np.asarray(one, float), np.asarray(other, float)
     if len(a) < 3 or a.std() == 0 or b.std() == 0:
         return float("nan"), 1.0
     ratio = float(a.std(ddof=1) / b.std(ddof=1))
-    if min(np.ptp(a + b), np.ptp(a - b)) < 1e-9 * np.abs(a + b).max():  # one is the other, moved
+    if min(np.ptp(a + b), np.ptp(a - b)) < 1e-9 * np.abs(a + b).max():  # one is the other, shifted
         return ratio, 1.0
     return ratio, float(stats.pearsonr(a + b, a - b).pvalue)
 
 
 def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8) -> float | None:
-    """Returns the number of seeds that would find a difference of the observed size in four of five attempts.
+    """Returns the number of seeds that detect a difference of the observed size with a power of 80 %.
 
     Args:
         difference: Difference that was measured.
         level: Level of the test, such as 0.05 over the number of kinds.
-        power: Share of attempts that find it. (Default: 0.8)
+        power: Probability of detecting it. (Default: 0.8)
 
     Returns:
-        Number of seeds; infinity if none would do, since the test samples alone leave more doubt than that; None if it cannot
-        be told from one seed, or there is no difference.
+        Number of seeds; infinity if none is enough, since the error due to the test samples is too large; None for a single
+        seed or no difference.
 
     Example:
         >>> pilot = Difference(1.0, 0, 0, 0, seed_error=1.0, sample_error=0.0, lasting_error=0.0, seeds=4, samples=100)
@@ -226,12 +226,12 @@ def seeds_to_decide(difference: Difference, level: float, *, power: float = 0.8)
         if error == 0.0 or abs(d.mean) / error > CERTAIN:
             return True
         with np.errstate(divide="ignore"):  # of scipy 1.11
-            found = float(stats.nct.sf(stats.t.ppf(1 - level / 2, freedom), freedom, abs(d.mean) / error))
-        return found >= power
+            achieved = float(stats.nct.sf(stats.t.ppf(1 - level / 2, freedom), freedom, abs(d.mean) / error))
+        return achieved >= power
 
     if not math.isfinite(lasting) or not finds(0.0, max(1, d.samples - 1)):
         return math.inf
-    of_one = math.sqrt(d.seeds * (d.seed_error**2 + d.sample_error**2 - lasting**2))  # what one seed adds of its own
+    of_one = math.sqrt(d.seeds * (d.seed_error**2 + d.sample_error**2 - lasting**2))  # standard error that one seed adds
 
     def enough(seeds: int) -> bool:
         from_seeds = of_one / math.sqrt(seeds)

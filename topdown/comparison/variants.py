@@ -1,4 +1,4 @@
-"""The variants of the model that a comparison trains (its rows), and the training of one with one seed."""
+"""Builds, trains and tests one row of a comparison."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Build = Callable[[Sizes], nn.Module]
 Widen = Callable[[Sizes, float], nn.Module]
 LINEAR, NONE, WIDENED, STATIC = "linear model on pooled features", "none", "none, widened", "static"
 SEVERITIES = {"noise": (0.5, 1.0, 2.0), "features": (0.2, 0.5, 0.8), "steps": (0.2, 0.5, 0.8)}
-RATES = tuple(round(0.1 * i, 1) for i in range(10))  # of steps that are missing, in all modalities
-WIDEST = 1024.0  # factor of a wider backbone
-SEED_OF_CORRUPTION = 77_003  # one for all rows and seeds, so that they meet the same data
+RATES = tuple(round(0.1 * i, 1) for i in range(10))  # rates of missing steps, in all modalities
+WIDEST = 1024.0  # largest factor of a wider backbone
+SEED_OF_CORRUPTION = 77_003  # the same for all rows and seeds, so that all see the same corrupted data
 
 
 class Metric(NamedTuple):
@@ -74,7 +74,7 @@ class Row(NamedTuple):
 
     @property
     def slug(self) -> str:
-        """Name of it in the name of a file."""
+        """Name of the row in file names."""
         return quote(self.name, safe=" ,").replace(".", "%2E") + (".gaps" if self.gaps else "")
 
 
@@ -82,10 +82,10 @@ class Plan(NamedTuple):
     """Holds the settings that all rows of a comparison share.
 
     Args:
-        build: Function that makes the backbone from the features of each modality.
-        widen: Function that makes a wider one from these and a factor; None if there is none.
+        build: Function that builds the backbone from the features of each modality.
+        widen: Function that builds a wider one from these and a factor; None for no wider model.
         splits: Samples for train, valid and test.
-        task: Task, for the linear model; None where it is not known.
+        task: Task, for the linear model; None if it is unknown.
         loss: Loss to train with.
         metric: Metric to compare.
         training: Further options of :func:`topdown.training.fit`.
@@ -103,7 +103,7 @@ class Plan(NamedTuple):
 
 
 def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
-    """Builds the model of a row. For a seed, all rows with the same backbone have the same initial values.
+    """Builds the model of a row. With the same seed, all rows with the same backbone have the same initial values.
 
     Without feedback it is fuse(encode(inputs)), as in a latch that is disabled; `forward` of a backbone is never called.
     """
@@ -120,12 +120,12 @@ def make_model(plan: Plan, row: Row, seed: int) -> nn.Module:
         options: dict[str, Any] = dict(row.latch)
         if row.form:
             backbone, options["sources"] = reading(backbone, row.form, [*sizes])
-        options |= {k: copy.deepcopy(v) for k, v in options.items() if isinstance(v, nn.Module)}  # of no other run
+        options |= {k: copy.deepcopy(v) for k, v in options.items() if isinstance(v, nn.Module)}  # runs share no modules
         return TopDownLatch(backbone, **options, example_inputs=example.inputs)
 
 
-def call_once(plan: Plan, row: Row, model: nn.Module) -> nn.Module:
-    """Calls the model of a row on some training samples, so that an error comes before hours of training, and returns it.
+def check_forward(plan: Plan, row: Row, model: nn.Module) -> nn.Module:
+    """Checks that the model of a row runs on some training samples, before hours of training, and returns it.
 
     Raises:
         Exception: whatever the model raises.
@@ -182,15 +182,15 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         _check_score(plan, record)
         return record, test.numpy()
     training, best = dict(plan.training), list[float]()
-    made = make_model(plan, row, seed)
-    model = scaled_by_targets(made, splits["train"]) if training.pop("standardize_targets", False) else made
+    unscaled = make_model(plan, row, seed)
+    model = scaled_by_targets(unscaled, splits["train"]) if training.pop("standardize_targets", False) else unscaled
     record["parameters"] = count_parameters(model)
 
     def on_epoch(_: Mapping[str, float]) -> None:
         best.append(score(predict(model, splits["test"]), labels))
 
     def on_step(epoch: int, step: int, _: int) -> None:
-        manual_seed((seed * 10_007 + epoch) * 1_000_003 + step)  # each step begins alike in all rows
+        manual_seed((seed * 10_007 + epoch) * 1_000_003 + step)  # each step has the same random state in all rows
 
     fitted = fit(
         model,
@@ -211,8 +211,8 @@ def run_row(plan: Plan, row: Row, seed: int) -> tuple[dict[str, Any], np.ndarray
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
     }
-    if isinstance(made, TopDownLatch):
-        record["masks"] = mask_spread(made, splits["test"])
+    if isinstance(unscaled, TopDownLatch):
+        record["masks"] = mask_spread(unscaled, splits["test"])
     if plan.robust or row.gaps:
         record["robustness"], record["not_tested"] = _robustness(plan, row, model, splits["test"])
     _check_score(plan, record)
@@ -240,23 +240,23 @@ def _robustness(
     plan: Plan, row: Row, model: nn.Module, test: SequenceDataset
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Returns {corruption: {severity: metric}}, and the reason for each corruption that the model does not accept."""
-    scale = {name: found.deviation for name, found in test.moments().items()}
+    scale = {name: moments.deviation for name, moments in test.moments().items()}
     grids: dict[str, Sequence[float]] = {} if row.gaps else dict(SEVERITIES)
-    found: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     left_out: dict[str, str] = {}
     for kind, severities in {**grids, **({"missing rates": RATES} if row.gaps else {})}.items():
-        found[kind] = {}
+        scores[kind] = {}
         for severity in severities:
             what: Any = "steps" if kind == "missing rates" else kind
             worse = test.corrupt(what, severity, seed=SEED_OF_CORRUPTION, scale=scale)
-            found[kind][f"{severity:g}"] = plan.metric.function(predict(model, worse), test.labels)
+            scores[kind][f"{severity:g}"] = plan.metric.function(predict(model, worse), test.labels)
     for name in test.sizes if len(test.sizes) > 1 and not row.gaps else ():
         try:
             worse = test.corrupt("missing", 1.0, modalities=[name], seed=SEED_OF_CORRUPTION)
-            found[f"without {name}"] = {"1": plan.metric.function(predict(model, worse), test.labels)}
-        except Exception as error:  # a user-defined model may not accept samples that lack a modality
+            scores[f"without {name}"] = {"1": plan.metric.function(predict(model, worse), test.labels)}
+        except Exception as error:  # a user-defined model may not accept absent modalities
             left_out[f"without {name}"] = f"{type(error).__name__}: {error}"
-    return found, left_out
+    return scores, left_out
 
 
 def mask_spread(latch: TopDownLatch, data: SequenceDataset, batch_size: int = 32) -> dict[str, dict[str, float]]:
@@ -276,17 +276,17 @@ def mask_spread(latch: TopDownLatch, data: SequenceDataset, batch_size: int = 32
             mean = pool_mask(mask, lengths)
             valid = torch.ones(mask.shape[:2], device="cpu") if lengths is None else valid_steps(lengths, mask.shape[1])
             apart = ((mask - mean).square() * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-            there = valid.sum(1) > 0
-            means.setdefault(name, []).append(mean.squeeze(1)[there])
-            within.setdefault(name, []).append(apart.sqrt()[there])
-    found = {}
+            has_steps = valid.sum(1) > 0
+            means.setdefault(name, []).append(mean.squeeze(1)[has_steps])
+            within.setdefault(name, []).append(apart.sqrt()[has_steps])
+    spreads = {}
     for name, parts in means.items():
         mean = torch.cat(parts)
         if len(mean) > 1:
-            found[name] = {
+            spreads[name] = {
                 "mean": float(mean.mean()),
                 "within": float(torch.cat(within[name]).mean()),
                 "between": float(mean.std(0).mean()),
                 "features": float(mean.mean(0).std(correction=0)),
             }
-    return found
+    return spreads

@@ -1,4 +1,4 @@
-"""Words the result of a comparison in one sentence."""
+"""Summarizes a comparison in one sentence."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from topdown.comparison.variants import LINEAR, NONE, WIDENED, Metric
 
 FIRST = "standardize the features, find a better backbone, or train it better, before all else"
 MANY_SEEDS = 10_000
-MOST_SEEDS = 30  # that anybody would run
+MOST_SEEDS = 30  # practical maximum
 
 
 def verdict(runs: Runs, compared: Mapping[str, Compared]) -> str:
-    """Says in plain words whether feedback helps, against no feedback, and against what it might be mistaken for."""
+    """Says whether feedback beats no feedback and the controls."""
     return _of_feedback(runs, compared) + _of_linear(compared)
 
 
 def _of_linear(compared: Mapping[str, Compared]) -> str:
-    """Warns if a linear model is better than the backbone without feedback: then that is the problem."""
+    """Warns if a linear model is better than the backbone without feedback, which is then the problem."""
     simple = compared.get(LINEAR)
     if simple is None or simple.difference.mean <= 0:
         return ""
@@ -38,8 +38,8 @@ def _of_feedback(runs: Runs, compared: Mapping[str, Compared]) -> str:
     if sure:
         return _better_than_none(runs, dynamic, sure)
     best = max(dynamic, key=lambda row: dynamic[row].difference.mean)
-    found, said = dynamic[best], _said(runs, dynamic, best)
-    d, samples = found.difference, len(runs.labels)
+    result, said = dynamic[best], _said(runs, dynamic, best)
+    d, samples = result.difference, len(runs.labels)
     if d.seeds < 2:
         return f"Nothing can be said from one seed: {best!r} {said}."
     if not math.isfinite(d.sample_error):
@@ -47,21 +47,21 @@ def _of_feedback(runs: Runs, compared: Mapping[str, Compared]) -> str:
         return f"Nothing can be said from {why}: {best!r} {said}."
     if all(c.p < LEVEL and c.difference.mean < 0 for c in dynamic.values()):
         return f"Feedback hurts here: the best kind, {best!r}, {said}."
-    if d.mean <= 0 or found.seeds_to_decide is None:
+    if d.mean <= 0 or result.seeds_to_decide is None:
         more = "no kind is better than none on average"
     else:
-        more = _enough(found, LEVEL / len(dynamic))
+        more = _enough(result, LEVEL / len(dynamic))
     worst = min(dynamic, key=lambda row: dynamic[row].difference.mean)
     hurts = dynamic[worst]
-    note = f"; {worst!r} is worse than none (p {_equals(hurts.p)})" if hurts.p < LEVEL and hurts.difference.mean < 0 else ""
-    return f"No evidence that feedback helps here: the best kind, {best!r}, {said}; {more}{note}."
+    harm = f"; {worst!r} is worse than none (p {_equals(hurts.p)})" if hurts.p < LEVEL and hurts.difference.mean < 0 else ""
+    return f"No evidence that feedback helps here: the best kind, {best!r}, {said}; {more}{harm}."
 
 
-def _enough(found: Compared, level: float) -> str:
+def _enough(compared: Compared, level: float) -> str:
     """Says how many seeds would decide, or how many test samples where seeds alone would not, or would be too many."""
-    seeds = found.seeds_to_decide
+    seeds = compared.seeds_to_decide
     assert seeds is not None
-    larger = samples_to_decide(found.difference, level, most_seeds=MOST_SEEDS) if seeds > MOST_SEEDS else None
+    larger = samples_to_decide(compared.difference, level, most_seeds=MOST_SEEDS) if seeds > MOST_SEEDS else None
     if larger is not None:
         alone = "no number of seeds" if math.isinf(seeds) else f"only {seeds_needed(seeds)} seeds or so"
         enough = f"about {larger[0]:,} test samples with {_count(larger[1], 'seed')}"
@@ -70,15 +70,15 @@ def _enough(found: Compared, level: float) -> str:
         more = "no number of seeds would decide: the test set is too small for a difference like this"
     else:
         more = f"{seeds_needed(seeds)} seeds or so would decide"
-    return f"{more}, if the difference is as large as it looks"
+    return f"{more}, if the true difference equals the observed one"
 
 
 def _better_than_none(runs: Runs, dynamic: Mapping[str, Compared], sure: Sequence[str]) -> str:
     """Says of kinds that are better than none whether one is better than every control, too, corrected for all kinds."""
     names = {WIDENED: "a model without feedback of as many parameters"} if runs.of(WIDENED) else {}
-    names |= {row: "a mask that looks at nothing" for row in runs.static if runs.of(row)}
+    names |= {row: "a static mask" for row in runs.static if runs.of(row)}
     against = {row: {control: difference_of(runs, pairs_of(runs, row, control)) for control in names} for row in sure}
-    least = {row: max((c.p if c.mean > 0 else 1.0 for c in found.values()), default=0.0) for row, found in against.items()}
+    least = {row: max((c.p if c.mean > 0 else 1.0 for c in against[row].values()), default=0.0) for row in against}
     corrected = dict(zip(dynamic, holm([least.get(row, 1.0) for row in dynamic]), strict=True))
     winners = [row for row in sure if corrected[row] < LEVEL]
     best = max(winners or sure, key=lambda row: dynamic[row].difference.low)
@@ -96,7 +96,7 @@ def _better_than_none(runs: Runs, dynamic: Mapping[str, Compared], sure: Sequenc
 def _said(runs: Runs, dynamic: Mapping[str, Compared], row: str) -> str:
     """Says how a kind of feedback differs from none, and how sure that is."""
     d, samples = dynamic[row].difference, len(runs.labels)
-    low, high = (d.low, d.high) if d.mean >= 0 else (-d.high, -d.low)  # of what is said, which has no sign
+    low, high = (d.low, d.high) if d.mean >= 0 else (-d.high, -d.low)  # of the difference in the sentence, which has no sign
     counts = f"for {_count(len(dynamic), 'kind')}, {_count(d.seeds, 'seed')}, {_count(samples, 'test sample')}"
     interval = f"95 % interval {number(low)} to {number(high)}, p {_equals(dynamic[row].p)}"
     return f"{_by(d.mean, runs.metric)} ({interval} {counts})"
@@ -118,19 +118,19 @@ def _by(mean: float, metric: Metric) -> str:
 
 
 def number(value: float) -> str:
-    """Writes a number with four places, or with two digits where these would all be 0, but for errors of rounding."""
+    """Formats a number with four decimals, or with two digits where these would be 0, except for rounding errors."""
     return f"{value:.2g}" if 1e-12 < abs(value) < 5e-5 else f"{value:.4f}" if math.isfinite(value) else str(value)
 
 
 def seeds_needed(seeds: float | None) -> str:
-    """Writes the number of seeds it would take to decide."""
+    """Formats the number of seeds needed to decide."""
     if seeds is None:
         return ""
     return "never" if math.isinf(seeds) else f"{seeds:.0f}" if seeds <= MANY_SEEDS else f"more than {MANY_SEEDS:,}"
 
 
 def probability(p: float) -> str:
-    """Writes a probability."""
+    """Formats a probability."""
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 

@@ -1,7 +1,7 @@
-"""Samples of several modalities: read from files and arrays, checked, stored, and put into batches.
+"""Loads, validates, stores and batches multimodal samples.
 
-For any model and any training loop. Needs the extra `datasets` (`pip install 'topdown-latch[datasets]'`) for HDF5 files and
-progress bars. Imports `topdown`, never the reverse.
+Works with any model and any training loop. Needs the extra `datasets` (`pip install 'topdown-latch[datasets]'`) for HDF5 files
+and progress bars. Imports `topdown`, never the reverse.
 """
 
 from topdown.datasets.batch import Batch as Batch

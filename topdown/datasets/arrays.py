@@ -1,4 +1,4 @@
-"""Makes a split from arrays."""
+"""Builds a split from arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from topdown.datasets.raw_samples import Array, RawSplit, Stream
 def from_arrays(
     inputs: Mapping[str, Any], labels: Any, lengths: Any, ids: Sequence[Any] | None, classes: Sequence[str] | None = None
 ) -> RawSplit:
-    """Makes a split from arrays: see :meth:`topdown.datasets.SequenceDataset.from_arrays`.
+    """Builds a split from arrays: see :meth:`topdown.datasets.SequenceDataset.from_arrays`.
 
     Raises:
         DataError: if a shape, a type, a value or a length does not fit.
@@ -47,8 +47,8 @@ def from_arrays(
             else:
                 raise DataError(f"{name!r} has shape {array.shape}: it must be (N, T, D), (N, D), or a list of (T_i, D)")
     targets, names = (None, None) if labels is None else _targets(labels, classes)
-    found = {"class_names": names} if names else {}
-    return RawSplit(targets, identifiers(plain(ids), "ids"), streams, vectors, found, present, fills=True)
+    report = {"class_names": names} if names else {}
+    return RawSplit(targets, identifiers(plain(ids), "ids"), streams, vectors, report, present, fills=True)
 
 
 def _targets(labels: Any, classes: Sequence[str] | None) -> tuple[Array, list[str] | None]:
@@ -62,8 +62,8 @@ def _targets(labels: Any, classes: Sequence[str] | None) -> tuple[Array, list[st
         return targets, None
     whole = targets.ndim == 1 and targets.dtype.kind in "iub"
     if not whole or not ((targets == MISSING) | ((targets >= 0) & (targets < len(names)))).all():
-        found = f"{targets.dtype} of shape {targets.shape}, from {targets.min()} to {targets.max()}"
-        raise DataError(f"there are {len(names)} classes, but labels are {found}: give words, or 0 to {len(names) - 1}")
+        actual = f"{targets.dtype} of shape {targets.shape}, from {targets.min()} to {targets.max()}"
+        raise DataError(f"there are {len(names)} classes, but labels are {actual}: give words, or 0 to {len(names) - 1}")
     return targets, names
 
 
@@ -80,19 +80,19 @@ def _are_steps(valid: Any) -> bool:
 
 
 def _listed(name: str, values: list[Array | None]) -> Stream:
-    there = [array for array in values if array is not None]
-    if any(len(array) for array in there) and all(
-        array.ndim == 1 and (array.dtype.kind in "iu" or not len(array)) for array in there
+    present = [array for array in values if array is not None]
+    if any(len(array) for array in present) and all(
+        array.ndim == 1 and (array.dtype.kind in "iu" or not len(array)) for array in present
     ):
         arrays = [np.zeros(0, np.int64) if array is None else array for array in values]
         return Stream(1, np.array([len(array) for array in arrays]), arrays, {"dtype": "int64"}, tokens=True)
-    shapes = {array.shape[1:] for array in there}
-    if len(shapes) != 1 or any(array.ndim != 2 for array in there):
-        found = sorted({str(array.shape) for array in there})[:3]
+    shapes = {array.shape[1:] for array in present}
+    if len(shapes) != 1 or any(array.ndim != 2 for array in present):
+        examples = sorted({str(array.shape) for array in present})[:3]
         raise DataError(
-            f"{name!r} must be a list of arrays (T_i, D) with one D, got shapes such as {', '.join(found) or 'none'}"
+            f"{name!r} must be a list of arrays (T_i, D) with one D, got shapes such as {', '.join(examples) or 'none'}"
         )
-    size, dtype = there[0].shape[1], np.result_type(*there)
+    size, dtype = present[0].shape[1], np.result_type(*present)
     arrays = [np.zeros((0, size), dtype) if array is None else array.astype(dtype, copy=False) for array in values]
     return Stream(size, np.array([len(array) for array in arrays]), arrays, {"dtype": str(dtype)})
 
@@ -111,8 +111,8 @@ def _padded(name: str, array: Array, valid: Any) -> Stream:
             "move sequences to the start of their rows, or give a list of arrays"
         )
     arrays = (sample[:length] for sample, length in zip(array, lengths, strict=True))
-    found = {"dtype": str(array.dtype), "padding": "none" if valid is None else "right"}
-    return Stream(size, lengths, arrays, found, tokens=array.ndim == 2)
+    report = {"dtype": str(array.dtype), "padding": "none" if valid is None else "right"}
+    return Stream(size, lengths, arrays, report, tokens=array.ndim == 2)
 
 
 def _is_left_padded(sample: Array, length: int) -> bool:
@@ -120,8 +120,8 @@ def _is_left_padded(sample: Array, length: int) -> bool:
 
 
 def _present(name: str, array: Array, valid: Any) -> Array:
-    there = np.asarray(plain(valid))
-    if there.shape != (len(array),) or there.dtype.kind not in "iub" or ((there != 0) & (there != 1)).any():
-        remedy = f"give {len(array)} lengths, 1 where it is there, or 0"
+    marks = np.asarray(plain(valid))
+    if marks.shape != (len(array),) or marks.dtype.kind not in "iub" or ((marks != 0) & (marks != 1)).any():
+        remedy = f"give {len(array)} lengths, 1 where it is present, or 0"
         raise DataError(f"{name!r} has shape {array.shape}, without time: {remedy}")
-    return there
+    return marks

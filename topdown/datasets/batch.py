@@ -1,4 +1,4 @@
-"""A sample, and a padded batch of samples."""
+"""Defines a sample, and a padded batch of samples."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from topdown.sequence import Lengths
 class Sample(NamedTuple):
     """Holds one sample: inputs of shape (T_k, D_k) or (D_k,) per modality, its label or None, and its id.
 
-    Ids of tokens are integers of shape (T_k,); all else is float32.
+    Ids of tokens are integers of shape (T_k,); all other inputs are float32.
 
-    A sequence that the sample lacks has no steps, (0, D_k); a vector that it lacks is of shape (0,).
+    An absent sequence has no steps and the shape (0, D_k); an absent vector has the shape (0,).
     """
 
     inputs: dict[str, Tensor]
@@ -28,13 +28,13 @@ class Sample(NamedTuple):
 class Batch(dict[str, Any]):
     """Holds a padded batch: a mapping of `inputs`, `lengths`, `labels` and `ids`, which are also attributes.
 
-    Being a dict, it is moved, shared out and put together again by whatever framework does that to batches.
+    It is a dict, so that frameworks can move, split and merge it.
 
     Attributes:
         inputs: Sequences of shape (B, T_k, D_k), padded on the right with zeros, or vectors (B, D_k), per modality, in float32;
             ids of tokens are integers (B, T_k).
         lengths: Lengths of shape (B,) when all sequences of the data set are aligned and every sample has every modality,
-            else a mapping from modality to such, where 0 says that a sample lacks it; None when there are vectors alone.
+            else a mapping from modality to such, where 0 means that it is absent; None when all modalities are vectors.
         labels: Labels of shape (B,); None for data without labels.
         ids: Names of the samples.
 
@@ -58,7 +58,7 @@ class Batch(dict[str, Any]):
 
     @property
     def labels(self) -> Any:  # a tensor, or None
-        """Labels, if there are any."""
+        """Labels, or None."""
         return self["labels"]
 
     @property
@@ -81,12 +81,12 @@ def collate(
 
     Args:
         samples: Samples with the same modalities.
-        sizes: Features of each modality, for vectors that all samples lack.
-        present: Vectors that have lengths in every batch, since some samples of the data set lack them.
+        sizes: Features of each modality, for vectors that are absent in all samples.
+        present: Vectors that have lengths in every batch, since they are absent in some samples of the data set.
         aligned: Whether sequences of the data set are aligned.
 
     Returns:
-        Inputs, and lengths of all sequences, and of vectors that some samples lack.
+        Inputs, and lengths of all sequences, and of vectors that are absent in some samples.
 
     Raises:
         DataError: if modalities differ, or there is no sample.
@@ -102,11 +102,11 @@ def collate(
     steps = padded_steps(lengths, aligned=aligned and are_aligned(list(lengths.values())))
     inputs = {k: pad(xs, steps[k]) for k, xs in parts.items() if k in lengths}
     for name in parts.keys() - lengths.keys():  # vectors
-        lacking = torch.zeros(sizes.get(name, 0), device="cpu")
-        inputs[name] = torch.stack([x if len(x) else lacking for x in parts[name]])
-        there = torch.tensor([int(len(x) > 0) for x in parts[name]], device="cpu")
-        if name in present or not there.all():
-            lengths[name] = there
+        absent = torch.zeros(sizes.get(name, 0), device="cpu")
+        inputs[name] = torch.stack([x if len(x) else absent for x in parts[name]])
+        valid = torch.tensor([int(len(x) > 0) for x in parts[name]], device="cpu")
+        if name in present or not valid.all():
+            lengths[name] = valid
     return {name: inputs[name] for name in names}, lengths
 
 
@@ -125,7 +125,7 @@ def padded_steps(lengths: Mapping[str, Tensor], *, aligned: bool) -> dict[str, i
 
 
 def are_aligned(lengths: Sequence[Tensor]) -> bool:
-    """Returns whether, in each sample, all modalities that it has are equally long.
+    """Returns whether, in each sample, all present modalities are equally long.
 
     Example:
         >>> are_aligned([torch.tensor([3, 2]), torch.tensor([3, 0])]), are_aligned([torch.tensor([3]), torch.tensor([2])])

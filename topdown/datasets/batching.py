@@ -73,7 +73,7 @@ class BucketedSampler(Sampler[list[int]]):
         [0, 1, 2, 3, 4]
     """
 
-    # Not called `batch_size`: who shards batch samplers, as accelerate does, takes that for the size of every batch.
+    # Not named `batch_size`: libraries that shard batch samplers, such as accelerate, read that as the size of every batch.
     def __init__(
         self,
         lengths: Tensor,
@@ -89,7 +89,7 @@ class BucketedSampler(Sampler[list[int]]):
         check_whole_numbers({"batch_size": batch_size, "pool": pool}, 1)
         self.lengths, self.samples, self.shuffle = lengths, batch_size, shuffle
         self.seed, self.epoch, self.pool = seed, epoch, pool
-        self.given = rank, world_size
+        self.requested = rank, world_size
         if world_size is not None:
             self.place()
 
@@ -100,7 +100,7 @@ class BucketedSampler(Sampler[list[int]]):
             ValueError: if they do not fit one another, the batches or the samples.
         """
         running = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, world_size = self.given
+        rank, world_size = self.requested
         world_size = world_size or (torch.distributed.get_world_size() if running else 1)
         rank = (torch.distributed.get_rank() if running else 0) if rank is None else rank
         if not 0 <= rank < world_size:
@@ -122,7 +122,7 @@ class BucketedSampler(Sampler[list[int]]):
         # Batch norm cannot train on one sample.
         least = max(world_size, 2 if self.shuffle and self.samples > 1 else 1)
         small = next((i for i, batch in enumerate(batches) if len(batch) < least), None)
-        if small is not None and len(batches) > 1:  # only the last batch of the last pool can be
+        if small is not None and len(batches) > 1:  # only the last batch of the last pool can be small
             rest = batches.pop(small)
             batches[small - 1] = torch.cat([batches[small - 1], rest])
         return batches
@@ -134,7 +134,7 @@ class BucketedSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         rank, world_size = self.place()
         batches = self.batches()
-        self.epoch += 1  # not before the first batch is asked for: a loader makes iterators that it does not use
+        self.epoch += 1  # only when the first batch is requested: a loader creates iterators that it does not use
         for batch in batches:
             yield batch[rank::world_size].tolist()
 
@@ -145,7 +145,7 @@ class BucketedSampler(Sampler[list[int]]):
 class _WholeBatches(BucketedSampler):
     """Yields shares of batches to the loader itself, and whole batches to a framework that distributes them.
 
-    That one, accelerate for one, gives each process every n-th batch, so that there must be as many for each.
+    Such a framework, for example accelerate, gives each process every n-th batch, so each process must get equally many.
     """
 
     shares = False  # set by the loader before it begins an epoch
@@ -163,7 +163,7 @@ class _WholeBatches(BucketedSampler):
             yield batch.tolist()
 
     def even_batches(self) -> list[Tensor]:
-        """Returns equally many batches for each process. If need be, the largest batches are cut in two."""
+        """Returns equally many batches for each process. It cuts the largest batches in two where that is necessary."""
         _, world_size = self.place()
         batches = self.batches()
         while len(batches) % world_size:
@@ -202,10 +202,10 @@ def data_loader(
     """Makes a loader of batches of similar length, each padded to its longest sample, in a new order in each epoch.
 
     Every sample comes once an epoch, in as many processes as there are when the epoch begins: under `torch.distributed` each
-    takes its share of every batch, and after `accelerator.prepare(loader)` every n-th batch is its. With Lightning, pass
-    `use_distributed_sampler=False`, since the loader shares its batches out itself.
+    takes its share of every batch, and after `accelerator.prepare(loader)` it takes every n-th batch. With Lightning, pass
+    `use_distributed_sampler=False`, since the loader distributes its batches itself.
 
-    `loader.batch_sampler.set_epoch(n)` says which order is the next, as after an interruption.
+    `loader.batch_sampler.set_epoch(n)` sets the next epoch, and with it the order, for example after an interruption.
 
     Args:
         data: Samples.
@@ -213,9 +213,9 @@ def data_loader(
         shuffle: Whether the order is random, by similar length; otherwise it is that of the data. (Default: True)
         seed: Random seed of the order. (Default: 0)
         pool: Batches of a pool: see :func:`bucketed_batches`. (Default: 20)
-        workers: Processes that make batches beside the training; 0 makes them in the training itself, which is as fast unless
+        workers: Processes that make batches beside the training; 0 makes them in the training process, which is as fast unless
             the disk is slow. (Default: 0)
-        pin_memory: Whether to put batches where a GPU can fetch them while it computes. (Default: False)
+        pin_memory: Whether to put batches into pinned memory, from which a GPU copies them while it computes. (Default: False)
 
     Returns:
         Loader of :class:`Batch`.
@@ -232,8 +232,7 @@ def data_loader(
     """
     sampler = _WholeBatches(data.batch_lengths(), batch_size, shuffle=shuffle, seed=seed, pool=pool)
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "persistent_workers": workers > 0}
-    options["generator"] = torch.Generator("cpu").manual_seed(
-        seed
-    )  # or the loader draws from the random numbers of the training
-    numbers: Any = range(len(data))  # workers get numbers, and make whole batches of them
+    # Without it, the loader draws from the global random numbers.
+    options["generator"] = torch.Generator("cpu").manual_seed(seed)
+    numbers: Any = range(len(data))  # workers get indices, and make whole batches of them
     return BatchLoader(numbers, batch_sampler=sampler, collate_fn=data.batch, **options)

@@ -18,7 +18,7 @@ KINDS = ("nan", "+inf", "-inf", "beyond float32")
 
 
 class Training(NamedTuple):
-    """Says what other samples must know of the training samples.
+    """Holds the statistics of the training samples that other splits need.
 
     Args:
         exact: Modalities whose values stay in float64.
@@ -30,13 +30,13 @@ class Training(NamedTuple):
 
 
 class Cleaner:
-    """Cleans rows, and at the end all values together.
+    """Cleans rows as they are read, and fills gaps after the last row.
 
     Args:
         size: Number of features D.
         fills: Whether nan is a gap, which gets the mean of its feature, and not 0. (Default: False)
         exact: Whether float64 stays float64 in any case, as that of another split does. (Default: False)
-        mean: Function that returns the mean of each feature over the training samples. (Default: those that were cleaned)
+        mean: Function that returns the mean of each feature over the training samples. (Default: over the cleaned samples)
 
     Example:
         >>> cleaner = Cleaner(1, fills=True)
@@ -52,13 +52,13 @@ class Cleaner:
         self.first: int | None = None  # sample with a value that was replaced
         self.usable = np.zeros(size, bool)  # features that are finite anywhere
         self.zeros, self.row, self.rounding = 0, 0, Precision(size)
-        self.only = np.full(size, np.nan)  # the value of each feature, as long as it has no other
+        self.only = np.full(size, np.nan)  # the value of each feature that is constant so far
         self.changes = np.zeros(size, bool)  # features with two values
         self.gaps: list[Array] = []  # pairs of row and feature, (G, 2)
         self.filled = 0
 
     def clean(self, array: Array, sample: int) -> Array:
-        """Returns rows (T, D) that are finite in float32: in float32 if they need no more, else in float64; 0 in gaps."""
+        """Returns rows (T, D) with 0 in gaps and for values that are not finite, in float32 if their type fits, or float64."""
         clean = np.array(array, dtype=np.float32 if np.can_cast(array.dtype, np.float32) else np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(clean.astype(np.float32, copy=False))
@@ -74,13 +74,13 @@ class Cleaner:
         self.zeros += not clean.any()
         return clean
 
-    def _compare(self, rows: Array, known: Array) -> None:
-        """Notes which features have two values; those that are known to have two are not looked at again."""
+    def _compare(self, rows: Array, finite: Array) -> None:
+        """Records which features have two values; it skips those that already have two."""
         if len(same := np.flatnonzero(~self.changes)) and len(rows):
-            rows, known = rows[:, same], known[:, same]
-            new = known.any(0) & np.isnan(self.only[same])
-            self.only[same[new]] = rows[known.argmax(0), np.arange(len(same))][new]
-            self.changes[same] = (known & (rows != self.only[same])).any(0)
+            rows, finite = rows[:, same], finite[:, same]
+            new = finite.any(0) & np.isnan(self.only[same])
+            self.only[same[new]] = rows[finite.argmax(0), np.arange(len(same))][new]
+            self.changes[same] = (finite & (rows != self.only[same])).any(0)
 
     def _count(self, wrong: Array, sample: int) -> None:
         if len(wrong) and self.first is None:
@@ -88,7 +88,7 @@ class Cleaner:
         count_kinds(wrong, self.counts)
 
     def dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Returns the type in which values are kept, now that all have been seen in some type."""
+        """Returns the type in which to store the values, once all rows are cleaned."""
         narrow = dtype == np.float64 and not (self.exact or self.rounding.needs_float64())
         return np.dtype(np.float32) if narrow else dtype
 
@@ -102,24 +102,24 @@ class Cleaner:
                     self._count(np.full(len(at), np.nan), 0)
                     continue
                 self.filled += len(at)
-                known = values.shape[0] - len(at)
-                own = values[:, feature].sum(dtype=np.float64) / max(1, known)
-                values[at, feature] = own if self.mean is None else self.mean()[feature]
+                count = values.shape[0] - len(at)
+                mean = values[:, feature].sum(dtype=np.float64) / max(1, count)
+                values[at, feature] = mean if self.mean is None else self.mean()[feature]
 
-    def found(self, column: Callable[[int], Array]) -> dict[str, Any]:
-        """Returns entries of a report.
+    def report(self, column: Callable[[int], Array]) -> dict[str, Any]:
+        """Returns entries for the report.
 
         Args:
             column: Function that returns the values of a feature.
         """
-        found: dict[str, Any] = {"replaced": dict(self.counts)}
-        found |= {"first_replaced": self.first} if self.first is not None else {}
-        found |= {"filled": self.filled} if self.filled else {}
+        entries: dict[str, Any] = {"replaced": dict(self.counts)}
+        entries |= {"first_replaced": self.first} if self.first is not None else {}
+        entries |= {"filled": self.filled} if self.filled else {}
         if self.row > 1 and len(constant := np.flatnonzero(~self.changes & self.usable)):
-            found["constant"] = {"features": len(constant), "first": int(constant[0])}
+            entries["constant"] = {"features": len(constant), "first": int(constant[0])}
         if len(lost := np.flatnonzero(self.rounding.lost())):
-            found["rounded"] = {"features": len(lost), "first": int(lost[0]), "distinct": distinct(column(int(lost[0])))}
-        return found
+            entries["rounded"] = {"features": len(lost), "first": int(lost[0]), "distinct": distinct(column(int(lost[0])))}
+        return entries
 
 
 def count_kinds(wrong: Array, counts: dict[str, int]) -> None:

@@ -1,7 +1,7 @@
-r"""Corrupts data reproducibly: noise, or missing features, steps or modalities.
+r"""Corrupts data reproducibly: adds noise, or drops features, steps or modalities.
 
-Each modality of each sample has random numbers of its own, which depend on its seed and its name, not on its batch: so what a
-sample becomes is the same in training, in evaluation, in a subset, and in a store that is larger than memory.
+The random numbers of a modality depend on the seed of the sample and the name of the modality, not on the batch. So a sample is
+corrupted in the same way in training, in evaluation, in a subset, and in a store that is larger than memory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Corruption(NamedTuple):
     """Holds the corruption of some samples.
 
     Args:
-        kind: Kind of it, but for "missing", which is done to lengths.
-        names: Modalities to which it is done.
+        kind: Kind; "missing" changes lengths instead.
+        names: Modalities that are corrupted.
         severity: Severity of each sample, of shape (N,).
         seeds: Random seed of each sample, of shape (N,).
         scale: Standard deviation of each feature, of shape (D_k,) per modality, for noise.
@@ -41,12 +41,12 @@ class Corruption(NamedTuple):
         return self._replace(severity=self.severity[indices], seeds=self.seeds[indices])
 
     def apply(self, inputs: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-        """Returns corrupted inputs (T_k, D_k) of a sample. The given inputs do not change."""
+        """Returns corrupted inputs (T_k, D_k) of a sample, and does not change its arguments."""
         severity = float(self.severity[index])
         if severity == 0.0:
             return dict(inputs)
         done = dict(inputs)
-        for name in self.names:  # each with random numbers of its own, so that it is the same without the others
+        for name in self.names:  # each has separate random numbers, so that it does not depend on the others
             seed = (int(self.seeds[index]) + zlib.crc32(name.encode())) % 2**63
             generator, x = torch.Generator("cpu").manual_seed(seed), inputs[name]
             if self.kind == "noise":
@@ -82,18 +82,18 @@ def check_severity(kind: Kind, severity: float | Tensor, count: int) -> Tensor:
 
 
 def draw_missing(lengths: Mapping[str, Tensor], names: tuple[str, ...], severity: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-    """Draws which samples lack which modalities. A sample always keeps one of the modalities that it has.
+    """Draws absent modalities; each sample keeps at least one.
 
     Args:
         lengths: Lengths of every modality, of shape (N,) each.
-        names: Modalities that may go.
-        severity: Probability of each sample that a modality goes, of shape (N,).
+        names: Modalities that may become absent.
+        severity: Probability, for each sample, that a modality becomes absent, of shape (N,).
         seeds: Random seed of each sample, of shape (N,).
 
     Returns:
-        Lengths of every modality, 0 where a sample lacks it.
+        Lengths of every modality, 0 where it is absent.
     """
-    kept = {name: valid.clone() for name, valid in lengths.items()}
+    drawn = {name: valid.clone() for name, valid in lengths.items()}
     for i in severity.nonzero().flatten().tolist():
         generator = torch.Generator("cpu").manual_seed(int(seeds[i]))
         draws = torch.rand(len(names) + 1, generator=generator, device="cpu", dtype=torch.float64)
@@ -101,8 +101,8 @@ def draw_missing(lengths: Mapping[str, Tensor], names: tuple[str, ...], severity
         if gone and all(name in gone or lengths[name][i] == 0 for name in lengths):
             del gone[int(draws[-1] * len(gone))]
         for name in gone:
-            kept[name][i] = 0
-    return kept
+            drawn[name][i] = 0
+    return drawn
 
 
 class Moments(NamedTuple):
@@ -123,7 +123,7 @@ def moments(chunks: Iterable[Tensor], size: int) -> Moments:
     total, squares = torch.zeros_like(start), torch.zeros_like(start)
     for chunk in chunks:
         if count == 0 and len(chunk):
-            start = chunk[0].double()  # squares of what is far from zero would lose its deviations
+            start = chunk[0].double()  # squares of values far from zero would round their deviations
         apart = chunk.double() - start
         count, total, squares = count + len(chunk), total + apart.sum(0), squares + apart.square().sum(0)
     mean = total / max(1, count)

@@ -25,19 +25,19 @@ from topdown.datasets.unpadded import Ragged, in_float32, standardize
 class SequenceDataset(Dataset[Sample]):
     """Holds N samples of several modalities, each with its own number of steps, and a label per sample, if there are labels.
 
-    A sample may lack a modality: a sequence of length 0, or a vector that is not `present`. It must have one, at least.
+    A modality may be absent in a sample: a sequence of length 0, or a vector that is not `present`. Each sample must have one.
 
-    Usually made by :func:`load_splits` or :meth:`from_arrays`. :func:`topdown.datasets.data_loader` makes batches of similar
-    length; a loader of your own is `DataLoader(data, batch_size, collate_fn=data.collate)`.
+    Usually returned by :func:`load_splits` or :meth:`from_arrays`. :func:`topdown.datasets.data_loader` makes batches of
+    similar length; a custom loader is `DataLoader(data, batch_size, collate_fn=data.collate)`.
 
     Args:
         sequences: Sequences of each modality.
         vectors: Modalities that have no time, of shape (N, D_k) each.
         labels: Labels of shape (N,), or (N, K): floating-point for regression, integer for classes; None for new data. A
-            label that is missing is nan among the former, -100 among the latter.
+            missing label is nan in the former, -100 in the latter.
         ids: Name of each sample. (Default: its number)
         report: Findings about the source of the data, for people and for results.json. (Default: sizes and lengths)
-        present: Samples that have a vector, of shape (N,), for vectors that some lack. (Default: all have all)
+        present: Marks of samples with a vector, of shape (N,), for vectors that are absent in some. (Default: none is absent)
         corruptions: Corruptions of values, one after the other: see :meth:`corrupt`. (Default: none)
 
     Raises:
@@ -60,7 +60,7 @@ class SequenceDataset(Dataset[Sample]):
         count = check_counts(counts | ({"ids": len(ids)} if ids is not None else {}), labels)
         self.sequences = dict(sequences)
         self.vectors = dict(vectors)
-        self.present = {name: there for name, there in present.items() if not there.all()}
+        self.present = {name: marks for name, marks in present.items() if not marks.all()}
         self.labels: Any = labels  # a tensor, or None
         self.ids = [str(i) for i in range(count)] if ids is None else list(ids)
         self.corruptions = tuple(corruptions)
@@ -85,14 +85,14 @@ class SequenceDataset(Dataset[Sample]):
 
         Args:
             inputs: Modalities: each a list of N arrays (T_i, D), or one array (N, T, D) padded on the right, or vectors (N, D).
-                Arrays, or tensors. In a list, None is a sample that lacks the modality. A value of nan is a gap, which gets the
-                mean of its feature; the report counts them. Ids of tokens are integers: a list of
+                Arrays, or tensors. In a list, None marks an absent modality. A value of nan is a gap, which gets
+                the mean of its feature; the report counts them. Ids of tokens are integers: a list of
                 N arrays (T_i,), or one array (N, T) with its lengths.
             labels: Labels of shape (N,), or (N, K) for several per sample: floating-point for regression, nan where one is
                 missing; integer for classes, -100 where one is missing; or words of shape (N,), which are classes, "", nan
                 or None where one is missing. (Default: None, for new data)
             lengths: Valid steps of each sample in padded arrays, of shape (N,), or a mapping from modality to such, where 0
-                says that a sample lacks the modality; for vectors 1 or 0, there or not. (Default: all steps)
+                means that the modality is absent; for vectors 1 or 0, present or absent. (Default: all steps)
             ids: Name of each sample. (Default: its number)
             classes: Names of the classes, in their order; the same for all splits. (Default: the words of these labels, sorted;
                 none for numbers)
@@ -114,10 +114,10 @@ class SequenceDataset(Dataset[Sample]):
             (tensor([1, 0]), ['glad', 'sad'])
         """
         data = cls.from_split(from_arrays(inputs, labels, lengths, ids, classes), "inputs")
-        for name, found in data.report["modalities"].items():
-            if stray := sum(found.get("replaced", {}).values()):
-                what = f"{stray} values that are not finite, the first in sample {found['first_replaced']}"
-                remedy = "replace them first, as in np.nan_to_num, or give a length of 0 where a sample lacks the modality"
+        for name, entry in data.report["modalities"].items():
+            if stray := sum(entry.get("replaced", {}).values()):
+                what = f"{stray} values that are not finite, the first in sample {entry['first_replaced']}"
+                remedy = "replace them first, as in np.nan_to_num, or give a length of 0 where the modality is absent"
                 raise DataError(f"{name!r} has {what}: {remedy}")
         return data
 
@@ -156,30 +156,30 @@ class SequenceDataset(Dataset[Sample]):
         about = None if labels is None else table_of(labels, "labels")
         if about is not None and split is None:
             about = about._replace(frame=about.frame.drop(columns=[about.column("split")] if about.column("split") else []))
-        made = make_samples(about, chosen, label, None, 0, None, "frames")
-        if (wanted := split or "all") not in made:
-            raise DataError(f"labels have no split {wanted!r}; they have {list(made)}")
-        train = cls.from_split(made["train"], "frames") if "train" in made else None
+        splits = make_samples(about, chosen, label, None, 0, None, "frames")
+        if (wanted := split or "all") not in splits:
+            raise DataError(f"labels have no split {wanted!r}; they have {list(splits)}")
+        train = cls.from_split(splits["train"], "frames") if "train" in splits else None
         if train is None or wanted == "train":
-            return train or cls.from_split(made[wanted], "frames")
-        return cls.from_split(made[wanted], "frames", training=train.as_training())
+            return train or cls.from_split(splits[wanted], "frames")
+        return cls.from_split(splits[wanted], "frames", training=train.as_training())
 
     @classmethod
     def from_split(cls, raw: RawSplit, where: str, sink: Sink = in_memory, training: Training | None = None) -> SequenceDataset:
-        """Makes a data set of the samples that a reader found: see :mod:`topdown.datasets.raw_samples`.
+        """Makes a data set of the samples that a reader returned: see :mod:`topdown.datasets.raw_samples`.
 
         Args:
             raw: Samples; its streams are used up.
             where: Name of the split, for messages.
-            sink: Function that keeps the values. (Default: in memory)
-            training: What is to be known of the training samples. (Default: these are they)
+            sink: Function that stores the values. (Default: in memory)
+            training: Statistics of the training samples. (Default: these are the training samples)
 
         Raises:
             DataError: if numbers of samples differ, there is none, one has no steps at all, or a feature is never finite.
         """
-        parts, found = clean_split(raw, where, sink, training)
+        parts, report = clean_split(raw, where, sink, training)
         data = cls(**parts)
-        data.report |= found
+        data.report |= report
         return data
 
     @property
@@ -190,12 +190,12 @@ class SequenceDataset(Dataset[Sample]):
 
     @property
     def lengths(self) -> dict[str, Tensor]:
-        """Number of steps of each sample, of shape (N,), for each modality that has time, or that some samples lack."""
+        """Number of steps of each sample, of shape (N,), for each modality that has time, or is absent in some."""
         lengths = {name: ragged.lengths for name, ragged in self.sequences.items()}
-        return lengths | {name: there.long() for name, there in self.present.items()}
+        return lengths | {name: marks.long() for name, marks in self.present.items()}
 
     def batch_lengths(self) -> Tensor:
-        """Returns the steps of the longest modality of each sample, of shape (N,), for batches of similar length."""
+        """Returns the length of the longest modality of each sample, of shape (N,)."""
         if not self.sequences:
             return torch.ones(len(self), dtype=torch.int64, device="cpu")
         return torch.stack([ragged.lengths for ragged in self.sequences.values()]).amax(0)
@@ -219,8 +219,8 @@ class SequenceDataset(Dataset[Sample]):
         index %= len(self)
         inputs = {name: ragged.rows(index) for name, ragged in self.sequences.items()}
         for name, vector in self.vectors.items():
-            there = bool(self.present[name][index]) if name in self.present else True
-            inputs[name] = in_float32(vector[index : index + there])
+            present = bool(self.present[name][index]) if name in self.present else True
+            inputs[name] = in_float32(vector[index : index + present])
         for corruption in self.corruptions:
             inputs = corruption.apply(inputs, index)
         label = None if self.labels is None else self.labels[index]
@@ -230,7 +230,7 @@ class SequenceDataset(Dataset[Sample]):
         return (self[i] for i in range(len(self)))
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Pads some samples to the longest of them, each modality to its own.
+        """Pads some samples, each modality to the longest of them.
 
         Args:
             indices: Numbers of the samples, in this order.
@@ -248,8 +248,8 @@ class SequenceDataset(Dataset[Sample]):
         steps = padded_steps({name: lengths[name] for name in self.sequences}, aligned=self.aligned)
         inputs = {name: ragged.pad(indices, steps[name]) for name, ragged in self.sequences.items()}
         for name, vector in self.vectors.items():
-            there = self.present[name][indices].unsqueeze(1) if name in self.present else None
-            inputs[name] = in_float32(vector[indices] if there is None else vector[indices] * there)
+            marks = self.present[name][indices].unsqueeze(1) if name in self.present else None
+            inputs[name] = in_float32(vector[indices] if marks is None else vector[indices] * marks)
         labels = None if self.labels is None else self.labels[indices]
         return self._batch(inputs, lengths, labels, [self.ids[i] for i in indices.tolist()])
 
@@ -268,10 +268,10 @@ class SequenceDataset(Dataset[Sample]):
             tensor([1, 3])
         """
         inputs, lengths = collate(samples, self.sizes, self.present, aligned=self.aligned)
-        found = [sample.label for sample in samples if sample.label is not None]
-        if 0 < len(found) < len(samples):
-            raise DataError(f"{len(samples) - len(found)} of {len(samples)} samples have no label, but the others have")
-        return self._batch(inputs, lengths, torch.stack(found) if found else None, [sample.id for sample in samples])
+        labels = [sample.label for sample in samples if sample.label is not None]
+        if 0 < len(labels) < len(samples):
+            raise DataError(f"{len(samples) - len(labels)} of {len(samples)} samples have no label, but the others have")
+        return self._batch(inputs, lengths, torch.stack(labels) if labels else None, [sample.id for sample in samples])
 
     def _batch(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], labels: Any, ids: list[str]) -> Batch:
         """Makes a batch, with one tensor of lengths if all modalities share it; the form is the same for every batch."""
@@ -300,13 +300,13 @@ class SequenceDataset(Dataset[Sample]):
             vectors={name: vector[indices] for name, vector in self.vectors.items()},
             labels=None if self.labels is None else self.labels[indices],
             ids=[self.ids[i] for i in indices.tolist()],
-            present={name: there[indices] for name, there in self.present.items()},
+            present={name: marks[indices] for name, marks in self.present.items()},
             corruptions=[corruption.subset(indices) for corruption in self.corruptions],
             report=None,
         )
         # Findings about the file stay as they were; only those about the samples themselves are new.
         whole = self.report["modalities"]
-        modalities = {name: {**whole[name], **found} for name, found in data.report["modalities"].items()}
+        modalities = {name: {**whole[name], **entry} for name, entry in data.report["modalities"].items()}
         data.report = {**self.report, **data.report, "modalities": modalities, "subset_of": {"samples": len(self)}}
         return data
 
@@ -325,16 +325,16 @@ class SequenceDataset(Dataset[Sample]):
         "noise"       Gaussian noise is added, of `severity` standard deviations of each feature
         "features"    each feature of a sample is 0 in all its steps, with probability `severity`
         "steps"       each step is 0 in all its features, with probability `severity`; lengths stay what they are
-        "missing"     each modality is missing, its length 0, with probability `severity`; one that is there stays
+        "missing"     each modality is absent, its length 0, with probability `severity`; at least one stays
         ============  ==========================================================================================
 
-        Every sample has random numbers of its own, the same whatever batch or subset it is in. For training on other ones in
+        The random numbers of a sample do not depend on its batch or subset. To train on other ones in
         each epoch, see `augment=` of :func:`topdown.training.fit`.
 
         Args:
             kind: Kind of corruption.
             severity: Severity for all samples, or one for each, of shape (N,); 0 changes nothing.
-            modalities: Names of those that become worse. (Default: all)
+            modalities: Names of the modalities to corrupt. (Default: all)
             seed: Random seed. (Default: 0)
             scale: Standard deviation of each feature, for noise. (Default: that of :meth:`moments` of these samples)
 
@@ -361,12 +361,12 @@ class SequenceDataset(Dataset[Sample]):
         sequences, present, corruptions = self.sequences, self.present, self.corruptions
         if kind == "missing":
             everywhere = {name: torch.ones(len(self), dtype=torch.int64, device="cpu") for name in self.vectors}
-            kept = draw_missing({**everywhere, **self.lengths}, names, values, seeds)
-            sequences = {name: ragged._replace(lengths=kept[name]) for name, ragged in sequences.items()}
-            present = {name: kept[name] > 0 for name in self.vectors}
+            lengths = draw_missing({**everywhere, **self.lengths}, names, values, seeds)
+            sequences = {name: ragged._replace(lengths=lengths[name]) for name, ragged in sequences.items()}
+            present = {name: lengths[name] > 0 for name in self.vectors}
         else:
             if kind == "noise" and scale is None:
-                scale = {name: found.deviation for name, found in self.moments().items()}
+                scale = {name: statistics.deviation for name, statistics in self.moments().items()}
             corruptions = (*corruptions, Corruption(kind, names, values, seeds, scale or {}))
         return self._with(sequences=sequences, present=present, corruptions=corruptions)
 
@@ -379,8 +379,8 @@ class SequenceDataset(Dataset[Sample]):
         return {name: self._moments_of(name) for name in self.sizes if name not in tokens}
 
     def as_training(self) -> Training:
-        """Returns what other samples must know of these, if these are the training samples."""
-        exact = [name for name, found in self.report["modalities"].items() if "rounded" in found]
+        """Returns the statistics that other splits need, if these are the training samples."""
+        exact = [name for name, entry in self.report["modalities"].items() if "rounded" in entry]
         return Training(exact, lambda name: self._moments_of(name).mean.double().numpy())
 
     def _moments_of(self, name: str) -> Moments:
@@ -393,8 +393,8 @@ class SequenceDataset(Dataset[Sample]):
     def standardized(self, by: Mapping[str, Moments]) -> SequenceDataset:
         """Returns the samples with mean 0 and standard deviation 1 of each feature, by the moments of the training data.
 
-        A feature that never changes there becomes 0 where it has that value. Values of a store change as they are read; ids of
-        tokens never change.
+        A feature that is constant in the training data becomes 0 where it has that value. Values of a store change as they are
+        read; ids of tokens never change.
 
         Args:
             by: Moments of each modality: `train.moments()`.
@@ -417,8 +417,8 @@ class SequenceDataset(Dataset[Sample]):
         vectors = {}
         for name, vector in self.vectors.items():
             shift, scale = _shift_and_scale(by[name])
-            there = self.present[name].unsqueeze(1) if name in self.present else True
-            vectors[name] = standardize(vector, shift, scale) * there
+            marks = self.present[name].unsqueeze(1) if name in self.present else True
+            vectors[name] = standardize(vector, shift, scale) * marks
         return self._with(sequences=sequences, vectors=vectors)
 
     def choose(self, names: Sequence[str]) -> SequenceDataset:
@@ -434,20 +434,20 @@ class SequenceDataset(Dataset[Sample]):
         return self._with(
             sequences={name: self.sequences[name] for name in names if name in self.sequences},
             vectors={name: self.vectors[name] for name in names if name in self.vectors},
-            present={name: there for name, there in self.present.items() if name in names},
+            present={name: marks for name, marks in self.present.items() if name in names},
             corruptions=[c._replace(names=tuple(n for n in c.names if n in names)) for c in self.corruptions],
             report=None,
         )._reported(self.report)
 
     def relabeled(self, labels: Tensor | None) -> SequenceDataset:
-        """Returns the same samples with other labels, of shape (N,) or (N, K), or without; names of classes go."""
+        """Returns the same samples with other labels, of shape (N,) or (N, K), or None; drops class names."""
         report = {name: value for name, value in self.report.items() if name != "class_names"}
         return self._with(labels=labels, report=None)._reported(report)
 
     def as_sequences(self) -> SequenceDataset:
         """Returns the same samples, each vector as a sequence of one step: for models that take sequences alone."""
         steps = {name: torch.ones(len(self), dtype=torch.int64, device="cpu") for name in self.vectors}
-        lengths = {**steps, **{name: there.long() for name, there in self.present.items()}}
+        lengths = {**steps, **{name: marks.long() for name, marks in self.present.items()}}
         first = torch.arange(len(self), device="cpu")
         sequences = {name: Ragged(vector, first, lengths[name]) for name, vector in self.vectors.items()}
         sequences = {name: {**self.sequences, **sequences}[name] for name in self.sizes}
@@ -473,13 +473,13 @@ class SequenceDataset(Dataset[Sample]):
         return self._with(sequences=sequences, vectors=vectors)
 
     def _with(self, **parts: Any) -> SequenceDataset:
-        """Makes a data set of the same parts, but for those that are given; without a report, it describes itself."""
+        """Returns a copy with other parts; if the report is None, the copy describes itself."""
         names = ("sequences", "vectors", "labels", "ids", "report", "present", "corruptions")
         return SequenceDataset(**{**{name: getattr(self, name) for name in names}, **parts})
 
     def _reported(self, report: Mapping[str, Any]) -> SequenceDataset:
         """Copies the report of the source for the modalities that are left, with a new description of the labels."""
-        modalities = {name: report["modalities"].get(name, own) for name, own in self.report["modalities"].items()}
+        modalities = {name: report["modalities"].get(name, default) for name, default in self.report["modalities"].items()}
         changed = {name: self.report[name] for name in ("aligned", "labels")}
         self.report = {**report, **changed, "modalities": modalities}
         return self

@@ -1,4 +1,4 @@
-"""The error that is raised for data and files that cannot be used, and the check of whole numbers."""
+"""Defines DataError, and validates integers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-LONGEST = 900  # letters of a message; whatever a file holds, it stays readable
+LONGEST = 900  # characters of a message, which stays readable whatever a file holds
 
 
 class DataError(ValueError):
-    """Is raised for data that cannot be used. The message names the file or array, the fault and the remedy, in one line."""
+    """Reports data that cannot be used. The message names the file or array, the fault and the remedy, in one line."""
 
     def __init__(self, message: str) -> None:
         line = " ".join(message.splitlines())
@@ -18,7 +18,7 @@ class DataError(ValueError):
 
 
 def check_whole_numbers(values: Mapping[str, Any], least: int) -> dict[str, int]:
-    """Returns whole numbers, those of numpy as numbers of Python.
+    """Checks integers, and returns them as Python integers.
 
     Raises:
         TypeError: if one is not a whole number.

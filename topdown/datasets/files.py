@@ -40,7 +40,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes strict JSON, atomically. nan and infinities, which JSON lacks, become null."""
+    """Writes strict JSON, atomically. nan and infinities, which JSON does not have, become null."""
     write_text(path, json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
 
 
@@ -57,7 +57,7 @@ def read_json(path: Path, remedy: str = "choose another directory") -> dict[str,
 
     Args:
         path: Path of the file.
-        remedy: What to do where it is none, for the message. (Default: that for a file which :func:`write_json` wrote)
+        remedy: Remedy that the message names. (Default: that for a file which :func:`write_json` wrote)
 
     Raises:
         DataError: if it cannot be read, or holds something else.

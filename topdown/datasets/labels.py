@@ -1,4 +1,4 @@
-"""Labels, some of which may be missing: nan among real numbers, -100 among whole ones, as `ignore_index` of torch."""
+"""Validates labels. Missing labels are nan (regression) or -100 (classes), the `ignore_index` of torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def words_of(labels: Any) -> list[str] | None:
 
 
 def classes_of(words: Sequence[str]) -> list[str]:
-    """Returns the classes of words, in order.
+    """Returns the classes of words, sorted.
 
     Raises:
         DataError: if all are numbers as text.
@@ -133,7 +133,7 @@ def check_labels(labels: Any) -> Array:
 
 
 def labelled(labels: Tensor) -> Tensor:
-    """Returns which labels are there, of their shape.
+    """Returns a mask of the labels that are not missing, of their shape.
 
     Example:
         >>> labelled(torch.tensor([0.5, float("nan")])), labelled(torch.tensor([2, -100]))
@@ -143,22 +143,22 @@ def labelled(labels: Tensor) -> Tensor:
 
 
 def label_range(labels: Tensor) -> tuple[float, float]:
-    """Returns the smallest and the largest of the labels that are there; nan without any.
+    """Returns the smallest and the largest of the labels that are not missing; nan if all are.
 
     Example:
         >>> label_range(torch.tensor([3, -100, 1]))
         (1.0, 3.0)
     """
-    there = labels[labelled(labels)]
-    return (float(there.min()), float(there.max())) if len(there) else (float("nan"), float("nan"))
+    present = labels[labelled(labels)]
+    return (float(present.min()), float(present.max())) if len(present) else (float("nan"), float("nan"))
 
 
 def describe_labels(labels: Tensor) -> dict[str, Any]:
-    """Describes labels for a report; `missing` is the number of samples that lack one."""
-    there = labelled(labels)
-    found: dict[str, Any] = {"shape": list(labels.shape)}
-    if bool(there.any()):
+    """Describes labels for a report; `missing` is the number of samples with a missing label."""
+    valid = labelled(labels)
+    report: dict[str, Any] = {"shape": list(labels.shape)}
+    if bool(valid.any()):
         least, most = label_range(labels)
-        found |= {"minimum": least, "maximum": most, "zeros": float((labels[there] == 0).float().mean())}
-    lacking = int((~there.reshape(len(labels), -1)).any(1).sum())
-    return found | ({"missing": lacking} if lacking else {})
+        report |= {"minimum": least, "maximum": most, "zeros": float((labels[valid] == 0).float().mean())}
+    missing = int((~valid.reshape(len(labels), -1)).any(1).sum())
+    return report | ({"missing": missing} if missing else {})

@@ -14,9 +14,9 @@ from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats.detect import read_source
 from topdown.datasets.formats.helpers.folds import Folds
-from topdown.datasets.formats.helpers.known_files import known_file
+from topdown.datasets.formats.helpers.published_files import published_file
 from topdown.datasets.formats.helpers.words import Embeddings
-from topdown.datasets.formats.source import Found, Options, Source
+from topdown.datasets.formats.source import Content, Options, Source
 from topdown.datasets.raw_samples import Sink, in_memory
 from topdown.datasets.store import is_store, open_store
 
@@ -35,30 +35,29 @@ def load_splits(
     features: Mapping[str, Sequence[str]] | None = None,
     moments: Mapping[str, Moments] | None = None,
 ) -> dict[str, SequenceDataset]:
-    """Loads the splits of a file or a folder, whose layout is found by its content.
+    """Loads the splits of a file or a folder, and recognizes its layout by its content.
 
     - MulT's pickles, aligned or not (`mosei_senti_data.pkl`, `mosi_data_noalign.pkl`, IEMOCAP), and MultiBench's raw ones;
     - MMSA's pickles, aligned or not, and those of MMSA-FET; MAG-BERT's; the cache of MMLatch's public code (`mosei_avt.p`);
     - MultiBench's `mosi.hdf5` and `mosei.hdf5`, and a folder of `.csd` files of the CMU Multimodal SDK; both need `folds`;
     - a folder of tables, .csv, .parquet or Excel, or one table: see :mod:`topdown.datasets.formats.tables`;
-    - an `.npz` archive of arrays of your own: see :mod:`topdown.datasets.formats.archive`;
+    - an `.npz` archive of arrays: see :mod:`topdown.datasets.formats.archive`;
     - a store that `topdown prepare` made of any of these, which may be larger than memory.
 
-    Padding goes, on whichever side it is. Values that are not finite in float32 become 0, a sample that has no steps of a
-    modality lacks it (length 0), and both are counted. No sample is dropped but those that `folds` leave out, which are
-    counted; none is reordered but by `folds`. No file is trusted: pickles cannot run code, and a file cannot take memory for
-    what it does not hold.
+    Padding is removed on either side. Values that are not finite in float32 become 0, a modality without steps is absent in a
+    sample (length 0), and the report counts both. Only `folds` drop samples, which the report counts, or reorder them. No file
+    is trusted: pickles cannot run code, and a file cannot claim more memory than its size justifies.
 
     Args:
         path: Path of the file or folder, which is read once.
-        modalities: Names of those that are wanted, such as ("text", "audio"). (Default: text, audio and visual, or all that a
+        modalities: Names of the modalities to load, such as ("text", "audio"). (Default: text, audio and visual, or all that a
             file names)
         folds: Videos of each split: {"train": [...], "valid": [...], "test": [...]}, a JSON file of that, or the file of
             standard folds that comes with the SDK.
         embeddings: Vectors of words, for files that hold words alone: a mapping, or a text file such as GloVe's. Without it
             text of such a file is left out, and the report says so.
-        streams: File or group of a modality, where several could be meant.
-        label: Column of the label in a table of labels; or several, of which those that are there are used. (Default: all
+        streams: File or group of a modality, where several match.
+        label: Column of the label in a table of labels; or several, of which those that exist are used. (Default: all
             columns but `id` and `split`)
         split: Shares of train, valid and test, for a random split of tables without a column `split`; or of train and valid,
             both drawn from train, for tables that have train and test alone. Each part has the same share of each class.
@@ -73,7 +72,7 @@ def load_splits(
         Splits, each a :class:`SequenceDataset` of float32 with a `report` of findings.
 
     Raises:
-        DataError: in one line with the file, the split and the key: if it cannot be read, is of no known layout, a modality is
+        DataError: in one line with the file, the split and the key: if it cannot be read, has an unknown layout, a modality is
             missing, numbers of samples differ, or a label is out of range.
         ImportError: if h5py is needed and missing.
 
@@ -105,51 +104,51 @@ def load_splits(
 
 
 def _training(moments: Mapping[str, Moments] | None) -> Training | None:
-    """Returns what moments of the training data say about it."""
+    """Returns the statistics of the training data that its moments hold."""
     if moments is None:
         return None
-    exact = [name for name, found in moments.items() if found.mean.dtype == torch.float64]
+    exact = [name for name, statistics in moments.items() if statistics.mean.dtype == torch.float64]
     return Training(exact, lambda name: moments[name].mean.double().numpy())
 
 
 def make_splits(
-    path: Path, found: Found, sink_of: Callable[[str], Sink], training: Training | None = None
+    path: Path, content: Content, sink_of: Callable[[str], Sink], training: Training | None = None
 ) -> dict[str, SequenceDataset]:
     """Makes data sets of the content of a file, with reports.
 
     Args:
         path: Path of the file.
-        found: Content of it, which is used up.
-        sink_of: Function that returns what keeps the values of a split.
-        training: What is to be known of the training samples. (Default: the split "train", or each split by itself)
+        content: Content of the file, which is used up.
+        sink_of: Function that returns the sink of a split.
+        training: Statistics of the training samples. (Default: the split "train", or each split by itself)
 
     Raises:
-        DataError: if features differ between splits, or a pickle repeats itself to fill the memory.
+        DataError: if features differ between splits, or a pickle repeats arrays to fill the memory.
     """
     wanted = sum(
         4 * max(1, int(stream.lengths.sum())) * stream.size
-        for raw in found.splits.values()
+        for raw in content.splits.values()
         for stream in raw.streams.values()
-        if stream.found.get("dtype") != "words"
+        if stream.report.get("dtype") != "words"
     )
-    if found.limit is not None and not found.limit.allows(wanted, found.size):
-        raise DataError(f"{path}: refused, since its {found.size} bytes would become {wanted}; it repeats arrays")
+    if content.limit is not None and not content.limit.allows(wanted, content.size):
+        raise DataError(f"{path}: refused, since its {content.size} bytes would become {wanted}; it repeats arrays")
     splits: dict[str, SequenceDataset] = {}
-    order = list(found.splits)
-    for split in sorted(order, key=lambda name: name != "train"):  # whose means fill the gaps of all
-        known = training or (splits["train"].as_training() if "train" in splits else None)
-        splits[split] = SequenceDataset.from_split(found.splits.pop(split), f"{path}: {split}", sink_of(split), known)
+    order = list(content.splits)
+    for split in sorted(order, key=lambda name: name != "train"):  # its means fill the gaps of all splits
+        statistics = training or (splits["train"].as_training() if "train" in splits else None)
+        splits[split] = SequenceDataset.from_split(content.splits.pop(split), f"{path}: {split}", sink_of(split), statistics)
     splits = {split: splits[split] for split in order}
     first = next(iter(splits), None)
     if first is None:
         raise DataError(f"{path}: holds no split")
     about: dict[str, Any] = {
         "name": path.name,
-        "layout": found.layout,
-        "sha256": found.sha256,
-        "known_as": known_file(found.sha256),
+        "layout": content.layout,
+        "sha256": content.sha256,
+        "known_as": published_file(content.sha256),
     }
-    about |= {"files": found.files} if found.files is not None else {}
+    about |= {"files": content.files} if content.files is not None else {}
     ids = {split: set(data.ids) for split, data in splits.items()} if _have_ids(splits) else {}
     for split, data in splits.items():
         if data.sizes != splits[first].sizes:

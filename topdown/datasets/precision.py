@@ -1,7 +1,7 @@
 """Finds the features that float32 would round by more than a thousandth of their standard deviation.
 
-Float32 has seven digits: of positions such as 5,334,000.1 and of times in seconds it keeps hardly any that differ. Such
-features stay in float64 until they are standardized; all others are float32 from the beginning.
+Float32 has seven digits, too few to tell apart positions such as 5,334,000.1, or times in seconds. Such features
+stay in float64 until they are standardized; all others are float32 from the beginning.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class Precision:
         self.count, self.start = np.zeros(size), np.zeros(size)
         self.error, self.total, self.squares = np.zeros(size), np.zeros(size), np.zeros(size)
 
-    def add(self, rows: Array, known: Array | None = None) -> None:
+    def add(self, rows: Array, valid: Array | None = None) -> None:
         """Adds rows (R, D) of float64, finite in float32; rows of float32 are rounded already.
 
         Args:
             rows: Rows.
-            known: Values that count, of shape (R, D). (Default: all)
+            valid: Values that count, of shape (R, D). (Default: all)
         """
         if rows.dtype != np.float64 or not len(rows):
             return
-        known = np.ones(rows.shape, bool) if known is None else known
-        # Squares of what is far from zero would lose its deviations: the first value of each feature is subtracted.
-        new = (self.count == 0) & known.any(0)
-        self.start[new] = rows[known.argmax(0), np.arange(rows.shape[1])][new]
-        apart = np.where(known, rows - self.start, 0.0)
-        self.count, self.total = self.count + known.sum(0), self.total + apart.sum(0)
+        valid = np.ones(rows.shape, bool) if valid is None else valid
+        # Squares of values far from zero would round their deviations: the first value of each feature is subtracted.
+        new = (self.count == 0) & valid.any(0)
+        self.start[new] = rows[valid.argmax(0), np.arange(rows.shape[1])][new]
+        apart = np.where(valid, rows - self.start, 0.0)
+        self.count, self.total = self.count + valid.sum(0), self.total + apart.sum(0)
         self.squares += (apart * apart).sum(0)
         self.error = np.maximum(self.error, np.abs(rows - rows.astype(np.float32)).max(0))
 
@@ -59,9 +59,9 @@ class Precision:
         return lost
 
     def needs_float64(self) -> bool:
-        """Returns whether values must stay in float64: some lose digits, or nobody can tell from the deviation of these.
+        """Returns whether values must stay in float64: some lose digits, or their deviation cannot tell.
 
-        That is where they are all the same, or so large that float32 has no fractions, as beside an outlier.
+        It cannot tell where all values are the same, or so large that float32 has no fractions, as beside an outlier.
         """
         return bool(((self.error > LARGEST_ROUNDING * self._deviation()) | (self.error >= NO_FRACTION)).any())
 
@@ -85,12 +85,12 @@ def in_float(values: Array) -> Array:
         (dtype('float32'), dtype('float64'))
     """
     rows = values.astype(np.float64).reshape(len(values), -1)
-    rounding, known = Precision(rows.shape[1]), np.isfinite(rows)
-    rounding.add(np.where(known, rows, 0.0), known)
+    rounding, valid = Precision(rows.shape[1]), np.isfinite(rows)
+    rounding.add(np.where(valid, rows, 0.0), valid)
     exact = rounding.lost().any() or (rounding.error >= NO_FRACTION).any()
     return values.astype(np.float64 if exact else np.float32)
 
 
 def distinct(values: Array) -> tuple[int, int]:
-    """Returns how many different values there are in float32, and how many as they are."""
+    """Returns the numbers of distinct values in float32, and in their type."""
     return len(np.unique(values.astype(np.float32))), len(np.unique(values))

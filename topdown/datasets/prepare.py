@@ -3,8 +3,8 @@
     topdown prepare mosei_senti_data_noalign.pkl mosei.store
     topdown prepare --check mosei.store
 
-The store appears when it is complete, and never otherwise; what is there already is not overwritten. Folders of .csd files and
-HDF5 are read one video at a time; a pickle is read into memory as a whole, once.
+The store appears only when it is complete, and overwrites nothing. Folders of .csd files and HDF5 are read one video at a
+time; a pickle is read into memory as a whole, once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def prepare(
 
     Args:
         source: File or folder that :func:`topdown.datasets.load_splits` reads, but no store.
-        destination: Path of the store to be.
+        destination: Path of the new store.
         modalities: Option of :func:`topdown.datasets.load_splits`.
         folds: Option of :func:`topdown.datasets.load_splits`.
         embeddings: Option of :func:`topdown.datasets.load_splits`.
@@ -53,13 +53,13 @@ def prepare(
         seed: Option of :func:`topdown.datasets.load_splits`.
         columns: Option of :func:`topdown.datasets.load_splits`.
         features: Option of :func:`topdown.datasets.load_splits`.
-        progress: Function that is called with the name of an array, the rows that are written, and all its rows.
+        progress: Function that gets the name of an array, the number of rows that are written, and of all its rows.
 
     Returns:
         Splits of the store.
 
     Raises:
-        DataError: if the source cannot be used, or there is something at the destination; nothing is left of it then.
+        DataError: if the source cannot be used, or the destination exists; the unfinished store is removed.
     """
     source, destination = Path(source), Path(destination)
     chosen = {"modalities": modalities, "folds": folds, "embeddings": embeddings, "streams": streams, "label": label}

@@ -1,4 +1,4 @@
-"""Samples as a reader finds them in a file, which are cleaned, and kept in memory or in a store.
+"""Defines what a reader returns, and cleans it.
 
 :func:`clean_sequences` never holds more than one sample twice.
 """
@@ -20,8 +20,8 @@ from topdown.datasets.precision import in_float
 from topdown.datasets.unpadded import MappedArray, Ragged
 
 Array = np.ndarray[Any, Any]
-# Takes a name, the shape (R, D), arrays (T_i, D) of one type with R rows together, and what finishes them when all have been
-# read (None: nothing is left to do), and keeps them.
+# Stores arrays, and returns their values. It takes a name, the shape (R, D), arrays (T_i, D) of one type with R rows in total,
+# and a cleaner. The cleaner fills gaps after the last row; None means that there are no gaps.
 Sink = Callable[[str, tuple[int, ...], Iterable[Array], "Cleaner | None"], "Tensor | MappedArray"]
 
 
@@ -30,16 +30,16 @@ class Stream(NamedTuple):
 
     Args:
         size: Features D.
-        lengths: Steps of each sample, of shape (N,); 0 where it has none.
-        arrays: Arrays (T_i, D) of the samples, of any type of number, finite or not. They are asked for once.
-        found: Entries of the report about this modality.
+        lengths: Steps of each sample, of shape (N,); 0 where the modality is absent.
+        arrays: Arrays (T_i, D) of the samples, of any type of number, finite or not. They are read once.
+        report: Entries of the report about this modality.
         tokens: Whether the arrays are (T_i,), ids of tokens, which stay integers. (Default: False)
     """
 
     size: int
     lengths: Array
     arrays: Iterable[Array]
-    found: Mapping[str, Any]
+    report: Mapping[str, Any]
     tokens: bool = False
 
 
@@ -49,10 +49,10 @@ class RawSplit(NamedTuple):
     Args:
         labels: Labels of shape (N,), or (N, K) for K labels per sample; None where there are none.
         ids: A name for each sample, or None.
-        streams: Modalities that have time, in order. They are taken out as they are used, so that memory goes free.
+        streams: Modalities that have time, in order. They are removed as they are used, to free memory.
         vectors: Modalities that have no time, of shape (N, D) each.
-        found: Entries of the report about this split.
-        present: Samples that have a vector, 1 or 0, of shape (N,), for vectors that some lack. (Default: all have all)
+        report: Entries of the report about this split.
+        present: Marks of samples with a vector, 1 or 0, of shape (N,), for vectors that are absent in some. (Default: none is)
         fills: Whether nan is a gap, which gets the mean of its feature, and not 0. (Default: False)
     """
 
@@ -60,13 +60,13 @@ class RawSplit(NamedTuple):
     ids: list[str] | None
     streams: dict[str, Stream]
     vectors: Mapping[str, Array]
-    found: Mapping[str, Any]
+    report: Mapping[str, Any]
     present: Mapping[str, Array] = MappingProxyType({})
     fills: bool = False
 
 
 def in_memory(name: str, shape: tuple[int, ...], arrays: Iterable[Array], cleaner: Cleaner | None = None) -> Tensor:
-    """Keeps arrays end to end in memory; a :data:`Sink`."""
+    """Stores arrays end to end in memory; a :data:`Sink`."""
     values: Array = np.empty(shape, np.float32)
     row = 0
     for array in arrays:
@@ -86,9 +86,9 @@ def clean_sequences(name: str, stream: Stream, sink: Sink, where: str, cleaner: 
     Args:
         name: Name of the modality.
         stream: Samples of the modality.
-        sink: Function that keeps them.
+        sink: Function that stores them.
         where: Name of the modality, for messages.
-        cleaner: What cleans its values.
+        cleaner: Cleaner of its values.
 
     Returns:
         Samples, and entries of the report about them.
@@ -101,33 +101,33 @@ def clean_sequences(name: str, stream: Stream, sink: Sink, where: str, cleaner: 
     if stream.tokens:
         ids = (array.astype(np.int64) for array in stream.arrays if len(array))
         values = sink(name, (int(lengths.sum()),), ids, None)
-        return Ragged.packed(values, torch.from_numpy(lengths)), {**about, **stream.found}
+        return Ragged.packed(values, torch.from_numpy(lengths)), {**about, **stream.report}
     arrays = (cleaner.clean(array, i) for i, array in enumerate(stream.arrays) if len(array))
     values = sink(name, (int(lengths.sum()), stream.size), arrays, cleaner)
     if lengths.any() and cleaner.mean is None and len(never := np.flatnonzero(~cleaner.usable)):
         raise DataError(f"{where}: feature {never[0]} is never finite ({len(never)} such features); leave it out of the file")
     column = values.column if isinstance(values, MappedArray) else lambda index: values[:, index].numpy()
-    found = {**about, **stream.found, **cleaner.found(column), "all_zero_samples": cleaner.zeros}
-    return Ragged.packed(values, torch.from_numpy(lengths)), found
+    report = {**about, **stream.report, **cleaner.report(column), "all_zero_samples": cleaner.zeros}
+    return Ragged.packed(values, torch.from_numpy(lengths)), report
 
 
 def clean_vectors(vectors: Array, present: Array | None, cleaner: Cleaner) -> tuple[Tensor, dict[str, Any]]:
-    """Does for vectors (N, D) what :func:`clean_sequences` does for sequences; those that are not present become 0."""
-    there = np.ones(len(vectors), bool) if present is None else present.astype(bool)
-    rows = vectors[there]
-    wrong = np.flatnonzero(there)[(np.isinf(rows) if cleaner.fills else ~np.isfinite(rows)).any(1)]
-    known = cleaner.clean(rows, int(wrong[0]) if len(wrong) else 0)
-    cleaner.fill(known)
-    clean = np.zeros(vectors.shape, cleaner.dtype(known.dtype))
-    clean[there] = known
-    found = {
+    """Cleans vectors (N, D), as :func:`clean_sequences` cleans sequences; absent vectors become 0."""
+    marks = np.ones(len(vectors), bool) if present is None else present.astype(bool)
+    rows = vectors[marks]
+    wrong = np.flatnonzero(marks)[(np.isinf(rows) if cleaner.fills else ~np.isfinite(rows)).any(1)]
+    filled = cleaner.clean(rows, int(wrong[0]) if len(wrong) else 0)
+    cleaner.fill(filled)
+    clean = np.zeros(vectors.shape, cleaner.dtype(filled.dtype))
+    clean[marks] = filled
+    report = {
         "size": vectors.shape[1],
         "dtype": str(vectors.dtype),
-        **cleaner.found(lambda index: known[:, index]),
-        "all_zero_samples": int((~known.any(1)).sum()),
-        **({} if there.all() else {"samples_without_steps": int((~there).sum())}),
+        **cleaner.report(lambda index: filled[:, index]),
+        "all_zero_samples": int((~filled.any(1)).sum()),
+        **({} if marks.all() else {"samples_without_steps": int((~marks).sum())}),
     }
-    return torch.from_numpy(clean), found
+    return torch.from_numpy(clean), report
 
 
 def clean_split(raw: RawSplit, where: str, sink: Sink, training: Training | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,8 +136,8 @@ def clean_split(raw: RawSplit, where: str, sink: Sink, training: Training | None
     Args:
         raw: Samples; its streams are used up.
         where: Name of the split, for messages.
-        sink: Function that keeps the values.
-        training: What is to be known of the training samples; None if these are they.
+        sink: Function that stores the values.
+        training: Statistics of the training samples; None if these are the training samples.
 
     Returns:
         Arguments of a :class:`SequenceDataset`, and entries of its report.
@@ -162,9 +162,9 @@ def clean_split(raw: RawSplit, where: str, sink: Sink, training: Training | None
     labels = None
     if raw.labels is not None:
         labels = torch.from_numpy(in_float(raw.labels) if raw.labels.dtype.kind == "f" else raw.labels.astype(np.int64))
-    present = {name: torch.from_numpy(there.astype(bool)) for name, there in raw.present.items()}
+    present = {name: torch.from_numpy(marks.astype(bool)) for name, marks in raw.present.items()}
     parts = {"sequences": sequences, "vectors": vectors, "labels": labels, "ids": raw.ids, "present": present}
-    return parts, {**raw.found, "modalities": modalities}
+    return parts, {**raw.report, "modalities": modalities}
 
 
 def _check_samples(raw: RawSplit, where: str) -> None:
@@ -195,8 +195,8 @@ def check_counts(counts: Mapping[str, int], labels: Any) -> int:
     expected = expected if labels is None else len(labels)
     for name, count in counts.items():
         if count != expected:
-            there = f"{first!r} has {expected}" if labels is None else f"there are {expected} labels"
-            raise DataError(f"{name!r} has {count} samples but {there}")
+            reference = f"{first!r} has {expected}" if labels is None else f"there are {expected} labels"
+            raise DataError(f"{name!r} has {count} samples but {reference}")
     return expected
 
 

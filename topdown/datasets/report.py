@@ -1,4 +1,4 @@
-"""Tables of what was found in a data set."""
+"""Formats data set reports as text."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
     rows = [("split", "N", "modality", "size", "dtype", "steps min/median/max", "padding", "replaced by 0")]
     notes = []
     for split, data in splits.items():
-        for i, (name, found) in enumerate(data.report["modalities"].items()):
-            steps = found.get("lengths")
+        for i, (name, entry) in enumerate(data.report["modalities"].items()):
+            steps = entry.get("lengths")
             rows.append(
                 (
                     split if i == 0 else "",
                     str(len(data)) if i == 0 else "",
                     name,
-                    str(found["size"]),
-                    found.get("dtype", "float32"),
+                    str(entry["size"]),
+                    entry.get("dtype", "float32"),
                     f"{steps['minimum']} / {steps['median']:g} / {steps['maximum']}" if steps else "no time",
-                    found.get("padding", "none"),
-                    ", ".join(f"{n} {kind}" for kind, n in found.get("replaced", {}).items() if n) or "none",
+                    entry.get("padding", "none"),
+                    ", ".join(f"{n} {kind}" for kind, n in entry.get("replaced", {}).items() if n) or "none",
                 )
             )
-            notes += [f"{split} {name}: {note}" for note in _notes(found)]
+            notes += [f"{split} {name}: {remark}" for remark in _notes(entry)]
         labels = data.report["labels"]
         if labels is None:
             notes.append(f"labels of {split}: none")
@@ -42,19 +42,19 @@ def data_table(splits: Mapping[str, SequenceDataset]) -> str:
             notes.append(f"labels of {split}: {span}, {labels['zeros']:.1%} exactly 0")
         if labels is not None and labels.get("missing"):
             notes.append(f"{labels['missing']} of {len(data)} samples of {split} lack a label; losses and metrics leave it out")
-        notes += [f"{split}: {note}" for note in _notes_of_split(data.report)]
+        notes += [f"{split}: {remark}" for remark in _notes_of_split(data.report)]
     if "train" in splits:
         notes += [*_constant_features(splits["train"]), *_odd_classes(splits["train"])]
-    known = (_classes(splits["train"]) if "train" in splits else None) or {}
-    for split, data in splits.items() if known else ():
-        for name in [name for name, count in (_classes(data) or {}).items() if count and not known.get(name)]:
+    train_classes = (_classes(splits["train"]) if "train" in splits else None) or {}
+    for split, data in splits.items() if train_classes else ():
+        for name in [name for name, count in (_classes(data) or {}).items() if count and not train_classes.get(name)]:
             notes.append(f"WARNING: {split} has the class {name}, of which train has no sample")
     report = next(iter(splits.values())).report
     return "\n".join([*_about(report), markdown(rows), *notes, *_notes_of_all(report)])
 
 
 def absences(data: SequenceDataset) -> dict[str, int]:
-    """Returns how many samples lack each modality; those that all samples have are left out.
+    """Returns the number of samples in which each modality is absent; omits modalities that are always present.
 
     Example:
         >>> import numpy as np
@@ -68,38 +68,38 @@ def _classes(data: SequenceDataset) -> dict[str, int] | None:
     """Returns the number of samples of each class; None where labels are no classes."""
     if data.labels is None or data.labels.is_floating_point() or data.labels.dim() != 1:
         return None
-    there = data.labels[labelled(data.labels)]
-    if not len(there) or int(there.min()) < 0:
+    labels = data.labels[labelled(data.labels)]
+    if not len(labels) or int(labels.min()) < 0:
         return None
-    counts = there.bincount().tolist()
+    counts = labels.bincount().tolist()
     names = data.report.get("class_names") or [str(i) for i in range(len(counts))]
     return dict(zip(names, [*counts, *[0] * (len(names) - len(counts))], strict=True))
 
 
 def _label_columns(data: SequenceDataset) -> str | None:
-    """Describes several labels of a sample, one by one: how many are 1, or from where to where they are; None for one label."""
+    """Describes each of several labels: how many are 1, or their range; None for one label."""
     if data.labels is None or data.labels.dim() != 2 or data.labels.shape[1] < 2:
         return None
     said = []
     for name, column in zip(data.report.get("label_names") or range(data.labels.shape[1]), data.labels.T, strict=True):
-        there = column[labelled(column)]
-        if not len(there):
+        values = column[labelled(column)]
+        if not len(values):
             said.append(f"{name} none")
-        elif there.is_floating_point():
-            said.append(f"{name} {float(there.min()):.6g} to {float(there.max()):.6g}")
+        elif values.is_floating_point():
+            said.append(f"{name} {float(values.min()):.6g} to {float(values.max()):.6g}")
         else:
-            said.append(f"{name} {int((there == 1).sum())} of {len(there)}")
+            said.append(f"{name} {int((values == 1).sum())} of {len(values)}")
     return ", ".join(said)
 
 
 def _constant_features(data: SequenceDataset) -> list[str]:
-    """Says which features of the training samples have one value, from which nothing can be learned."""
+    """Returns remarks about constant features of the training samples, from which nothing can be learned."""
     notes = []
-    for name, found in data.report["modalities"].items():
-        if constant := found.get("constant"):
+    for name, entry in data.report["modalities"].items():
+        if constant := entry.get("constant"):
             first = constant["first"]
             feature = data.report["feature_names"][name][first] if data.report.get("feature_names") else first
-            same = f"{constant['features']} of {found['size']} features have one value in all samples, such as {feature!r}"
+            same = f"{constant['features']} of {entry['size']} features have one value in all samples, such as {feature!r}"
             notes.append(f"train {name}: {same}; nothing can be learned from them")
     return notes
 
@@ -108,10 +108,10 @@ MANY_CLASSES = 20  # of whole numbers, which may be no classes
 
 
 def _odd_classes(data: SequenceDataset) -> list[str]:
-    """Says that whole numbers may be no classes, or are numbered from 1, where the model has an output that no sample has."""
+    """Returns remarks about integers that may be no classes, and about classes that do not begin at 0."""
     counts, notes = _classes(data) or {}, []
     y = data.labels
-    if y is not None and y.is_floating_point() and y.dim() == 1 and not data.report.get("label_names"):  # tables say it
+    if y is not None and y.is_floating_point() and y.dim() == 1 and not data.report.get("label_names"):  # tables say so
         values = y[labelled(y)].unique()
         if len(values) <= MANY_CLASSES < len(y) and bool((values == values.round()).all()):
             what = f"labels are {len(values)} whole numbers in {y.dtype}, taken as numbers to predict"
@@ -129,7 +129,7 @@ def _odd_classes(data: SequenceDataset) -> list[str]:
 NOTES = {
     "filled": "{} missing values got the mean of their feature",
     "all_zero_samples": "{} samples are all zeros",
-    "samples_without_steps": "{} samples lack it",
+    "samples_without_steps": "absent in {} samples",
     "samples_with_zeros_at_the_start": "{} samples begin with rows of zeros, kept",
     "samples_with_zeros_at_the_end": "{} samples end with rows of zeros, kept",
     "contradicted_hints": "{} lengths in the file contradict the rows",
@@ -140,12 +140,12 @@ NOTES = {
 }
 
 
-def _notes(found: Mapping[str, Any]) -> list[str]:
-    notes = [said.format(found[key]) for key, said in NOTES.items() if found.get(key)]
-    ignored = ", ".join(f"{n} {kind}" for kind, n in found.get("frame_values_ignored", {}).items() if n)
+def _notes(entry: Mapping[str, Any]) -> list[str]:
+    notes = [said.format(entry[key]) for key, said in NOTES.items() if entry.get(key)]
+    ignored = ", ".join(f"{n} {kind}" for kind, n in entry.get("frame_values_ignored", {}).items() if n)
     if ignored:
         notes.append(f"{ignored} left out of averages over frames")
-    if rounded := found.get("rounded"):
+    if rounded := entry.get("rounded"):
         left, all_of_them = rounded["distinct"]
         what = f"float32 has {left} values for the {all_of_them} of feature {rounded['first']}"
         remedy = "kept in float64 until they are standardized, as they should be"
@@ -170,7 +170,7 @@ def _notes_of_split(report: Mapping[str, Any]) -> list[str]:
 
 def _notes_of_all(report: Mapping[str, Any]) -> list[str]:
     notes = [*report.get("notes", [])]
-    notes += [f"{name} is from {found['from']}" for name, found in report["modalities"].items() if "from" in found]
+    notes += [f"{name} is from {entry['from']}" for name, entry in report["modalities"].items() if "from" in entry]
     if report.get("files_not_used"):
         notes.append(f"not used: {', '.join(report['files_not_used'])}")
     if report.get("segments_in_no_fold"):
@@ -184,8 +184,8 @@ def _about(report: Mapping[str, Any]) -> list[str]:
     source = report.get("source")
     if source is None:
         return []
-    known = f"known as {source['known_as']}" if source["known_as"] else "not a file that is known here"
-    return [f"{source['name']}: {source['layout']}, sha256 {source['sha256'][:16]}..., {known}", ""]
+    published = f"known as {source['known_as']}" if source["known_as"] else "not a file that is known here"
+    return [f"{source['name']}: {source['layout']}, sha256 {source['sha256'][:16]}..., {published}", ""]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -1,8 +1,8 @@
-"""A folder that holds prepared samples, opens in milliseconds, and may be larger than memory.
+"""Reads and writes memory-mapped stores.
 
-For each split and modality a flat array (R, D) of float32 and the lengths (N,), and for each split labels (N,) and ids; all as
-.npy and JSON, with sizes, checksums and the report in `store.json`, which is written last. Features of which float32 would lose
-digits are float64, and ids of tokens (R,) int64.
+A store is a folder of .npy and JSON files. It holds a flat array (R, D) of float32 and the lengths (N,) of each modality, and
+the labels (N,) and ids of each split. `store.json`, which is written last, holds sizes, checksums and the report. Features of
+which float32 would lose digits are float64, and ids of tokens (R,) int64.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class StoreWriter:
     """Writes a store beside its destination, and moves it there when it is complete.
 
     Args:
-        destination: Path of the store to be; nothing may be there.
-        progress: Function that is called with the name of an array, the rows that are written, and all its rows.
+        destination: Path of the new store, which must not exist.
+        progress: Function that gets the name of an array, the number of rows that are written, and of all its rows.
 
     Raises:
-        DataError: if something is there.
+        DataError: if the destination exists, or cannot be written.
     """
 
     def __init__(self, destination: Path, progress: Callable[[str, int, int], None] = lambda name, done, rows: None) -> None:
         if destination.exists() or destination.is_symlink():
-            raise DataError(f"{destination}: is there already; choose another place, or remove it")
+            raise DataError(f"{destination}: already exists; choose another place, or remove it")
         self.destination, self.progress = destination, progress
         self.files: dict[str, dict[str, Any]] = {}
         try:
@@ -67,7 +67,7 @@ class StoreWriter:
             file_name, done, remaining = _file_name(split, name, "values.npy"), 0, iter(arrays)
             first = next(remaining, np.zeros((0, *shape[1:]), np.float32))
             arrays, dtype = itertools.chain([first], remaining), first.dtype.newbyteorder("<")
-            if cleaner is not None and (cleaner.fills or first.dtype == np.float64):  # both need to have seen all values
+            if cleaner is not None and (cleaner.fills or first.dtype == np.float64):  # both need all values first
                 values = self._set_aside(shape, arrays, dtype)
                 cleaner.fill(values)
                 dtype = cleaner.dtype(first.dtype).newbyteorder("<")
@@ -84,7 +84,7 @@ class StoreWriter:
         return write
 
     def _set_aside(self, shape: tuple[int, ...], arrays: Iterable[Array], dtype: np.dtype[Any]) -> Array:
-        """Writes arrays to a file that goes when nobody reads it any more, and maps it."""
+        """Writes arrays to a temporary file, and maps it into memory."""
         with tempfile.TemporaryFile(dir=self.folder) as file:
             for array in arrays:
                 file.write(np.ascontiguousarray(array, dtype).tobytes())
@@ -101,8 +101,8 @@ class StoreWriter:
                 self._save(_file_name(split, name, "lengths.npy"), ragged.lengths.numpy())
             for name, vector in data.vectors.items():
                 self._save(_file_name(split, name, "vectors.npy"), vector.numpy())
-            for name, there in data.present.items():
-                self._save(_file_name(split, name, "present.npy"), there.numpy())
+            for name, marks in data.present.items():
+                self._save(_file_name(split, name, "present.npy"), marks.numpy())
             with self._file(_file_name(split, "", "ids.json")) as file:
                 file.write(json.dumps(data.ids).encode())
             described[split] = {
@@ -112,7 +112,7 @@ class StoreWriter:
             }
         write_json(self.folder / MANIFEST, {"layout": LAYOUT, "splits": described, "files": self.files})
         if self.destination.exists():
-            raise DataError(f"{self.destination}: is there already; choose another place, or remove it")
+            raise DataError(f"{self.destination}: already exists; choose another place, or remove it")
         os.rename(self.folder, self.destination)
 
     def discard(self) -> None:
@@ -128,7 +128,7 @@ class StoreWriter:
 
 
 class _HashedFile(io.RawIOBase):
-    """A file to write that notes its size and its checksum when it is closed."""
+    """Writes a file, and records its size and its checksum when it is closed."""
 
     def __init__(self, path: Path, notes: dict[str, dict[str, Any]]) -> None:
         self.path, self.notes, self.hash, self.count = path, notes, hashlib.sha256(), 0
@@ -166,18 +166,18 @@ def open_store(path: Path, modalities: Sequence[str] | None = None) -> dict[str,
 
     Args:
         path: Path of the folder.
-        modalities: Names of those that are wanted. (Default: all)
+        modalities: Names of the modalities to open. (Default: all)
 
     Raises:
         DataError: if a file is missing or does not fit.
     """
-    path = path.absolute()  # wherever the process goes
+    path = path.absolute()  # stays valid when the process changes its directory
     manifest = _manifest(path)
     try:
         for name, noted in manifest["files"].items():
-            found = _inside(path, name).stat().st_size
-            if found != noted["bytes"]:
-                raise DataError(f"{path}: {name} has {found} bytes, not {noted['bytes']}; prepare the store again")
+            size = _inside(path, name).stat().st_size
+            if size != noted["bytes"]:
+                raise DataError(f"{path}: {name} has {size} bytes, not {noted['bytes']}; prepare the store again")
         return {split: _open_split(path, split, manifest, modalities) for split in manifest["splits"]}
     except FileNotFoundError as error:
         raise DataError(f"{path}: {Path(error.filename).name} is missing; prepare the store again") from None
@@ -221,12 +221,12 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Sequence[str] | None) -> SequenceDataset:
     described, files = manifest["splits"][split], manifest["files"]
-    there = (*described["sequences"], *described["vectors"])
-    unknown = [name for name in modalities or () if name not in there]
+    names = (*described["sequences"], *described["vectors"])
+    unknown = [name for name in modalities or () if name not in names]
     if unknown:
-        raise DataError(f"{path}: {split}: has no modality {unknown[0]!r}; it has {list(there)}")
+        raise DataError(f"{path}: {split}: has no modality {unknown[0]!r}; it has {list(names)}")
     sequences, vectors, present = {}, {}, {}
-    for name in modalities or there:
+    for name in modalities or names:
         if name in described["sequences"]:
             lengths = torch.from_numpy(_load(path, _file_name(split, name, "lengths.npy"), files))
             values = _map(path, _file_name(split, name, "values.npy"), tuple(described["sequences"][name]))
@@ -241,7 +241,7 @@ def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Se
             if (marks := _file_name(split, name, "present.npy")) in files:
                 present[name] = torch.from_numpy(_load(path, marks, files))
                 if present[name].dtype != torch.bool or present[name].shape != vectors[name].shape[:1]:
-                    raise DataError(f"{path}: {split}: it is damaged which samples have {name!r}; prepare the store again")
+                    raise DataError(f"{path}: {split}: the marks of absent {name!r} are damaged; prepare the store again")
     name = _file_name(split, "", "labels.npy")
     labels = None if described["report"].get("labels", name) is None else torch.from_numpy(_load(path, name, files))
     ids = json.loads(_bytes(path, _file_name(split, "", "ids.json"), files))
@@ -251,7 +251,7 @@ def _open_split(path: Path, split: str, manifest: dict[str, Any], modalities: Se
         raise DataError(f"{path}: {split}: its labels are damaged; prepare the store again")
     report = {
         **described["report"],
-        "modalities": {name: described["report"]["modalities"][name] for name in modalities or there},
+        "modalities": {name: described["report"]["modalities"][name] for name in modalities or names},
     }
     return SequenceDataset(sequences, vectors, labels, ids, report, present=present)
 
@@ -272,12 +272,12 @@ def _map(path: Path, name: str, shape: tuple[int, ...]) -> MappedArray:
     try:
         with _inside(path, name).open("rb") as file:
             np.lib.format.read_magic(file)
-            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            stored, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
-    except Exception as error:  # numpy raises many kinds on a damaged header
+    except Exception as error:  # numpy raises many types on a damaged header
         raise DataError(f"{path}: {name} has a damaged header ({type(error).__name__}); prepare the store again") from None
-    if found != shape or fortran or dtype.str not in (("<i8",) if len(shape) == 1 else ("<f4", "<f8")) or len(shape) > 2:
-        raise DataError(f"{path}: {name} holds {dtype} of shape {found}, not float32 of {shape}; prepare the store again")
+    if stored != shape or fortran or dtype.str not in (("<i8",) if len(shape) == 1 else ("<f4", "<f8")) or len(shape) > 2:
+        raise DataError(f"{path}: {name} holds {dtype} of shape {stored}, not float32 of {shape}; prepare the store again")
     if start + dtype.itemsize * math.prod(shape) != (path / name).stat().st_size:
         raise DataError(f"{path}: {name} is cut short; prepare the store again")
     return MappedArray.of(path / name, shape, start, dtype.str)

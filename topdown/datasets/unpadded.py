@@ -1,4 +1,4 @@
-"""Sequences of different lengths without padding, in memory or in a memory-mapped file."""
+"""Stores variable-length sequences without padding, in memory or in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from topdown.datasets.precision import Array, dtype_for
 class MappedArray(NamedTuple):
     """Rows of little-endian numbers in a file, mapped into memory only while they are copied out.
 
-    A mapping that stayed would keep every page that was ever read in the memory of the process. This holds a path, so it costs
-    nothing to send to a worker.
+    A permanent mapping would keep every page that was read in the memory of the process. This holds a path, so it costs nothing
+    to send to a worker.
 
     Args:
         path: File.
         shape: Rows and columns; rows alone for ids of tokens.
         start: Bytes before the first value.
-        changed: When the file was changed last, and its size; neither may differ when values are asked for.
+        changed: Time of the last change of the file, and its size; neither may differ when values are read.
         dtype: Type of the numbers. (Default: float32)
-        shift: What is taken from each column, of shape (D,), as values are read. (Default: nothing)
-        scale: What each column is divided by then. (Default: 1)
+        shift: Numbers that are subtracted from the columns, of shape (D,), as values are read. (Default: 0)
+        scale: Numbers by which the columns are then divided, of shape (D,). (Default: 1)
     """
 
     path: Path
@@ -46,7 +46,7 @@ class MappedArray(NamedTuple):
         """Copies rows, given by their indices, into memory.
 
         Raises:
-            DataError: if the file is not there any more, or is another.
+            DataError: if the file is gone, or has changed.
         """
         try:
             same = _changed(self.path) == self.changed
@@ -80,8 +80,8 @@ def standardize(values: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _changed(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 class Ragged(NamedTuple):
@@ -99,7 +99,7 @@ class Ragged(NamedTuple):
 
     @classmethod
     def packed(cls, values: Tensor | MappedArray, lengths: Tensor) -> Ragged:
-        """Makes it of sequences that stand end to end."""
+        """Makes it of sequences that are stored end to end."""
         return cls(values, lengths.cumsum(0) - lengths, lengths)
 
     @property
@@ -120,7 +120,7 @@ class Ragged(NamedTuple):
         return in_float32(self.values.take(torch.arange(start, start + length, device="cpu")))
 
     def all_rows(self) -> Tensor:
-        """Returns all sequences end to end, of shape (sum of T, D), in memory, in the type in which they are kept."""
+        """Returns all sequences end to end, of shape (sum of T, D), in memory, in their stored type."""
         ends = self.lengths.cumsum(0)
         within = torch.arange(int(ends[-1]) if len(ends) else 0, device="cpu") - (ends - self.lengths).repeat_interleave(
             self.lengths
@@ -144,7 +144,7 @@ class Ragged(NamedTuple):
         """Returns some sequences as one batch (B, steps, D), padded on the right with zeros."""
         starts, lengths = self.starts[indices], self.lengths[indices]
         time = torch.arange(steps, device="cpu")
-        if not self.values.shape[0]:  # every sample lacks the modality
+        if not self.values.shape[0]:  # the modality is absent in every sample
             shape, dtype = (len(indices), steps, *self.values.shape[1:]), torch.int64 if self.are_tokens else torch.float32
             return torch.zeros(shape, dtype=dtype, device="cpu")
         rows = torch.minimum(starts.unsqueeze(1) + time, (starts + lengths - 1).clamp(min=0).unsqueeze(1))

@@ -1,4 +1,4 @@
-"""The paper's Fig. 2 for every modality: mean mask per feature and class of sentiment, as a picture and as numbers."""
+"""Draws the paper's Fig. 2, the mean mask per feature and sentiment class, and writes its values."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def sentiment_profile(
     latch: TopDownLatch, data: SequenceDataset, *, batch_size: int = 32, device: str | torch.device | None = None
 ) -> dict[str, MaskProfile]:
     """Averages the masks of a latch per sentiment class, labels rounded to -3..3, over a data set."""
-    found = masks_of(latch, data, batch_size=batch_size, device=device)
-    return mask_profile(((m, b.labels.clamp(-3, 3).round().long(), b.lengths) for _, b, m in found), list(CLASSES))
+    batches = masks_of(latch, data, batch_size=batch_size, device=device)
+    return mask_profile(((m, b.labels.clamp(-3, 3).round().long(), b.lengths) for _, b, m in batches), list(CLASSES))
 
 
 class Monotonicity(NamedTuple):
@@ -39,7 +39,7 @@ class Monotonicity(NamedTuple):
 
     Args:
         correlation: Spearman's correlation with the class, of shape (D,); 0 for a feature that does not change.
-        share: Share of features whose mean mask never turns back.
+        share: Share of features whose mean mask is monotone.
     """
 
     correlation: Tensor
@@ -88,8 +88,8 @@ def mask_change_table(profiles: Profiles) -> str:
     rows = [["feedback", "seed", "modality", "mean absolute Spearman's correlation", "share monotone", "range of class means"]]
     for (kind, seed), by_name in profiles.items():
         for name, profile in by_name.items():
-            found, present = monotonicity(profile), profile.mean[profile.samples > 0]
-            numbers = (float(found.correlation.abs().mean()), found.share, float(present.max() - present.min()))
+            trend, present = monotonicity(profile), profile.mean[profile.samples > 0]
+            numbers = (float(trend.correlation.abs().mean()), trend.share, float(present.max() - present.min()))
             rows.append([kind, str(seed), name, *(f"{number:.4f}" for number in numbers)])
     return "Mean masks of features against the class of sentiment (Fig. 2):\n\n" + markdown(rows)
 
@@ -164,7 +164,7 @@ def draw_masks(
     figure = figures.Figure(figsize=(6.0 * len(names), 1.2 + 3.4 * len(shown)), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(shown), len(names), squeeze=False)
-    # One scale for all, or noise in one panel looks like structure in another.
+    # All panels share one scale. Otherwise noise in one of them looks like structure.
     means = torch.cat([profile.mean.flatten() for by_name in shown.values() for profile in by_name.values()])
     limit = max(float((means - 0.5).abs().nan_to_num(0.0).max()), 1e-6)
     for axes_row, (kind, by_name) in zip(grid, shown.items(), strict=True):
@@ -184,7 +184,7 @@ def draw_masks(
                 for place, marker, features in ((top, "v", relevance[name] == 1), (bottom, "x", relevance[name] == 0)):
                     at = features.nonzero().flatten().tolist()
                     (marks,) = axes.plot(at, [place] * len(at), marker, color="black", markersize=4, clip_on=False)
-                    marks.set_in_layout(False)  # matplotlib would make room for them until nothing is left for the axes
+                    marks.set_in_layout(False)  # otherwise matplotlib shrinks the axes to make room
                 axes.set_xlabel("feature (triangle above: relevant in every sample; x below: in none)", fontsize=8)
     figure.colorbar(image, ax=grid, label="mean mask (white: 0.5)")
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))

@@ -36,7 +36,7 @@ class SentimentOptions(DataOptions, TrainingOptions):
 
     @property
     def wants_aligned(self) -> bool | None:
-        """Whether data must be word-aligned, or must not; None for either."""
+        """Whether data must be word-aligned (True) or unaligned (False); None accepts both."""
         return None
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-r"""Planted data in which only half of a modality can be trusted, and another modality says which half.
+r"""Generates data in which one modality tells which half of another is reliable.
 
 Modality `a` has two groups of four features and T steps. At each step one group shows the label :math:`y = \pm 1`, and the
 other shows a stranger's label, which looks the same. Modality `b` says which group shows it. What changes is how often the
@@ -21,7 +21,7 @@ from topdown.datasets.data import SequenceDataset
 
 Changes = Literal["sample", "segment", "step"]
 GROUPS, WIDTH, SEGMENT = 2, 4, 3
-NOISE = 0.5  # standard deviation at each feature and step, of a label of 1 or -1
+NOISE = 0.5  # standard deviation at each feature and step; labels are 1 or -1
 
 
 class Planted(NamedTuple):
@@ -45,7 +45,7 @@ def planted(samples: int, changes: Changes, *, steps: int = 12, cue: float = 1.0
         Samples with classes 0 and 1, and the relevance of each feature.
 
     Raises:
-        ValueError: if `changes` is not known.
+        ValueError: if `changes` is unknown.
 
     Example:
         >>> data, relevance = planted(4, "step")
@@ -56,7 +56,7 @@ def planted(samples: int, changes: Changes, *, steps: int = 12, cue: float = 1.0
         raise ValueError(f"changes={changes!r} must be one of {list(get_args(Changes))}")
     generator = torch.Generator("cpu").manual_seed(seed)
     draws = {"sample": 1, "segment": -(-steps // SEGMENT), "step": steps}[changes]
-    # As often each group as any other, in random order: averages over time cannot tell one from another.
+    # All groups are equally frequent, in random order, so that averages over time cannot tell them apart.
     order = torch.rand(samples, draws, generator=generator, device="cpu").argsort(1) if draws > 1 else None
     one = torch.randint(0, GROUPS, (samples, 1), generator=generator, device="cpu")
     drawn = one if order is None else order % GROUPS

@@ -1,4 +1,4 @@
-"""Files of a sentiment experiment: checkpoints, earlier results, and what may change when it is resumed."""
+"""Reads the files of a sentiment experiment, and checks that a resumed experiment has the same options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from topdown.training.versions import check_format
 KindOrNone = Literal["none", "linear", "lstm", "shared", "static"]
 KINDS: tuple[str, ...] = get_args(KindOrNone)
 ORACLE = "oracle"  # no feedback, on synthetic data without its irrelevant features
-NOTHING_KEPT = "\nNothing will be kept, since there is no --out: give it a directory for results and checkpoints.\n"
+NOT_SAVED = "\nResults are not saved: pass --out DIR.\n"
 RUN_KEYS = {"kind", "seed", "metrics", "validation", "validation_loss", "best_epoch", "epochs", "seconds", "history"}
 
 
@@ -37,15 +37,15 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
     """Reads the finished runs of a directory, and removes their unfinished checkpoints.
 
     Args:
-        out: Path of the directory; it need not be there.
-        configuration: Options that must not have changed, but for the number of epochs, which may have grown: runs that ended
-            because there were no more are trained again.
+        out: Path of the directory; it need not exist.
+        configuration: Options, which must equal the earlier ones. Only the number of epochs may have grown: runs that used
+            all epochs are trained again.
 
     Returns:
-        Runs that are over, and whose checkpoint is there, too.
+        Finished runs whose checkpoint exists.
 
     Raises:
-        DataError: if there are runs that are of other options or data, or cannot be read.
+        DataError: if earlier runs have other options or data, or cannot be read.
     """
     path = out / "results.json"
     if not path.exists():
@@ -66,7 +66,7 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
                 f"{path}: was made with {option} {before.get(option)}, not {value}; "
                 "repeat the options of the earlier run, or choose another --out"
             )
-    kept = []
+    finished = []
     for run in runs:
         if not checkpoint_path(out, run["kind"], run["seed"]).exists():
             print(f"{run['kind']} seed {run['seed']}: its checkpoint is missing, so it is trained again")
@@ -76,5 +76,5 @@ def read_runs(out: Path, configuration: Mapping[str, Any]) -> list[dict[str, Any
             print(f"{run['kind']} seed {run['seed']}: ended after {run['epochs']} epochs, so it is trained again with {most}")
             continue
         checkpoint_path(out, run["kind"], run["seed"], unfinished=True).unlink(missing_ok=True)
-        kept.append(run)
-    return kept
+        finished.append(run)
+    return finished

@@ -1,4 +1,4 @@
-"""Runs the sentiment experiment: every kind of feedback with every seed; tables, masks and checkpoints."""
+"""Runs the sentiment experiment: trains each kind of feedback with each seed, and writes tables, masks and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from topdown.experiments.figure2 import (
     write_mask_table,
 )
 from topdown.experiments.options import SentimentOptions
-from topdown.experiments.run_files import KINDS, NOTHING_KEPT, ORACLE, check_no_runs, checkpoint_path, read_runs
+from topdown.experiments.run_files import KINDS, NOT_SAVED, ORACLE, check_no_runs, checkpoint_path, read_runs
 from topdown.experiments.sentiment_data import Inputs, check_backbone, load_inputs
 from topdown.experiments.sentiment_verdict import verdict_lines
 from topdown.experiments.tables import Published, full_report, gap_closed, summarize
@@ -45,7 +45,7 @@ from topdown.training.versions import FORMAT, versions
 # Options that may differ between a run and its continuation.
 FREE_OPTIONS = ("feedback", "seeds", "out", "device", "resume", "workers", "tensorboard")
 
-Build = Callable[[Mapping[str, int], Any], nn.Module]  # of the features of each modality, and the options
+Build = Callable[[Mapping[str, int], Any], nn.Module]  # takes the features of each modality, and the options
 Run = dict[str, Any]
 
 
@@ -55,7 +55,7 @@ class Experiment(NamedTuple):
     Args:
         name: Name for results.json.
         baseline: Name of the model without feedback.
-        build: Function that makes the backbone from the features of each modality and the options.
+        build: Function that builds the backbone from the features of each modality and the options.
         published: Rows of the paper to set beside the results.
         options: Class of its options. (Default: those of every experiment)
         align: Option `align` of the latches: see :class:`topdown.TopDownLatch`. (Default: "error")
@@ -80,14 +80,14 @@ def run_experiment(options: SentimentOptions, experiment: Experiment) -> None:
     """
     out = options.out
     if out is not None:
-        require("matplotlib.figure", "experiments")  # before hours of training, not after
+        require("matplotlib.figure", "experiments")  # fails before hours of training
         check_writable(out)
         check_no_runs(out, resume=options.resume)
     inputs = load_inputs(options)
     configuration = _configuration(options, experiment, inputs)
     runs = [] if out is None else read_runs(out, configuration)
     check_backbone(experiment.build(inputs.splits["train"].sizes, options), inputs, options.data)
-    wait()  # until all have seen the directory as it was
+    wait()  # all processes read the directory before one changes it
 
     def write(runs: Sequence[Run], *, complete: bool) -> None:
         if out is not None and rank() == 0:
@@ -103,11 +103,11 @@ def run_experiment(options: SentimentOptions, experiment: Experiment) -> None:
         wait()
         print(data_table(inputs.splits), flush=True)
         if out is None:
-            print(NOTHING_KEPT, flush=True)
-        asked = [(seed, kind) for seed in range(options.seeds) for kind in _kinds(options)]
-        missing = [pair for pair in asked if pair not in {(run["seed"], run["kind"]) for run in runs}]
+            print(NOT_SAVED, flush=True)
+        planned = [(seed, kind) for seed in range(options.seeds) for kind in _kinds(options)]
+        missing = [pair for pair in planned if pair not in {(run["seed"], run["kind"]) for run in runs}]
         if runs:
-            print(f"{len(asked) - len(missing)} of {len(asked)} runs are there already", flush=True)
+            print(f"{len(planned) - len(missing)} of {len(planned)} runs are there already", flush=True)
         outputs = {}
         for seed, kind in missing:
             run, outputs[kind, seed] = _train(kind, seed, options, experiment, inputs)
@@ -119,7 +119,7 @@ def run_experiment(options: SentimentOptions, experiment: Experiment) -> None:
         write(runs, complete=True)
         names = _names(experiment.baseline)
         published = experiment.published if inputs.is_mosei else {}
-        source = f"{inputs.note} {inputs.counts()}."
+        source = f"{inputs.provenance} {inputs.counts()}."
         models = {} if out is None else {key: _load(out, *key, options, experiment, inputs) for key in _keys(runs)}
         for key in [key for key in models if key not in outputs]:
             outputs[key] = predict(models[key], inputs.splits["test"], batch_size=options.batch_size, device=options.device)
@@ -154,7 +154,7 @@ def _configuration(options: SentimentOptions, experiment: Experiment, inputs: In
         chosen["samples"] = options.samples or 1000
     else:
         chosen |= {"data": inputs.source, "sha256": inputs.sha256}
-        chosen.pop("aligned", None)  # the file says
+        chosen.pop("aligned", None)  # the file determines it
     return {"experiment": experiment.name, **chosen}
 
 
@@ -172,7 +172,7 @@ def _keys(runs: Sequence[Run]) -> list[tuple[str, int]]:
 
 
 def _train(kind: str, seed: int, options: SentimentOptions, experiment: Experiment, inputs: Inputs) -> tuple[Run, Tensor]:
-    """Trains and tests one model, keeps its weights, and returns its record and its predictions for the test samples."""
+    """Trains and tests one model, saves its weights, and returns its record and its predictions for the test samples."""
     splits = inputs.masked() if kind == ORACLE else inputs.splits
     sizes = splits["train"].sizes
     model = _model(kind, seed, options, experiment, sizes)
@@ -180,8 +180,8 @@ def _train(kind: str, seed: int, options: SentimentOptions, experiment: Experime
     if unfinished is not None and not options.resume and rank() == 0:
         unfinished.unlink(missing_ok=True)
     wait()
-    label, own = f"{kind} seed {seed}", {"checkpoint": unfinished, **experiment.protocol}
-    fitted = fit_and_show(model, splits, options, seed, label, **own)
+    label, fit_options = f"{kind} seed {seed}", {"checkpoint": unfinished, **experiment.protocol}
+    fitted = fit_and_show(model, splits, options, seed, label, **fit_options)
     metrics = {}
     for split in ("valid", "test"):
         outputs = predict(model, splits[split], batch_size=options.batch_size, device=options.device)
@@ -218,7 +218,7 @@ def _results(
     closed = {k: {"share": s, "gap": g, "seeds": n} for k, (s, g, n) in gap_closed(runs).items()}
     return {
         "format": FORMAT,
-        "note": inputs.note,
+        "note": inputs.provenance,
         "complete": complete,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).encode("utf-8", "replace").decode(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

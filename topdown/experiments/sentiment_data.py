@@ -14,7 +14,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import SPLITS
 from topdown.datasets.load import load_splits
 from topdown.experiments.options import SentimentOptions
-from topdown.experiments.synthetic import NOTE, synthetic_splits
+from topdown.experiments.synthetic import DISCLAIMER, synthetic_splits
 
 LEAST_OF_MOSEI = 20_000  # samples; its files have about 22,800, those of CMU-MOSI about 2,200
 
@@ -26,25 +26,25 @@ class Inputs(NamedTuple):
         splits: Samples for train, valid and test.
         relevance: {split: {modality: (N, D_k)}}, the planted truth of synthetic data; empty for others.
         source: Name of the file, or "SYNTHETIC DATA".
-        note: Sentence about where figures come from.
+        provenance: Sentence about the origin of the figures.
         sha256: Hash of the file; empty for synthetic data.
     """
 
     splits: dict[str, SequenceDataset]
     relevance: dict[str, dict[str, Tensor]]
     source: str
-    note: str
+    provenance: str
     sha256: str = ""
 
     @property
     def is_mosei(self) -> bool:
-        """Whether this is all of CMU-MOSEI, so that published figures may stand beside the results."""
+        """Whether this is the complete CMU-MOSEI, to which published figures refer."""
         sizes = self.splits["train"].sizes
         counts = (data.report.get("subset_of", {}).get("samples", len(data)) for data in self.splits.values())
         return not self.relevance and (sizes.get("audio"), sizes.get("visual")) == (74, 35) and sum(counts) > LEAST_OF_MOSEI
 
     def masked(self) -> dict[str, SequenceDataset]:
-        """Returns synthetic data without the features that are known to be irrelevant."""
+        """Returns synthetic data whose irrelevant features are zero."""
         return {split: data.masked(self.relevance[split]) for split, data in self.splits.items()}
 
     def counts(self) -> str:
@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
 
 
 def load_inputs(options: SentimentOptions) -> Inputs:
-    """Loads the file of --data, or makes synthetic data.
+    """Loads the file of --data, or generates synthetic data.
 
     Raises:
         DataError: if it cannot be used for this experiment.
@@ -72,7 +72,7 @@ def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
         DataError: if it does not.
     """
     for split, data in inputs.splits.items():
-        # A sample whose modalities differ in length, if there is one: not every model takes it.
+        # Prefer a sample whose modalities differ in length: not every model accepts it.
         steps = torch.stack(list(data.lengths.values()))
         batch = data.batch([int((steps.amax(0) - steps.amin(0)).argmax())])
         try:
@@ -83,30 +83,30 @@ def check_backbone(backbone: nn.Module, inputs: Inputs, path: object) -> None:
 
 
 def _synthetic(options: SentimentOptions) -> Inputs:
-    print(f"{NOTE}\n", flush=True)
+    print(f"{DISCLAIMER}\n", flush=True)
     count = options.samples or 1000
     counts = (count, max(1, count // 5), max(1, count * 2 // 5))
     try:
         splits, relevance = synthetic_splits(counts, unaligned=options.wants_aligned is False)
     except (RuntimeError, MemoryError):
         raise DataError(f"--samples {count}: too many for the memory of this machine; ask for fewer") from None
-    return Inputs(splits, relevance, "SYNTHETIC DATA", NOTE)
+    return Inputs(splits, relevance, "SYNTHETIC DATA", DISCLAIMER)
 
 
 def _loaded(path: Path, options: SentimentOptions) -> Inputs:
     splits = load_splits(path, **options.loading())
     if missing := [split for split in SPLITS if split not in splits]:
         raise DataError(f"{path}: has no {missing[0]}; call its splits train, valid and test, not {list(splits)}")
-    asked = options.wants_aligned
+    wants_aligned = options.wants_aligned
     for split, data in splits.items():
-        if asked not in (None, data.aligned):
-            found, wanted = ("aligned", "unaligned") if data.aligned else ("unaligned", "aligned")
-            raise DataError(f"{path}: {split} is {found}, not {wanted}; leave out --{wanted}")
+        if wants_aligned not in (None, data.aligned):
+            actual, wanted = ("aligned", "unaligned") if data.aligned else ("unaligned", "aligned")
+            raise DataError(f"{path}: {split} is {actual}, not {wanted}; leave out --{wanted}")
         _check_labels(data, f"{path}: {split} has labels")
     name = path.name.encode("utf-8", "replace").decode()
     source: Mapping[str, str] = splits["train"].report["source"]
-    note = f"Measured on {name} ({source['name']}, {source['layout']}), with {', '.join(splits['train'].sizes)}."
-    return Inputs({k: _subset(data, options.subset) for k, data in splits.items()}, {}, name, note, source["sha256"])
+    provenance = f"Measured on {name} ({source['name']}, {source['layout']}), with {', '.join(splits['train'].sizes)}."
+    return Inputs({k: _subset(data, options.subset) for k, data in splits.items()}, {}, name, provenance, source["sha256"])
 
 
 def _subset(data: SequenceDataset, count: int | None) -> SequenceDataset:
@@ -120,7 +120,7 @@ def _check_labels(data: SequenceDataset, where: str) -> None:
     if labels is None:
         raise DataError(f"{where.removesuffix(' has labels')} has no labels: this experiment predicts them")
     if labels.dim() != 1 or not labels.is_floating_point():
-        found = f"of {labels.dtype} of shape {tuple(labels.shape)}"
-        raise DataError(f"{where} {found}; this experiment predicts one sentiment, a floating-point number for each sample")
+        kind = f"of {labels.dtype} of shape {tuple(labels.shape)}"
+        raise DataError(f"{where} {kind}; this experiment predicts one sentiment, a floating-point number for each sample")
     if not -3.01 < float(labels.min()) <= float(labels.max()) < 3.01:
         raise DataError(f"{where} from {float(labels.min()):g} to {float(labels.max()):g}; sentiment lies in [-3, 3]")

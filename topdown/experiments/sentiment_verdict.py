@@ -1,4 +1,4 @@
-"""Compares the kinds of feedback of the sentiment experiment as `topdown.comparison` does: is the difference more than luck?"""
+"""Computes the verdict of a sentiment experiment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from topdown.training.tasks import Task
 
 
 def verdict_lines(runs: Sequence[Mapping[str, Any]], outputs: Mapping[tuple[str, int], Tensor], labels: Tensor) -> list[str]:
-    """Returns the verdict, and a warning for masks that have become constants; nothing where there is nothing to compare.
+    """Returns the verdict, and warnings of masks that became constants; an empty list if there is nothing to compare.
 
     Args:
         runs: Runs of the experiment.
@@ -30,10 +30,10 @@ def verdict_lines(runs: Sequence[Mapping[str, Any]], outputs: Mapping[tuple[str,
     kinds = [kind for kind in dict.fromkeys(run["kind"] for run in compared) if kind != NONE]
     records = [{"row": run["kind"], "test": run["metrics"]["mae"], **run} for run in compared]
     arrays = [outputs[run["kind"], run["seed"]].numpy() for run in compared]
-    found = Runs(records, arrays, labels, metric_of(Task("regression", 1)), kinds, [STATIC])
-    if not kinds or not found.of(NONE):
+    compared_runs = Runs(records, arrays, labels, metric_of(Task("regression", 1)), kinds, [STATIC])
+    if not kinds or not compared_runs.of(NONE):
         return []
-    lines = [f"**{verdict(found, compare_rows(found))}**"]
-    for kind, targets in collapsed(found).items():
+    lines = [f"**{verdict(compared_runs, compare_rows(compared_runs))}**"]
+    for kind, targets in collapsed(compared_runs).items():
         lines.append(f"WARNING: masks of {kind!r} have become constants for {', '.join(targets)}.")
     return lines

@@ -1,4 +1,4 @@
-r"""A synthetic stand-in for CMU-MOSEI, in which WHICH features of a modality are informative depends on the others.
+r"""Generates a stand-in for CMU-MOSEI, in which other modalities determine which features of a modality are informative.
 
 Sizes (300, 74, 35), lengths and labels are like those of word-aligned MOSEI; the content is planted. Every sample has a
 sentiment y and, for every modality k, a code :math:`c_k \in \{0, 1, 2\}`, drawn independently. The features of k are
@@ -9,9 +9,9 @@ sentiment y and, for every modality k, a code :math:`c_k \in \{0, 1, 2\}`, drawn
   from the same distribution,
 - noise in what remains, and on top of everything.
 
-With `unaligned`, audio and visual have several steps for each word of text, as many as are drawn; nothing else changes.
+With `unaligned`, audio and visual have a random number of steps for each word of text; nothing else changes.
 
-So no modality can tell by itself which of its features to trust: that stands in the others. A feature is *relevant* when it
+No modality alone tells which of its features are reliable; the others do. A feature is *relevant* when it
 shows a code or carries the true sentiment; an oracle multiplies all others by zero.
 """
 
@@ -28,9 +28,9 @@ from topdown.datasets.unpadded import Ragged
 SIZES = {"text": 300, "audio": 74, "visual": 35}
 RATES = {"text": 1, "audio": 4, "visual": 3}  # steps for each word, when unaligned
 GROUPS = 3
-AMPLITUDE = 0.5  # of the planted patterns, against noise of standard deviation 1 at each step
+AMPLITUDE = 0.5  # amplitude of the planted patterns; noise has standard deviation 1 at each step
 VIEW_NOISE = 0.7  # standard deviation of eta_k, by which the modalities disagree about the sentiment of a sample
-NOTE = "SYNTHETIC DATA: a stand-in for CMU-MOSEI with planted structure; no figure here says anything about MOSEI."
+DISCLAIMER = "SYNTHETIC DATA: a stand-in for CMU-MOSEI with planted structure; no figure here says anything about MOSEI."
 
 
 class Synthetic(NamedTuple):
@@ -61,11 +61,11 @@ def synthetic_splits(samples: tuple[int, int, int] = (1000, 200, 400), *, seed: 
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     patterns = {k: torch.randint(0, 2, (size,), generator=generator, device="cpu") * 2.0 - 1 for k, size in SIZES.items()}
-    made = {
+    generated = {
         split: _split(count, patterns, generator, unaligned)
         for split, count in zip(("train", "valid", "test"), samples, strict=True)
     }
-    return Synthetic({k: data for k, (data, _) in made.items()}, {k: relevant for k, (_, relevant) in made.items()})
+    return Synthetic({k: data for k, (data, _) in generated.items()}, {k: relevant for k, (_, relevant) in generated.items()})
 
 
 def feature_groups(name: str) -> Tensor:
@@ -81,11 +81,11 @@ def feature_groups(name: str) -> Tensor:
         [[2, 0], [2, 1], [2, 2], [0, 0], [0, 0], [0, 0]]
     """
     names = list(SIZES)
-    own = names.index(name)
+    index = names.index(name)
     shown = max(GROUPS, SIZES[name] // 10 // GROUPS * GROUPS)
     group = (SIZES[name] - shown) // ((len(names) - 1) * GROUPS)
-    rows = [[own, value] for value in range(GROUPS) for _ in range(shown // GROUPS)]
-    rows += [[j, value] for j in range(len(names)) if j != own for value in range(GROUPS) for _ in range(group)]
+    rows = [[index, value] for value in range(GROUPS) for _ in range(shown // GROUPS)]
+    rows += [[j, value] for j in range(len(names)) if j != index for value in range(GROUPS) for _ in range(group)]
     rows += [[-1, -1]] * (SIZES[name] - len(rows))
     return torch.tensor(rows, device="cpu")
 
@@ -104,14 +104,14 @@ def _split(
     codes = torch.randint(0, GROUPS, (count, len(SIZES)), generator=generator, device="cpu")
     words = torch.exp(torch.randn(count, generator=generator, device="cpu") * 0.55 + 2.9).round().clamp(1, 50).long()
     sequences, relevance = {}, {}
-    for own, (name, size) in enumerate(SIZES.items()):
+    for index, (name, size) in enumerate(SIZES.items()):
         decider, value = feature_groups(name).T
         matches = codes[:, decider.clamp(min=0)] == value  # (N, D_k)
         view = labels + torch.randn(count, generator=generator, device="cpu") * VIEW_NOISE
         # One stranger for each group of features, as there is one sentiment for each group.
         strangers = _sentiment((count, len(SIZES), GROUPS), generator)[:, decider.clamp(min=0), value.clamp(min=0)]
         carried = torch.where(matches, view.unsqueeze(1), strangers)
-        carried = torch.where(decider == own, matches * 2.0 - 1, carried).masked_fill(decider < 0, 0.0)
+        carried = torch.where(decider == index, matches * 2.0 - 1, carried).masked_fill(decider < 0, 0.0)
         lengths = words
         if unaligned and RATES[name] > 1:
             lengths = words * RATES[name] + torch.randint(
@@ -120,7 +120,7 @@ def _split(
         mean = AMPLITUDE * carried * patterns[name]
         noise = torch.randn(int(lengths.sum()), size, generator=generator, device="cpu")
         sequences[name] = Ragged.packed(mean.repeat_interleave(lengths, 0) + noise, lengths)
-        relevance[name] = ((decider == own) | (matches & (decider >= 0))).float()
+        relevance[name] = ((decider == index) | (matches & (decider >= 0))).float()
     data = SequenceDataset(sequences, {}, labels)
     data.report["synthetic"] = True
     return data, relevance

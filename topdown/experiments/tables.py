@@ -1,4 +1,4 @@
-"""Tables in the form of the paper's Table 1, as markdown: figures that were measured here, beside published ones."""
+"""Formats results like the paper's Table 1, with the published rows, as markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = {"acc7": "Acc@7", "acc2_non0": "Acc@2", "f1_non0": "F1@2", "mae": "MAE
 PERCENT = ("acc", "f1")
 
 # MMLatch (Paraskevopoulos et al., 2022), Tables 1 and 2: word-aligned CMU-MOSEI, mean and standard deviation of five runs.
-NOTE_ON_PUBLISHED = (
+PUBLISHED_CAVEAT = (
     "Published rows are the paper's, on CMU-MOSEI, not measured here; its code weights F1 by predictions, not by labels."
 )
 Published = Mapping[str, Sequence[str]]
@@ -52,13 +52,13 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     """
     summary: dict[str, Any] = {}
     for kind in dict.fromkeys(run["kind"] for run in runs):
-        own = [run for run in runs if run["kind"] == kind]
-        values = {name: [_number(run["metrics"][name]) for run in own] for name in own[0]["metrics"]}
+        kind_runs = [run for run in runs if run["kind"] == kind]
+        values = {name: [_number(run["metrics"][name]) for run in kind_runs] for name in kind_runs[0]["metrics"]}
         summary[kind] = {
-            "seeds": [run["seed"] for run in own],
+            "seeds": [run["seed"] for run in kind_runs],
             "mean": {name: float(np.mean(v)) for name, v in values.items()},
             "std": {name: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for name, v in values.items()},
-            "best_seed": min(own, key=lambda run: run["validation_loss"])["seed"],
+            "best_seed": min(kind_runs, key=lambda run: run["validation_loss"])["seed"],
         }
     return summary
 
@@ -102,7 +102,7 @@ def all_metrics_table(summary: Mapping[str, Any], names: Mapping[str, str]) -> s
 def full_report(
     runs: Sequence[Run], names: Mapping[str, str], *, source: str, published: Published, verdict: Sequence[str] = ()
 ) -> str:
-    """Returns the text of table.md: the source, the verdict, both tables, and the share of planted structure that was found.
+    """Returns the text of table.md: source, verdict, both tables and, on synthetic data, the comparison with the oracle.
 
     Args:
         runs: Runs as for :func:`summarize`; those on synthetic data may have `relevance_auc`.
@@ -115,7 +115,7 @@ def full_report(
     lines = [
         source,
         "Mean ± sample standard deviation over seeds. Acc and F1 in percent; Acc@2 and F1@2 are acc2_non0 and f1_non0 below.",
-        *([NOTE_ON_PUBLISHED] if published else []),
+        *([PUBLISHED_CAVEAT] if published else []),
         "",
         *([*verdict, ""] if verdict else []),
         results_table(runs, summary, names, published),
@@ -164,9 +164,9 @@ def gap_closed(runs: Sequence[Run]) -> dict[str, tuple[float, float, int]]:
     for kind in mae.keys() - {"none", "oracle"}:
         common = set(mae[kind]) & set(mae.get("none", {})) & set(mae.get("oracle", {}))
         if common:
-            none, oracle, own = (float(np.mean([mae[k][seed] for seed in common])) for k in ("none", "oracle", kind))
+            none, oracle, score = (float(np.mean([mae[k][seed] for seed in common])) for k in ("none", "oracle", kind))
             if none != oracle:
-                closed[kind] = ((none - own) / (none - oracle), none - oracle, len(common))
+                closed[kind] = ((none - score) / (none - oracle), none - oracle, len(common))
     return {kind: closed[kind] for kind in mae if kind in closed}
 
 
@@ -182,4 +182,4 @@ def _cell(name: str, mean: float | None, std: float | None = None) -> str:
 
 
 def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)  # null in results.json
+    return float("nan") if value is None else float(value)  # results.json has null for nan

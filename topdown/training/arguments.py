@@ -26,7 +26,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def check_numbers(**values: Any) -> None:
-    """Checks options of :func:`fit` that are real numbers; None is an option that is left out.
+    """Checks options of :func:`fit` that are real numbers; None stands for an option that is not set.
 
     Raises:
         TypeError: if one is not a number.
@@ -69,7 +69,7 @@ def check_model(
 
 
 def check_samples(train: SequenceDataset, valid: SequenceDataset, loss: Loss) -> None:
-    """Checks that labels fit a loss, and that the validation data is like the training data.
+    """Checks that the labels fit the loss, and that the validation data has the format of the training data.
 
     Raises:
         DataError: if they do not.
@@ -102,7 +102,7 @@ def device_named(device: str | torch.device) -> torch.device:
     """Returns a device by its name.
 
     Raises:
-        ValueError: if there is no such kind of device.
+        ValueError: if the kind of device is unknown.
 
     Example:
         >>> device_named("cpu")

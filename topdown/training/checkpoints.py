@@ -58,9 +58,9 @@ def resume_training(path: Path, parts: Mapping[str, Any], settings: Mapping[str,
     if (before := state.get("settings")) != settings:
         every = dict.fromkeys([*before, *settings]) if isinstance(before, dict) else settings
         differ = [name for name in every if not isinstance(before, dict) or before.get(name) != settings.get(name)]
-        found = {name: before.get(name) for name in differ} if isinstance(before, dict) else before
+        saved = {name: before.get(name) for name in differ} if isinstance(before, dict) else before
         wanted = {name: settings.get(name) for name in differ}
-        raise DataError(f"{path}: of a training with {found}, not {wanted}; delete it to train anew")
+        raise DataError(f"{path}: of a training with {saved}, not {wanted}; delete it to train anew")
     try:
         load_state(parts["model"], state["model"])
     except (KeyError, RuntimeError):
@@ -72,17 +72,17 @@ def resume_training(path: Path, parts: Mapping[str, Any], settings: Mapping[str,
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint, atomically, that `torch.load(path, weights_only=True)` can read."""
+    """Writes a checkpoint atomically. `torch.load(path, weights_only=True)` can read it."""
     try:
         write_file(path, lambda file: torch.save(_without_numpy(state), file))
-    except RuntimeError as error:  # of torch's writer, on a disk that is full
+    except RuntimeError as error:  # from torch's writer, if the disk is full
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def _without_numpy(value: Any) -> Any:
-    """Returns a value with numbers of Python in place of those of numpy, which cannot be read without running code."""
+    """Converts numpy scalars to Python numbers, since `torch.load` must run code to read numpy scalars."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) is dict:
@@ -96,32 +96,32 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     """Reads a checkpoint without running code.
 
     Raises:
-        DataError: if there is none, or it is damaged.
+        DataError: if the file does not exist, or is damaged.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name a checkpoint") from None
-    except Exception as error:  # torch.load raises many kinds on a damaged file
+    except Exception as error:  # torch.load raises many types of errors on a damaged file
         raise DataError(f"{path}: not a checkpoint ({type(error).__name__}); delete it to train anew") from None
     return state
 
 
 def latch_options(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Returns the options of every latch in a model by its path. Functions and modules are represented by their names."""
-    found = {}
+    """Returns the options of all latches in a model by their paths. Functions and modules are represented by their names."""
+    latches = {}
     for path, module in model.named_modules():
         if isinstance(module, TopDownLatch):
             options = module.options()
             options["sites"] = {name: dataclasses.asdict(site) for name, site in options["sites"].items()}
-            found[_plain(f"{path}.").rstrip(".")] = {
+            latches[_plain(f"{path}.").rstrip(".")] = {
                 name: named(value) if callable(value) else value for name, value in options.items()
             }
-    return found
+    return latches
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """Returns a copy of the state dict, with the names of a model that is not compiled."""
+    """Returns a copy of the state dict, with the names of the uncompiled model."""
     return {_plain(name): value.detach().clone() for name, value in model.state_dict().items()}
 
 

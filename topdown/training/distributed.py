@@ -1,4 +1,4 @@
-"""Collective operations on several processes; in one process they do nothing.
+"""Runs collective operations on several processes; in one process they do nothing.
 
 `torchrun` starts the processes and says in the environment which one this is; the rest is `torch.distributed`.
 """
@@ -50,9 +50,9 @@ def process_group(device: str) -> Iterator[str]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield device
-        wait()  # a process that is through must not end while others still ask it for something
+        wait()  # a process must not exit while others still communicate with it
     finally:
-        gc.collect()  # what holds on to the group would keep its threads beyond the end
+        gc.collect()  # references to the group would keep its threads alive
         dist.destroy_process_group()
 
 
@@ -64,14 +64,14 @@ def parallel(model: nn.Module, find_unused_parameters: bool = False) -> nn.Modul
 
 
 def total(value: Tensor) -> Tensor:
-    """Returns the sum of a tensor over all processes, with the same bits in each."""
+    """Returns the sum of a tensor over all processes, bitwise equal in each."""
     if is_running():
         dist.all_reduce(value)
     return value
 
 
 def largest(number: int) -> int:
-    """Returns the largest of the numbers that the processes have."""
+    """Returns the maximum of a number over all processes."""
     if not is_running():
         return number
     value = torch.tensor(number, device=_device())
@@ -80,12 +80,12 @@ def largest(number: int) -> int:
 
 
 def gathered(value: Tensor) -> list[Tensor]:
-    """Returns the tensors of all processes, which have the same shape, on the CPU."""
+    """Returns the tensors of all processes on the CPU. They must have the same shape."""
     if not is_running():
         return [value.cpu()]
-    found = [torch.empty_like(value, device=_device()) for _ in range(world_size())]
-    dist.all_gather(found, value.to(_device()))
-    return [tensor.cpu() for tensor in found]
+    tensors = [torch.empty_like(value, device=_device()) for _ in range(world_size())]
+    dist.all_gather(tensors, value.to(_device()))
+    return [tensor.cpu() for tensor in tensors]
 
 
 def _device() -> str:

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from topdown.datasets.data import SequenceDataset
 
-LOOKED_AT = 64  # samples of a data set, evenly spaced, whose values count
+LOOKED_AT = 64  # evenly spaced samples of a data set whose values are hashed
 
 
 def fingerprint(data: SequenceDataset) -> str:
@@ -32,10 +32,10 @@ def fingerprint(data: SequenceDataset) -> str:
 
 
 def named(function: object, depth: int = 3) -> Any:
-    """Returns the name of a function with a hash of its code and of the values that it holds.
+    """Returns a function's name with a hash of its code and captured values.
 
-    What is held is looked at down to a depth, and so are the classes and plain values that it finds by name in its own file; of
-    modules, it is the type and the shapes of what they hold, of classes from elsewhere the name alone.
+    The hash covers captured values, and global plain values, functions and classes of the same file, down to `depth`. It
+    covers the type and the shapes of the state of a module, and only the name of a class of torch or topdown.
 
     Example:
         >>> named("mae"), named(torch.nn.Linear), named(lambda x: x + 1) == named(lambda x: x + 2)
@@ -53,27 +53,27 @@ def named(function: object, depth: int = 3) -> Any:
             _plain(cell.cell_contents, depth - 1) for cell in function.__closure__ or () if cell.cell_contents is not function
         ]
         defaults = [_plain(function.__defaults__, depth - 1), _plain(function.__kwdefaults__, depth - 1)]
-        found = [_plain(function.__globals__[name], depth - 1) for name in _own_names(function)]
-        return f"{function.__qualname__} {_short([_code(function.__code__, depth), held, defaults, found])}"
+        global_values = [_plain(function.__globals__[name], depth - 1) for name in _global_names(function)]
+        return f"{function.__qualname__} {_short([_code(function.__code__, depth), held, defaults, global_values])}"
     if isinstance(function, torch.nn.Module):
         shapes = [[name, None if is_lazy(value) else list(value.shape)] for name, value in function.state_dict().items()]
         return f"{type(function).__qualname__} {_short(shapes)}"
     if isinstance(function, type) and depth > 0 and not function.__module__.startswith(("torch.", "topdown.")):
-        own = {name: value for name, value in vars(function).items() if isinstance(value, FunctionType)}
-        return f"{function.__qualname__} {_short([[name, named(value, depth - 1)] for name, value in sorted(own.items())])}"
+        methods = {name: value for name, value in vars(function).items() if isinstance(value, FunctionType)}
+        return f"{function.__qualname__} {_short([[name, named(value, depth - 1)] for name, value in sorted(methods.items())])}"
     if isinstance(function, (type, BuiltinFunctionType)) or depth <= 0:
         return getattr(function, "__qualname__", type(function).__qualname__)
     return f"{type(function).__qualname__} {_short(_plain(getattr(function, '__dict__', {}), depth - 1))}"
 
 
-def _own_names(function: FunctionType) -> list[str]:
+def _global_names(function: FunctionType) -> list[str]:
     """Returns the global names of a function that refer to plain values, or to functions and classes of its file."""
-    found, plain = function.__globals__, (str, int, float, bool, tuple, list, dict, set, frozenset)
+    values, plain = function.__globals__, (str, int, float, bool, tuple, list, dict, set, frozenset)
     return [
         name
         for name in dict.fromkeys(_names(function.__code__))
-        if isinstance(found.get(name), plain)
-        or (isinstance(found.get(name), (FunctionType, type)) and found[name].__module__ == function.__module__)
+        if isinstance(values.get(name), plain)
+        or (isinstance(values.get(name), (FunctionType, type)) and values[name].__module__ == function.__module__)
     ]
 
 
@@ -93,7 +93,7 @@ def _code(code: CodeType, depth: int) -> list[Any]:
 
 
 def _plain(value: Any, depth: int = 3) -> str:
-    """Describes a value that a function holds: plain values as they are, all others by the name of their type."""
+    """Describes a captured value: a plain value by itself, any other by the name of its type."""
     if isinstance(value, dict):
         return str({str(key): _plain(held, depth - 1) for key, held in value.items()})
     if isinstance(value, (list, tuple)):

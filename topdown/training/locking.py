@@ -1,4 +1,4 @@
-"""Lets one process at a time write into a directory."""
+"""Locks a directory against other processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ except ModuleNotFoundError:  # on Windows, where directories are not locked
 
 @contextlib.contextmanager
 def locked(path: Path | None) -> Iterator[None]:
-    """Context manager in which no other process may lock a directory. The lock ends with the process, however that ends.
+    """Locks a directory until the block ends, or until the process dies.
 
     Args:
-        path: Path of the directory, which exists; None for none.
+        path: Path of an existing directory; None for no lock.
 
     Raises:
         DataError: if another process has locked it, naming that process.
@@ -40,7 +40,7 @@ def locked(path: Path | None) -> Iterator[None]:
 
 
 def _lock(path: Path) -> IO[str]:
-    """Returns the file of a lock, locked: the one that is there now, not one that another process has just removed."""
+    """Opens and locks the lock file, and tries again if another process has just removed it."""
     while True:
         file = (path / ".lock").open("a+")
         try:

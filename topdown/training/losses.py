@@ -1,4 +1,4 @@
-"""Losses by name, and how to read the prediction from the output of a model."""
+"""Defines losses, and extracts predictions from model outputs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Loss = Literal["mae", "cross_entropy", "bce"] | Callable[[Any, Tensor], Tensor]
 
 
 def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
-    """Computes the mean absolute error of predictions (B, 1) for labels (B,), or (B, K) for (B, K), over labels that are there.
+    """Computes the mean absolute error over labels that are not missing; (B, 1) fits labels (B,), (B, K) fits (B, K).
 
     Raises:
-        DataError: if there are not as many of one as of the other.
+        DataError: if the shapes do not match.
     """
     return _over_labelled(nn.functional.l1_loss, _like_labels(output, labels), labels)
 
@@ -26,23 +26,23 @@ def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
 def binary_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
     """Computes the binary cross-entropy of logits (B, K) for labels of 0 or 1 of shape (B, K), or (B, 1) for (B,).
 
-    Labels that are missing do not count.
+    Missing labels do not count.
 
     Raises:
-        DataError: if there are not as many of one as of the other.
+        DataError: if the shapes do not match.
     """
     loss = nn.functional.binary_cross_entropy_with_logits
     return _over_labelled(loss, _like_labels(output, labels), labels.to(output.dtype), labelled(labels))
 
 
 def _over_labelled(
-    loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, labels: Tensor, there: Tensor | None = None
+    loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, labels: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """Returns the mean loss over the labels that are there; 0 without any."""
-    there = labelled(labels) if there is None else there
-    if bool(there.all()):
+    """Returns the mean loss over the labels that are not missing; 0 if all are."""
+    valid = labelled(labels) if valid is None else valid
+    if bool(valid.all()):
         return loss(output, labels)
-    return loss(output[there], labels[there]) if bool(there.any()) else output.sum() * 0.0
+    return loss(output[valid], labels[valid]) if bool(valid.any()) else output.sum() * 0.0
 
 
 def _like_labels(output: Tensor, labels: Tensor) -> Tensor:
@@ -62,10 +62,10 @@ def cross_entropy(output: Tensor, labels: Tensor, weights: Tensor | None = None)
     Args:
         output: Logits.
         labels: Classes; -100 where one is missing.
-        weights: Weight of each class that there is. (Default: 1)
+        weights: Weight of each class. (Default: 1)
 
     Raises:
-        DataError: if logits are not of this shape, or a class has none.
+        DataError: if the shapes do not match, or a class has no logit.
     """
     classes = labels.squeeze(1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
     if output.dim() != 2 or classes.dim() != 1:
@@ -73,9 +73,9 @@ def cross_entropy(output: Tensor, labels: Tensor, weights: Tensor | None = None)
             f"the model returns {tuple(output.shape)} for labels of shape {tuple(labels.shape)}: expected (B, C) and (B,); "
             "several labels of 0 or 1 each are for loss='bce', and all else for a function (output, labels) -> scalar"
         )
-    there = labelled(classes)
-    if not bool(there.all()):
-        output, classes = output[there], classes[there]
+    valid = labelled(classes)
+    if not bool(valid.all()):
+        output, classes = output[valid], classes[valid]
         if not len(classes):
             return output.sum() * 0.0
     try:
@@ -85,8 +85,8 @@ def cross_entropy(output: Tensor, labels: Tensor, weights: Tensor | None = None)
         full[: len(weights)] = weights[: output.shape[1]].to(output)
         return (full[classes] * nn.functional.cross_entropy(output, classes, reduction="none")).mean()
     except IndexError:
-        found = f"there is a class {int(classes.max())} but the model returns logits for {output.shape[1]} classes"
-        raise DataError(f"{found}: make it with output_size={int(classes.max()) + 1} or more") from None
+        problem = f"there is a class {int(classes.max())} but the model returns logits for {output.shape[1]} classes"
+        raise DataError(f"{problem}: make it with output_size={int(classes.max()) + 1} or more") from None
 
 
 def class_weights(weight: Literal["balanced"] | Mapping[int, float], labels: Tensor, loss: Loss) -> Tensor:
@@ -98,7 +98,7 @@ def class_weights(weight: Literal["balanced"] | Mapping[int, float], labels: Ten
         loss: Loss, which must be "cross_entropy".
 
     Raises:
-        DataError: if the loss is another, or a class or a weight cannot be.
+        DataError: if the loss is not "cross_entropy", or a class or a weight is invalid.
 
     Example:
         >>> class_weights("balanced", torch.tensor([0, 0, 0, 1]), "cross_entropy")
@@ -110,8 +110,8 @@ def class_weights(weight: Literal["balanced"] | Mapping[int, float], labels: Ten
     if isinstance(weight, str):
         if weight != "balanced":
             raise DataError(f"class_weight={weight!r}: give 'balanced', or a mapping from classes to weights")
-        there = counts > 0
-        return torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0)
+        present = counts > 0
+        return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 1.0)
     weights = torch.ones(max(len(counts), *(int(c) + 1 for c in weight if not isinstance(c, str)), 1))
     for c, value in weight.items():
         if isinstance(c, str):
@@ -130,24 +130,22 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def prediction_of(output: Any) -> Tensor:
-    """Returns the prediction in the output of a model: `logits` or the only tensor of a mapping, or the first item of a tuple.
+    """Extracts the prediction from a model output: `logits` or the only tensor of a mapping, or the first item of a tuple.
 
     Raises:
-        DataError: if it is something else.
+        DataError: if the output has no prediction.
 
     Example:
         >>> prediction_of({"loss": None, "logits": torch.tensor([1.0])}), prediction_of((torch.tensor([2.0]), "more"))
         (tensor([1.]), tensor([2.]))
     """
-    found = output
+    prediction = output
     if isinstance(output, Mapping):
         tensors = [value for value in output.values() if isinstance(value, Tensor)]
-        found = output.get("logits", tensors[0] if len(tensors) == 1 else None)
+        prediction = output.get("logits", tensors[0] if len(tensors) == 1 else None)
     elif isinstance(output, (tuple, list)) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
-        has = f"a mapping with {list(output)}" if isinstance(output, Mapping) else f"type {type(output).__name__}"
-        raise DataError(
-            f"the model returns {has}, of which nobody can tell the prediction: return a tensor, or call it 'logits'"
-        )
-    return found
+        prediction = output[0]
+    if not isinstance(prediction, Tensor):
+        has = f"a mapping with {list(output)}" if isinstance(output, Mapping) else f"of type {type(output).__name__}"
+        raise DataError(f"no prediction in the output, which is {has}: return a tensor, or name it 'logits'")
+    return prediction

@@ -1,4 +1,4 @@
-"""Metrics of classification and of sentiment."""
+"""Computes metrics of regression, classification and sentiment."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
 
     Args:
         predictions: Predictions of shape (N,), or (N, K) for K numbers per sample, over which metrics are averaged.
-        labels: Labels of the same shape; those that are missing, nan, are left out.
+        labels: Labels of the same shape; missing labels, nan, are left out.
 
     Returns:
         Metrics by name; `r2` is nan where all labels of an output are the same.
@@ -124,8 +124,8 @@ def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         {'mae': 0.667, 'rmse': 0.816, 'corr': 0.982, 'r2': 0.75, 'n': 3}
     """
     p, y = _numbers(predictions, labels)
-    there = ~np.isnan(y)
-    outputs = [(p[use, i], y[use, i]) for i, use in enumerate(there.T) if use.any()]
+    valid = ~np.isnan(y)
+    outputs = [(p[use, i], y[use, i]) for i, use in enumerate(valid.T) if use.any()]
     squares = np.array([((a - b) ** 2).mean() for a, b in outputs])
     spread = np.array([b.var() for _, b in outputs])
     return {
@@ -133,7 +133,7 @@ def regression_metrics(predictions: Any, labels: Any) -> dict[str, float]:
         "rmse": float(np.sqrt(squares).mean()),
         "corr": float(np.mean([_correlation(a, b) for a, b in outputs])),
         "r2": float((1 - squares / spread).mean()) if spread.all() else float("nan"),
-        "n": int(there.any(1).sum()),
+        "n": int(valid.any(1).sum()),
     }
 
 
@@ -160,12 +160,12 @@ def _numbers(predictions: Any, labels: Any) -> tuple[Array, Array]:
 def multilabel_metrics(logits: Any, labels: Any) -> dict[str, float]:
     """Computes `acc`, `f1` and `n` for K labels of 0 or 1 per sample.
 
-    `acc` is the share of labels that are right; `f1` that of the ones, averaged over labels, 0 for a label that is never one
-    and never predicted.
+    `acc` is the share of correct predictions. `f1` is F1 of the ones, averaged over labels; it is 0 for a label that is never
+    one and never predicted.
 
     Args:
         logits: Logits of shape (N, K), or (N,); a label is predicted where they are above 0.
-        labels: Labels of the same shape; those that are missing, nan or -100, are left out.
+        labels: Labels of the same shape; missing labels, nan or -100, are left out.
 
     Raises:
         ValueError: if there is no sample, or the shapes differ.
@@ -174,16 +174,16 @@ def multilabel_metrics(logits: Any, labels: Any) -> dict[str, float]:
         >>> multilabel_metrics([[1.0, -1.0], [2.0, 3.0]], [[1, 0], [0, 1]])["acc"]
         0.75
     """
-    p, given = _array(logits) > 0, _array(labels)
-    if p.shape != given.shape or len(given) == 0:
-        raise ValueError(f"there are {p.shape} predictions and {given.shape} labels: they must be as many, at least one")
-    known = ~(np.isnan(given) | (given == MISSING)).reshape(len(p), -1)
-    if not known.any():
+    p, targets = _array(logits) > 0, _array(labels)
+    if p.shape != targets.shape or len(targets) == 0:
+        raise ValueError(f"there are {p.shape} predictions and {targets.shape} labels: they must be as many, at least one")
+    valid = ~(np.isnan(targets) | (targets == MISSING)).reshape(len(p), -1)
+    if not valid.any():
         raise ValueError("all labels are missing")
-    p, y = p.reshape(len(p), -1) & known, (given.reshape(len(p), -1) > 0.5) & known
-    hits, said, there = (p & y).sum(0), p.sum(0), y.sum(0)
-    f1 = float((2 * hits / np.maximum(said + there, 1)).mean())
-    return {"acc": float((p == y)[known].mean()), "f1": f1, "n": int(known.any(1).sum())}
+    p, y = p.reshape(len(p), -1) & valid, (targets.reshape(len(p), -1) > 0.5) & valid
+    hits, predicted, positives = (p & y).sum(0), p.sum(0), y.sum(0)
+    f1 = float((2 * hits / np.maximum(predicted + positives, 1)).mean())
+    return {"acc": float((p == y)[valid].mean()), "f1": f1, "n": int(valid.any(1).sum())}
 
 
 def weighted_f1(predictions: Array, labels: Array) -> float:
@@ -210,7 +210,7 @@ def _correlation(p: Array, y: Array) -> float:
     if np.ptp(p) == 0 or np.ptp(y) == 0:
         return 0.0
     a, b = p - p.mean(), y - y.mean()
-    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # squares of tiny and of huge values would vanish and overflow
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # avoids underflow and overflow of squares
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 

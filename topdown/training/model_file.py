@@ -75,7 +75,7 @@ def build_backbone(description: Description) -> nn.Module:
 
 
 def build_model(description: Description, seed: int, target: TargetMoments | None = None) -> nn.Module:
-    """Builds a model. For a seed, the backbone has the same initial values whatever the latch around it.
+    """Builds a model. With the same seed, the backbone has the same initial values with any latch, and with none.
 
     Args:
         description: Description of the model.
@@ -104,7 +104,7 @@ class Trained(NamedTuple):
         model: Model with its weights, in evaluation mode.
         description: Description of it.
         moments: Moments by which its data is standardized; None if it is not.
-        about: Whatever else was noted: seed, epoch, data, names of features.
+        about: Other metadata: seed, epoch, data, names of features.
     """
 
     model: nn.Module
@@ -126,34 +126,34 @@ class Trained(NamedTuple):
         if data.sizes != sizes:
             raise DataError(f"{where} has features {data.sizes}, but the model takes {sizes}")
         for name, wanted in (self.about.get("feature_names") or {}).items():
-            found = (data.report.get("feature_names") or {}).get(name, wanted)
-            if name in sizes and found != wanted:
+            columns = (data.report.get("feature_names") or {}).get(name, wanted)
+            if name in sizes and columns != wanted:
                 remedy = "put its columns in the order in which the model learned them"
-                raise DataError(f"{where}: {name!r} has the columns {found}, but the model takes {wanted}: {remedy}")
+                raise DataError(f"{where}: {name!r} has the columns {columns}, but the model takes {wanted}: {remedy}")
         if data.labels is not None:
             data = data.relabeled(self._labels(data, where))
-        learned, given = self.about.get("label_names"), data.report.get("label_names")
-        if learned and given and data.labels is not None and learned != given:
-            raise DataError(f"{where} has the labels {given}, but the model learned {learned}: put them in that order")
+        learned, names = self.about.get("label_names"), data.report.get("label_names")
+        if learned and names and data.labels is not None and learned != names:
+            raise DataError(f"{where} has the labels {names}, but the model learned {learned}: put them in that order")
         data = with_label_type(data, self.description.task)
         return data if self.moments is None else data.standardized(self.moments)
 
     def _labels(self, data: SequenceDataset, where: str) -> Tensor | None:
-        """Returns labels with the numbers that the classes had in the training.
+        """Returns labels with the class numbers of the training.
 
         Raises:
-            DataError: if classes have names in one of both alone, or the model does not know one of them.
+            DataError: if only the data or only the model has class names, or the model did not learn a class.
         """
-        learned, given = self.about.get("class_names"), data.report.get("class_names")
+        learned, classes = self.about.get("class_names"), data.report.get("class_names")
         labels: Tensor | None = data.labels
-        if learned == given or labels is None:
+        if learned == classes or labels is None:
             return labels
-        if learned is None or given is None:
-            said = [f"classes {names}" if names else "numbers" for names in (given, learned)]
+        if learned is None or classes is None:
+            said = [f"classes {names}" if names else "numbers" for names in (classes, learned)]
             raise DataError(f"{where} has {said[0]} as labels, but the model learned {said[1]}: use the same words")
-        if unknown := [name for name in given if name not in learned]:
+        if unknown := [name for name in classes if name not in learned]:
             raise DataError(f"{where} has the class {unknown[0]!r}, but the model learned {learned}; leave it out")
-        numbers: Tensor = torch.tensor([learned.index(name) for name in given], device="cpu")
+        numbers: Tensor = torch.tensor([learned.index(name) for name in classes], device="cpu")
         return torch.where(labelled(labels), numbers[labels.clamp(min=0)], labels)
 
 
@@ -163,7 +163,7 @@ def save_model(
     """Writes a model with its description, so that `torch.load(path, weights_only=True)` can read it."""
     state: dict[str, Any] = {"format": FORMAT, "model": {k: v.cpu() for k, v in model.state_dict().items()}}
     state["description"] = {**description._asdict(), "task": description.task._asdict()}
-    state["moments"] = None if moments is None else {name: tuple(found) for name, found in moments.items()}
+    state["moments"] = None if moments is None else {name: tuple(pair) for name, pair in moments.items()}
     save_checkpoint({**state, **about}, path)
 
 
@@ -174,7 +174,7 @@ def load_model(path: str | Path) -> Trained:
         path: Path of the file, such as results/model.pt.
 
     Raises:
-        DataError: if it is no such file.
+        DataError: if the file holds no such model.
     """
     path = Path(path)
     if path.is_dir():
@@ -189,8 +189,8 @@ def load_model(path: str | Path) -> Trained:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise DataError(f"{path}: is not a {FORMAT}, which `topdown train` writes")
     try:
-        found = state.pop("description")
-        description = Description(**{**found, "task": Task(**found["task"])})
+        fields = state.pop("description")
+        description = Description(**{**fields, "task": Task(**fields["task"])})
         model = build_model(description, 0, state.get("target"))
         model.load_state_dict(state.pop("model"))
         moments = state.pop("moments")

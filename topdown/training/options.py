@@ -1,4 +1,4 @@
-"""Options of a training and of its data, as dataclasses: Python, the command line, `--config` and help texts share them.
+"""Defines training and data options as dataclasses. Python, the command line, `--config` and help texts share them.
 
 :mod:`topdown.cli.parser` makes flags of the fields; the help text of each is its entry under "Args" in a docstring.
 """
@@ -19,12 +19,12 @@ from topdown.datasets.errors import DataError
 T = TypeVar("T")
 
 LARGEST = 10_000_000
-FEW_UPDATES = 100  # of the weights, below which a training has hardly begun
-FEWEST_UPDATES = 200  # without a lower validation loss before a training stops
+FEW_UPDATES = 100  # updates of the weights below which a training is too short
+FEWEST_UPDATES = 200  # updates without a lower validation loss before a training stops
 
 
 class Value(NamedTuple):
-    """Says how the command line shows and reads an option.
+    """Describes how the command line shows and reads an option.
 
     Args:
         metavar: Name of the value in help texts.
@@ -40,7 +40,7 @@ class Value(NamedTuple):
 
 
 def read_number(text: str, least: int = 0) -> int:
-    """Reads a whole number of at least 0, or of another least one."""
+    """Reads a whole number of at least `least`."""
     if not text.isdecimal() or len(text) > len(str(LARGEST)) or not least <= int(text) <= LARGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least} and at most {LARGEST:,}")
     return int(text)
@@ -76,10 +76,10 @@ def read_pair(text: str, form: str = "NAME=FILE") -> tuple[str, str]:
 
 
 def by_name(pairs: Sequence[tuple[str, T]] | None, option: str) -> dict[str, T] | None:
-    """Returns pairs as a mapping.
+    """Converts pairs to a mapping.
 
     Raises:
-        DataError: if a name is there twice.
+        DataError: if a name occurs twice.
     """
     names = [name for name, _ in pairs or ()]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
@@ -93,7 +93,7 @@ Rate = Annotated[float, Value("X", read_rate)]
 Share = Annotated[float, Value("X", read_share)]
 File = Annotated[Path, Value("FILE", Path)]
 Folder = Annotated[Path, Value("DIR", Path)]
-# Functions must be named here: annotations of fields are evaluated where this module's names are not known.
+# Functions must be named here: annotations of fields are evaluated where this module's names are not defined.
 Pattern = Annotated[tuple[str, str], Value("NAME=PATTERN", functools.partial(read_pair, form="NAME=PATTERN"))]
 Names = list[Annotated[str, Value("NAME")]]
 
@@ -164,7 +164,7 @@ class FitOptions:
     device: str = "auto"
 
     def batches(self, samples: int, earlier: Mapping[str, Any] = MappingProxyType({})) -> tuple[int, int]:
-        """Returns batch size and patience; where they are not given, those of an earlier run, or by the number of samples.
+        """Returns batch size and patience; by default those of an earlier run, or by the number of samples.
 
         Example:
             >>> FitOptions().batches(28), FitOptions().batches(16_000), FitOptions(batch_size=32).batches(28)

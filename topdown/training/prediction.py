@@ -1,4 +1,4 @@
-"""Applies a model to a whole data set, batch by batch: its outputs, and the masks of a latch."""
+"""Computes the outputs of a model, and the masks of a latch, for a whole data set, batch by batch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def device_of(model: nn.Module, device: str | torch.device | None = None) -> tor
         >>> device_of(nn.Linear(1, 1)), device_of(nn.Linear(1, 1), "meta")
         (device(type='cpu'), device(type='meta'))
     """
-    own = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return own if device is None else device_named(device)
+    default = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return default if device is None else device_named(device)
 
 
 def predict(
@@ -55,16 +55,16 @@ def predict(
     with torch.no_grad(), evaluation_mode(model):
         for number, indices in enumerate(order.split(batch_size)):
             mine = number % world_size() == rank()
-            if mine or outputs is None:  # the first batch tells everyone the shape of an output
+            if mine or outputs is None:  # every process needs the shape of an output
                 batch = data.batch(indices).to(place)
-                found = prediction_of(model(batch.inputs, batch.lengths))
-                found = found if found.dtype == torch.float64 else found.float()
-                if found.dim() == 0 or len(found) != len(indices):
-                    what = f"an output of shape {tuple(found.shape)} for {len(indices)} samples"
+                prediction = prediction_of(model(batch.inputs, batch.lengths))
+                prediction = prediction if prediction.dtype == torch.float64 else prediction.float()
+                if prediction.dim() == 0 or len(prediction) != len(indices):
+                    what = f"an output of shape {tuple(prediction.shape)} for {len(indices)} samples"
                     raise DataError(f"the model returned {what}: it must return one row per sample, as in (B, 1)")
-                outputs = found.new_zeros(len(data), *found.shape[1:]) if outputs is None else outputs
+                outputs = prediction.new_zeros(len(data), *prediction.shape[1:]) if outputs is None else outputs
                 if mine:
-                    outputs[indices.to(found.device)] = found
+                    outputs[indices.to(prediction.device)] = prediction
     if outputs is None:
         raise DataError("there are no samples to predict")
     return total(outputs).cpu()
@@ -72,7 +72,7 @@ def predict(
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Context manager in which all modules are in evaluation mode; afterwards each has the mode that it had.
+    """Context manager that sets all modules to evaluation mode, and restores the mode of each on exit.
 
     Example:
         >>> layer = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
@@ -87,7 +87,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        model.train(training[model])  # some layers do more than to change the attribute
+        model.train(training[model])  # some layers do more than set the attribute
         for module, mode in training.items():
             module.training = mode
 
@@ -95,10 +95,10 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def masks_of(
     latch: TopDownLatch, data: SequenceDataset, *, batch_size: int = 32, device: str | torch.device | None = None
 ) -> Iterator[tuple[Tensor, Batch, dict[str, Tensor]]]:
-    """Yields the indices, the batch and the masks of batches of samples, in evaluation mode, once for each sample.
+    """Yields indices, batch and masks, batch by batch, in evaluation mode.
 
     Args:
-        latch: Latch whose masks to make.
+        latch: Latch that computes the masks.
         data: Samples.
         batch_size: Samples of a batch, which are of similar length. (Default: 32)
         device: Device to compute on, to which the latch is moved. (Default: its own)

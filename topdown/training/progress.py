@@ -38,7 +38,7 @@ class Callbacks(NamedTuple):
 def show_training(label: str, epochs: int) -> Iterator[Callbacks]:
     """Context manager that shows a progress bar of steps on a terminal, and a line for each epoch elsewhere.
 
-    The time that is left is that of all `epochs`; training may stop earlier.
+    The remaining time counts all `epochs`; training may stop earlier.
 
     Yields:
         Functions to call.
@@ -61,7 +61,7 @@ def show_training(label: str, epochs: int) -> Iterator[Callbacks]:
         def on_step(epoch: int, step: int, steps: int) -> None:
             if bar.total is None:
                 bar.reset(total=epochs * steps)
-                bar.initial = bar.n = (epoch - 1) * steps  # of a training that goes on
+                bar.initial = bar.n = (epoch - 1) * steps  # of a resumed training
             bar.set_description(f"{label}, epoch {epoch}/{epochs}", refresh=False)
             bar.update()
 
@@ -72,7 +72,7 @@ def show_training(label: str, epochs: int) -> Iterator[Callbacks]:
 
 
 def show_line(line: str) -> None:
-    """Prints a line, on a terminal in place of the line before."""
+    """Prints a line; on a terminal it replaces the line before."""
     if sys.stdout.isatty():
         print(f"\r\x1b[K{line}", end="", flush=True)
     else:

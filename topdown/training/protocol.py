@@ -1,4 +1,4 @@
-"""The paper's protocol: train, validate, halve the learning rate, stop early, test the best epoch."""
+"""Trains a model by the paper's protocol: Adam, learning-rate decay, early stopping."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from topdown.training.distributed import gathered, parallel, rank, total, world_
 from topdown.training.fingerprints import fingerprint, named
 from topdown.training.losses import LOSSES, Loss, class_weights, cross_entropy, prediction_of
 from topdown.training.prediction import device_of, evaluation_mode, predict
-from topdown.training.random_state import manual_seed, own_random_numbers, random_state, set_random_state
+from topdown.training.random_state import isolated_random_state, manual_seed, random_state, set_random_state
 from topdown.training.scaled_output import ScaledOutput, scaled_by_targets
 from topdown.training.stopping import Begun, Stopped
 from topdown.unbuilt import UnbuiltFeedback
@@ -124,7 +124,7 @@ def fit(
             False)
         standardize_targets: Whether the model learns targets with mean 0 and standard deviation 1, by those of the training
             data, as large numbers need. Predictions of `Fit.model` are in the units of the labels, losses in deviations (a
-            loss of your own in the units of the labels). (Default: False)
+            user-defined loss in the units of the labels). (Default: False)
         feedback_learning_rate: Learning rate of the feedback of latches, with Adam. (Default: that of all parameters)
         class_weight: Weights of classes in the loss, {class: weight}, 1 for all others; "balanced": N / (C N_c), as in
             scikit-learn, so that rare classes count as much as frequent ones. For loss="cross_entropy". (Default: all 1)
@@ -146,7 +146,7 @@ def fit(
     whole = {"batch_size": batch_size, "epochs": epochs, "decay_after": decay_after, "patience": patience}
     batch_size, epochs, decay_after, patience = check_whole_numbers(whole, 1).values()
     seed, workers = check_whole_numbers({"seed": seed, "workers": workers}, 0).values()
-    seed %= LARGEST_SEED  # of numpy, or larger than torch takes
+    seed %= LARGEST_SEED  # torch takes no larger seed
     rates = {"learning_rate": learning_rate, "feedback_learning_rate": feedback_learning_rate}
     check_numbers(**rates, decay=decay, gradient_clip=gradient_clip)
     check_model(model, train, optimizer, gradient_clip, feedback_learning_rate)
@@ -173,17 +173,17 @@ def fit(
     if standardize_targets:
         model = scaled_by_targets(model, train)
     place = device_of(model, device)
-    with own_random_numbers(place):
-        manual_seed((seed + 1_000_003) % LARGEST_SEED)  # not the seed of the initial weights
+    with isolated_random_state(place):
+        manual_seed((seed + 1_000_003) % LARGEST_SEED)  # differs from the seed of the initial weights
         model.to(place)
         if any(isinstance(module, UnbuiltFeedback) for module in model.modules()):
             batch = train.batch(torch.arange(min(batch_size, len(train)))).to(place)
             with torch.no_grad(), evaluation_mode(model):
-                model(batch.inputs, batch.lengths)  # the first call of a latch of unknown sizes
+                model(batch.inputs, batch.lengths)  # builds feedback of unknown sizes
         scaled = next((module for module in model.modules() if isinstance(module, ScaledOutput)), None)
         compare = _compare(loss, weights, scaled)
-        own_gets_missing = callable(loss) and not all(bool(labelled(data.labels).all()) for data in (train, valid))
-        remedy = GETS_MISSING if own_gets_missing else EXTREME
+        loss_gets_missing = callable(loss) and not all(bool(labelled(data.labels).all()) for data in (train, valid))
+        remedy = GETS_MISSING if loss_gets_missing else EXTREME
         steps = optimizer(model.parameters()) if optimizer else _adam(model, learning_rate, feedback_learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
         rate = scheduler(steps) if scheduler else plateau(steps, "min", decay, decay_after - 1, 0.0, "abs")
@@ -199,9 +199,9 @@ def fit(
             if loader is None or augment is not None:
                 seen = train if augment is None else _augmented(augment(train, epoch), train)
                 loader = data_loader(seen, batch_size, seed=seed, workers=workers, pin_memory=place.type == "cuda")
-            if rank():  # another dropout in each process
+            if rank():  # different dropout in each process
                 manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + rank()) % LARGEST_SEED)
-            *_, states = progress.begun or ([],)  # of an epoch that stopped after a step
+            *_, states = progress.begun or ([],)  # of an epoch that was stopped after a step
             if len(states) == world_size():
                 set_random_state(states[rank()], place)
             record: dict[str, float] = {"epoch": epoch}
@@ -210,7 +210,7 @@ def fit(
                     more = (epoch, gradient_clip, train, remedy, on_step, progress.begun)
                     record["train_loss"] = _train_epoch(replica, steps, loader, compare, *more)
                 except Stopped as stopped:
-                    if path is not None and stopped.begun is not None:  # else it ended within a step
+                    if path is not None and stopped.begun is not None:  # else it stopped within a step
                         save_training(path, parts, settings, progress._replace(begun=stopped.begun), place)
                     raise
             record["valid_loss"] = _validate(model, valid, loss, compare, batch_size)
@@ -228,7 +228,7 @@ def fit(
 
 
 def _adam(model: nn.Module, learning_rate: float, of_feedback: float | None = None) -> torch.optim.Optimizer:
-    """Returns Adam, with fused kernels where they can be: they know no complex numbers."""
+    """Returns Adam, with fused kernels unless a parameter is complex, which they do not support."""
     fused = not any(p.is_complex() for p in model.parameters())
     if of_feedback is None:
         return torch.optim.Adam(model.parameters(), learning_rate, fused=fused)
@@ -251,19 +251,19 @@ def _training_mode(optimizer: Any) -> Iterator[None]:
             optimizer.eval()
 
 
-def _augmented(found: object, train: SequenceDataset) -> SequenceDataset:
-    if not isinstance(found, SequenceDataset) or len(found) != len(train):
-        what = f"{len(found)} samples" if isinstance(found, SequenceDataset) else f"a {type(found).__name__}"
+def _augmented(augmented: object, train: SequenceDataset) -> SequenceDataset:
+    if not isinstance(augmented, SequenceDataset) or len(augmented) != len(train):
+        what = f"{len(augmented)} samples" if isinstance(augmented, SequenceDataset) else f"a {type(augmented).__name__}"
         raise DataError(
             f"augment returned {what}: it must return a SequenceDataset of the {len(train)} samples that it was given"
         )
-    return found
+    return augmented
 
 
 def _check_finite(record: Mapping[str, float], remedy: str) -> None:
     if not math.isfinite(record["train_loss"] + record["valid_loss"]):
-        found = f"(train {record['train_loss']}, validation {record['valid_loss']})"
-        raise DataError(f"the loss of epoch {record['epoch']:.0f} is not finite {found}; {remedy}")
+        losses = f"(train {record['train_loss']}, validation {record['valid_loss']})"
+        raise DataError(f"the loss of epoch {record['epoch']:.0f} is not finite {losses}; {remedy}")
 
 
 def _train_epoch(
@@ -278,22 +278,22 @@ def _train_epoch(
     on_step: Callable[[int, int, int], None] | None,
     begun: Begun | None,
 ) -> float:
-    """Returns the mean loss over all labels, of all processes. Steps that were done before it stopped are not done again."""
+    """Trains one epoch, and returns the mean loss over all labels of all processes. Skips steps that are already done."""
     model.train()
     device = device_of(model)
     done, sums, count, _ = begun or (0, torch.zeros(world_size()), 0, [])
-    # As many processes as before go on with their own sums, or the last bit of the loss would be another.
+    # As many processes as before continue with their sums, or the last bit of the loss would differ.
     losses = (sums[rank()] if sums.numel() == world_size() > 1 else sums.sum() * (rank() == 0)).to(device)
-    known = labelled(data.labels).reshape(len(data), -1).sum(1)  # labels of each sample
+    label_counts = labelled(data.labels).reshape(len(data), -1).sum(1)  # of each sample
     sampler = cast(BucketedSampler, loader.batch_sampler)
     sampler.set_epoch(epoch)
     batches = sampler.batches()
     closure = inspect.signature(optimizer.step).parameters.get("closure")
-    needs_closure = closure is not None and closure.default is closure.empty  # as that of LBFGS
+    needs_closure = closure is not None and closure.default is closure.empty  # as for LBFGS
     for number, (batch, whole) in enumerate(zip(loader, batches, strict=True), 1):
         if number <= done:
             continue
-        mine, everyone = int(labelled(batch.labels).sum()), int(known[whole].sum())
+        mine, everyone = int(labelled(batch.labels).sum()), int(label_counts[whole].sum())
         share = mine * world_size() / max(1, everyone)
         batch = batch.to(device)
 
@@ -309,9 +309,9 @@ def _train_epoch(
             else:
                 norm = nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
             if not math.isfinite(float(value.detach() + norm)):
-                found = f"the loss is {float(value.detach()):g} and the norm of its gradient {float(norm):g}"
+                problem = f"the loss is {float(value.detach()):g} and the norm of its gradient {float(norm):g}"
                 where = f"epoch {epoch}, batch {number}, with samples {', '.join(data.ids[i] for i in whole.tolist()[:8])} ..."
-                raise DataError(f"{found} in {where}; {remedy}")
+                raise DataError(f"{problem} in {where}; {remedy}")
             return value
 
         if needs_closure:
@@ -347,7 +347,7 @@ def _compare(loss: Loss, weights: Tensor | None, scaled: ScaledOutput | None) ->
 def _validate(
     model: nn.Module, data: SequenceDataset, loss: Loss, compare: Callable[[Any, Tensor], Tensor], batch_size: int
 ) -> float:
-    """Returns the mean loss over all labels, of all processes, in evaluation mode."""
+    """Returns the mean loss over all labels of all processes, in evaluation mode."""
     if not callable(loss):
         return float(compare(predict(model, data, batch_size=batch_size), data.labels))
     device = device_of(model)
@@ -356,6 +356,6 @@ def _validate(
         for number, indices in enumerate(data.batch_lengths().argsort(stable=True).split(batch_size)):
             if number % world_size() == rank():
                 batch = data.batch(indices)
-                known, batch = int(labelled(batch.labels).sum()), batch.to(device)
-                losses += compare(model(batch.inputs, batch.lengths), batch.labels) * known
+                batch_count, batch = int(labelled(batch.labels).sum()), batch.to(device)
+                losses += compare(model(batch.inputs, batch.lengths), batch.labels) * batch_count
     return float(total(losses)) / count

@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def manual_seed(seed: int) -> None:
-    """Seeds torch's random numbers, as :func:`torch.manual_seed`, in a hundredth of the time where there is no accelerator.
+    """Seeds torch, without the overhead of :func:`torch.manual_seed` on machines without an accelerator.
 
-    That function records a stack trace for each type of accelerator that there might be: up to 4 ms, as long as a small step.
+    That function records a stack trace for each possible type of accelerator: up to 4 ms, as long as a small step.
 
     Example:
         >>> manual_seed(3)
@@ -29,7 +29,7 @@ def manual_seed(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Context manager that seeds the random numbers of the CPU, as for initial values, and restores them afterwards.
+    """Context manager that seeds the CPU, as for initial values, and restores the random state of the caller on exit.
 
     Example:
         >>> with seeded(0):
@@ -38,21 +38,21 @@ def seeded(seed: int) -> Iterator[None]:
         ...     print(torch.equal(one, torch.rand(1)))
         True
     """
-    with own_random_numbers(torch.device("cpu")):
+    with isolated_random_state(torch.device("cpu")):
         manual_seed(seed)
         yield
 
 
-def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
-    """Context manager that restores the random state of the caller, on the CPU and on a device."""
-    there = [device] if _has_random_numbers(device) else []
-    return torch.random.fork_rng(devices=there, device_type=device.type if there else "cuda")
+def isolated_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Restores the random state of the caller on exit, on the CPU and on a device."""
+    devices = [device] if _has_random_numbers(device) else []
+    return torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda")
 
 
 def random_state(device: torch.device) -> list[Tensor]:
     """Returns the random state of the CPU, and of a device if that has its own."""
-    own = [torch.get_device_module(device).get_rng_state(device)] if _has_random_numbers(device) else []
-    return [torch.get_rng_state(), *own]
+    device_states = [torch.get_device_module(device).get_rng_state(device)] if _has_random_numbers(device) else []
+    return [torch.get_rng_state(), *device_states]
 
 
 def set_random_state(states: list[Tensor], device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""A backbone whose predictions are in the units of the targets, whatever their scale."""
+"""Wraps a regression model to learn standardized targets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from topdown.training.losses import prediction_of
 
 
 class ScaledOutput(nn.Module):
-    r"""Wraps a model of regression, or its backbone, :math:`y = \mu + \sigma \, \mathrm{backbone}(i)`.
+    r"""Wraps a regression model, or its backbone: :math:`y = \mu + \sigma \, \mathrm{backbone}(i)`.
 
     An untrained network predicts numbers near 0, and Adam moves its weights in steps of the learning rate: targets near 250,000
     would take more epochs than there are. With mean :math:`\mu` and deviation :math:`\sigma` of the training targets it begins
-    at their mean. Predictions and metrics, and a loss of the user's own, stay in the user's units; a loss that is named counts
-    in deviations, so that all targets weigh alike, whatever their scale. Both numbers are in the state dict. Where float32
+    at their mean. Predictions, metrics and a user-defined loss are in the units of the labels. A named loss is in deviations,
+    so that all targets have equal weight, whatever their scale. Both numbers are in the state dict. Where float32
     would round the mean, as that of times in seconds, they and the predictions are float64.
 
     Args:
@@ -87,7 +87,7 @@ class ScaledOutput(nn.Module):
         return self.mean + self.deviation * prediction_of(fuse(encodings, **lengths_keyword(lengths, takes_lengths(fuse))))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Calls the model as it is called itself, and returns its prediction in the units of the targets."""
+        """Calls the model with the same arguments, and returns its prediction in the units of the targets."""
         return self.mean + self.deviation * prediction_of(self.backbone(*args, **kwargs))
 
 
@@ -95,7 +95,7 @@ TargetMoments = tuple[list[float], list[float]]  # mean and standard deviation o
 
 
 def target_moments(labels: Tensor) -> TargetMoments:
-    """Returns mean and standard deviation of targets (N,) or (N, K) that are there; 1 in place of a deviation of 0.
+    """Returns mean and standard deviation of targets (N,) or (N, K) that are not missing; 1 for a deviation of 0.
 
     Example:
         >>> target_moments(torch.tensor([1.0, 3.0]))
@@ -108,10 +108,10 @@ def target_moments(labels: Tensor) -> TargetMoments:
 
 
 def scaled_by_targets(model: nn.Module, train: SequenceDataset) -> ScaledOutput:
-    """Wraps a model by mean and standard deviation of the training targets.
+    """Wraps a model, with mean and standard deviation of the training targets.
 
     Raises:
-        DataError: if the labels are no real numbers.
+        DataError: if the labels are not real numbers.
     """
     if train.labels is None or not train.labels.is_floating_point():
         raise DataError("standardize_targets is for labels that are real numbers; leave it out for classes")

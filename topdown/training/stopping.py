@@ -1,4 +1,4 @@
-"""Stops a training after a step when the process is asked to end, so that the step is saved."""
+"""Stops training after the current step on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from topdown.training.distributed import largest, world_size
 
-# Steps of an epoch, the sum of their losses in each process, the labels that they counted, and the random states of all.
+# Steps done in an epoch, the sum of their losses in each process, their number of labels, random states of all processes.
 Begun: TypeAlias = tuple[int, Tensor, int, list[list[Tensor]]]
 
 
 class Stopped(KeyboardInterrupt):
-    """Is raised to end a training: by `on_step` of :func:`topdown.training.fit` after a step, which the checkpoint then holds.
+    """Raised by `on_step` of :func:`topdown.training.fit` to stop training after a step, which the checkpoint then includes.
 
     Several processes must raise it after the same step.
 
@@ -33,7 +33,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopped_after_a_step() -> Iterator[Callable[..., None]]:
-    """Context manager in which SIGINT and SIGTERM wait for the end of a step; a second signal ends a single process at once.
+    """Delays SIGINT and SIGTERM until the end of a step; a second signal ends a single process at once.
 
     Yields:
         Function to call after each step, in each process. It raises :class:`Stopped` if a process got a signal.
@@ -48,21 +48,21 @@ def stopped_after_a_step() -> Iterator[Callable[..., None]]:
         ...     print(stopped.number)
         15
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield lambda *step: None
         return
     received: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
+    def record_signal(number: int, frame: Any) -> None:
         received.append(number)
-        if len(received) > 1 and world_size() == 1:  # torchrun hands on what its processes have got already
+        if len(received) > 1 and world_size() == 1:  # torchrun repeats signals that its processes have received
             raise Stopped(number)
 
     def check(*step: int) -> None:
         if number := largest(received[0] if received else 0):
             raise Stopped(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, record_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
         check()

@@ -1,4 +1,4 @@
-"""Derives the task from the labels: regression, classification or multilabel."""
+"""Infers the task from the labels: regression, classification or multilabel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from topdown.training.metrics import (
 )
 
 TaskName = Literal["regression", "classification", "multilabel"]
-MANY = 100  # classes beyond which labels had better be told what they are
+MANY = 100  # classes above which the user must name the task
 LOSS_OF: dict[TaskName, Loss] = {"regression": "mae", "classification": "cross_entropy", "multilabel": "bce"}
 
 
@@ -62,7 +62,7 @@ class Task(NamedTuple):
         return regression_metrics(outputs.view_as(labels), labels)
 
     def score(self, outputs: Tensor, labels: Tensor) -> float:
-        """Computes the main metric alone, which a bootstrap does ten thousand times."""
+        """Computes only the main metric (fast, for bootstrapping)."""
         if self.name == "classification":
             return accuracy(outputs, labels.flatten())
         if self.name == "multilabel":
@@ -70,7 +70,7 @@ class Task(NamedTuple):
         return mean_absolute_error(outputs.view_as(labels), labels)
 
     def columns(self, names: Sequence[str] = ()) -> list[str]:
-        """Names the predictions of a sample, for a table; `names` are those of several labels, or their numbers."""
+        """Returns the names of the columns of predictions; `names` are those of several labels, by default their numbers."""
         if self.name == "classification":
             return ["prediction", "probability"]
         if self.output_size == 1:
@@ -78,10 +78,10 @@ class Task(NamedTuple):
         return [f"prediction_{name}" for name in names or range(self.output_size)]
 
     def check_labels(self, labels: Tensor) -> None:
-        """Checks that labels may be compared with outputs.
+        """Checks that labels fit the task.
 
         Raises:
-            DataError: if they are of another task.
+            DataError: if they do not.
         """
         columns = 1 if labels.dim() == 1 else labels.shape[1]
         whole, (least, most) = not labels.is_floating_point(), label_range(labels)
@@ -91,8 +91,8 @@ class Task(NamedTuple):
         elif self.name == "multilabel":
             fits = fits and 0 <= least <= most <= 1
         if not fits:
-            found = f"{'whole numbers' if whole else 'numbers'} from {least:g} to {most:g}, {columns} per sample"
-            raise DataError(f"labels are {found}, but the model is for {self.name} with {self.output_size} outputs")
+            description = f"{'whole numbers' if whole else 'numbers'} from {least:g} to {most:g}, {columns} per sample"
+            raise DataError(f"labels are {description}, but the model is for {self.name} with {self.output_size} outputs")
 
     def rows(self, outputs: Tensor) -> list[list[float]]:
         """Returns the predictions of each sample: a class and its probability, 0 or 1 for each label, or numbers."""
@@ -110,19 +110,19 @@ class Task(NamedTuple):
 
 
 def _digits(value: float) -> float:
-    """Returns a number of float32 with all the digits that it has, and no others."""
+    """Rounds a float32 to its significant digits."""
     return float(f"{value:.9g}")
 
 
-def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None) -> Task:
-    """Derives the task from labels: integers are classes, columns of 0 and 1 are several labels, all others are numbers.
+def task_of(splits: Mapping[str, SequenceDataset], requested: TaskName | None = None) -> Task:
+    """Infers the task from the labels: integers are classes, columns of 0 and 1 are several labels, all others are numbers.
 
     Args:
         splits: Splits, of which those with labels are used.
-        asked: Name of the task, where labels would tell another. (Default: none)
+        requested: Name of the task, which overrides what the labels imply. (Default: none)
 
     Raises:
-        DataError: if there are no labels, or they do not fit the wanted task.
+        DataError: if there are no labels, or they do not fit the requested task.
 
     Example:
         >>> task_of({"train": SequenceDataset.from_arrays({"a": [[[0.0]], [[1.0]]]}, [0, 2])})
@@ -138,7 +138,7 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
     name: TaskName = "regression"
     if whole:
         name = "classification" if columns == 1 else "multilabel"
-    name = asked or name
+    name = requested or name
     words = shared_classes({split: splits[split] for split in labels})
     if name == "regression" and words:
         raise DataError(
@@ -157,7 +157,7 @@ def task_of(splits: Mapping[str, SequenceDataset], asked: TaskName | None = None
         if least < 0:
             raise DataError(f"a class is {least}: number classes from 0")
         count = sum(len(y) for y in labels.values())
-        if most >= max(count, MANY) and asked is None:
+        if most >= max(count, MANY) and requested is None:
             remedy = "say --task regression if they are numbers, or classification if they are not"
             raise DataError(f"labels are whole numbers up to {most}, more than the {count} samples: {remedy}")
         return Task(name, max(2, most + 1))
@@ -180,7 +180,7 @@ def shared_classes(splits: Mapping[str, SequenceDataset]) -> list[str] | None:
 
 
 def with_label_type(data: SequenceDataset, task: Task) -> SequenceDataset:
-    """Returns data with labels of the type that the loss of the task takes."""
+    """Converts labels to the type that the loss of the task takes."""
     if task.name != "regression" or data.labels is None or data.labels.is_floating_point():
         return data
     labels = np.where(labelled(data.labels).numpy(), data.labels.numpy().astype(np.float64), np.nan)

@@ -1,4 +1,4 @@
-"""Versions of the libraries that results depend on, and of the files that hold results."""
+"""Records library versions and checks file formats."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def versions() -> dict[str, Any]:
 
 
 def check_format(content: Mapping[str, Any], path: Path) -> None:
-    """Checks that a file that this package wrote is of a format that this version reads. Files without a number have the first.
+    """Checks that this version can read a file. A file without a format number has format 1.
 
     Raises:
-        DataError: if it is of another format.
+        DataError: if the file has another format.
     """
-    if (found := content.get("format", 1)) != FORMAT:
-        raise DataError(f"{path}: has format {found!r}, but this version of topdown reads format {FORMAT}; update topdown")
+    if (number := content.get("format", 1)) != FORMAT:
+        raise DataError(f"{path}: has format {number!r}, but this version of topdown reads format {FORMAT}; update topdown")

@@ -1,8 +1,9 @@
-"""An .npz archive of one's own data: arrays `train.audio`, `train.audio.lengths`, `train.labels`, `train.ids`, and so on.
+"""Reads .npz archives.
 
+An archive holds arrays `train.audio`, `train.audio.lengths`, `train.labels`, `train.ids`, and so on.
 `<split>.<modality>` is (N, T, D) padded on the right, (N, D) without time, or, with `<split>.<modality>.lengths` that sum to
 its rows, (sum of T, D): all sequences end to end. Ids of tokens are integers (N, T), or (sum of T,), with their lengths.
-`<split>.labels` are numbers, or words, which are classes. Splits are whatever the names say, in the order of the archive.
+`<split>.labels` are numbers, or words, which are classes. The names define the splits, in the order of the archive.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import identifiers, join_names
 from topdown.datasets.formats.helpers.limits import ARRAYS_OF_ARCHIVE
 from topdown.datasets.formats.helpers.stand_ins import MOST_OF_NOTHING, checked_text
-from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.source import Content, Source
 from topdown.datasets.labels import classes_of, words_of
 from topdown.datasets.raw_samples import Array, RawSplit
 
@@ -29,15 +30,15 @@ REMEDY = "save it again with np.savez"
 
 
 def recognizes(source: Source) -> bool:
-    """Tells whether this is an archive."""
+    """Returns whether this is an archive."""
     return source.start.startswith(MAGIC)
 
 
-def read(source: Source) -> Found:
-    """Reads the splits of an archive; nothing of it is a pickle.
+def read(source: Source) -> Content:
+    """Reads the splits of an archive, and refuses pickles in it.
 
     Raises:
-        DataError: naming the array that is missing, does not fit, or declares more than there is.
+        DataError: naming the array that is missing, does not fit, or declares more bytes than it has.
     """
     path = source.path
     source.options.only(path, "an archive")
@@ -49,7 +50,7 @@ def read(source: Source) -> Found:
         splits.setdefault(split, {})[key] = array
     modalities, classes = source.options.modalities, _classes(splits, path)
     raw = {split: _split(members, modalities, classes, f"{path}: {split}") for split, members in splits.items()}
-    return source.file_found("archive of arrays (.npz)", raw)
+    return source.file_content("archive of arrays (.npz)", raw)
 
 
 def _classes(splits: dict[str, dict[str, Array]], path: Path) -> list[str] | None:
@@ -60,12 +61,12 @@ def _classes(splits: dict[str, dict[str, Array]], path: Path) -> list[str] | Non
             words[split] = words_of(splits[split]["labels"])
         except DataError as error:
             raise DataError(f"{path}: {split}: {error}") from None
-    of_words = [split for split, found in words.items() if found is not None]
+    of_words = [split for split, listed in words.items() if listed is not None]
     if of_words and len(of_words) < len(words):
         other = next(split for split in words if split not in of_words)
         raise DataError(f"{path}: labels of {of_words[0]!r} are words, but those of {other!r} are numbers; give all as words")
     try:
-        return classes_of([word for found in words.values() for word in found or ()]) or None
+        return classes_of([word for listed in words.values() for word in listed or ()]) or None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -84,7 +85,7 @@ def _split(members: dict[str, Array], modalities: tuple[str, ...] | None, classe
         if array.ndim in (1, 2) and name in lengths and not _are_padded_tokens(array, lengths[name]):
             valid = lengths.pop(name)
             if valid.shape == (len(array),) and valid.dtype.kind in "iu" and valid.sum() < len(array) and valid.max() <= 1:
-                lengths[name] = valid  # vectors, which some samples lack
+                lengths[name] = valid  # vectors, absent in some samples
                 continue
             if valid.ndim != 1 or valid.dtype.kind not in "iu" or (valid < 0).any() or valid.sum() != len(array):
                 raise DataError(
@@ -112,16 +113,16 @@ def _arrays(path: Path) -> dict[str, Array]:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             if len({member.filename for member in members}) != len(archive.infolist()):
                 raise DataError(f"{path}: holds something other than arrays, or an array twice; {REMEDY}")
-            size, there = sum(member.file_size for member in members), path.stat().st_size
-            if not ARRAYS_OF_ARCHIVE.allows(size, there):
-                raise DataError(f"{path}: would become {size} bytes of {there}; {REMEDY}")
+            size, file_size = sum(member.file_size for member in members), path.stat().st_size
+            if not ARRAYS_OF_ARCHIVE.allows(size, file_size):
+                raise DataError(f"{path}: would become {size} bytes of {file_size}; {REMEDY}")
             becomes = sum(_declared(archive, member, path) for member in members)
-            if not ARRAYS_OF_ARCHIVE.allows(becomes, there):
-                raise DataError(f"{path}: would become {becomes} bytes of {there}; {REMEDY}")
+            if not ARRAYS_OF_ARCHIVE.allows(becomes, file_size):
+                raise DataError(f"{path}: would become {becomes} bytes of {file_size}; {REMEDY}")
             return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
     except DataError:
         raise
-    except Exception as error:  # zipfile and numpy raise many kinds on what is damaged
+    except Exception as error:  # zipfile and numpy raise many types on damaged archives
         reason = f"{type(error).__name__}: {error}"[:200]
         raise DataError(f"{path}: not an archive of arrays, or damaged ({reason}); {REMEDY}") from None
 

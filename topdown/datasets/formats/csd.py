@@ -1,4 +1,4 @@
-"""A folder of computational sequences (.csd) of CMU-MOSEI or CMU-MOSI, aligned to words here, without the SDK.
+"""Reads .csd folders of CMU-MOSEI and CMU-MOSI, and aligns them to words, without the SDK.
 
 Each file is HDF5: /<root>/data/<video>/features (n, D) and intervals (n, 2) in seconds, in any order; the first key of a
 file is its root, whatever it is called. Segments come from the file of labels, words from the file of words (or, without
@@ -21,14 +21,14 @@ from topdown.datasets.formats.helpers.folds import read_folds
 from topdown.datasets.formats.helpers.hdf5 import check_streams, child, choose, dataset, groups, has, open_hdf5, read_array
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_HDF5
 from topdown.datasets.formats.helpers.words import LEFT_OUT, Embeddings, word_vectors
-from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.source import Content, Source
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 SHORTEST = 1e-5  # seconds
 
 
 class Segment(NamedTuple):
-    """A segment of a video: its number there, its sentiment, and the intervals (T, 2) and the text of its words."""
+    """A segment of a video: its number in it, its sentiment, and the intervals (T, 2) and the text of its words."""
 
     video: str
     number: int
@@ -38,12 +38,12 @@ class Segment(NamedTuple):
 
 
 def recognizes(source: Source) -> bool:
-    """Tells whether this is a folder of such files."""
+    """Returns whether this is a folder of such files."""
     return source.is_folder and any(source.path.glob("*.csd"))
 
 
-def read(source: Source) -> Found:
-    """Reads the splits; features are read as they are asked for, one video at a time.
+def read(source: Source) -> Content:
+    """Reads the splits; features are read when they are used, one video at a time.
 
     Raises:
         DataError: naming the file and the video that does not fit.
@@ -62,7 +62,7 @@ def read(source: Source) -> Found:
     split_of = read_folds(folds, str(folder))
     segments = _segments(folder / labels, folder / words)
     members = {split: [s for s in segments if split_of.get(s.video) == split] for split in SPLITS}
-    found = {
+    report = {
         "segments_in_no_fold": sum(s.video not in split_of for s in segments),
         "videos_without_segments": sorted(set(split_of) - {s.video for s in segments}),
         "files_not_used": sorted(set(rest) - {words, *chosen.values()}),
@@ -74,12 +74,12 @@ def read(source: Source) -> Found:
         targets = np.array([s.label for s in wanted])
         ids = [f"{s.video}[{s.number}]" for s in wanted]
         check_range(targets, f"{folder}: {split}: {labels}: label of {ids[_furthest(targets)]}, labels")
-        kept, left_out = {}, {}
+        by_modality, left_out = {}, {}
         for modality, name in chosen.items():
             if name is not None:
-                kept[modality] = _averages(folder / name, wanted)
+                by_modality[modality] = _averages(folder / name, wanted)
             elif modality == "text" and embeddings is not None:
-                kept[modality] = _embedded(wanted, embeddings)
+                by_modality[modality] = _embedded(wanted, embeddings)
             elif modality == "text":
                 left_out[modality] = LEFT_OUT
             else:
@@ -89,17 +89,17 @@ def read(source: Source) -> Found:
         splits[split] = RawSplit(
             targets,
             ids,
-            kept,
+            by_modality,
             {},
-            {**found, "segments_without_words": sum(not len(s.words) for s in wanted), "left_out": left_out},
+            {**report, "segments_without_words": sum(not len(s.words) for s in wanted), "left_out": left_out},
         )
     used = [labels, words, *(name for name in chosen.values() if name is not None)]
     files = [folder / name for name in sorted(set(used))]
-    return source.folder_found("computational sequences (.csd)", splits, files, SAMPLES_OF_HDF5)
+    return source.folder_content("computational sequences (.csd)", splits, files, SAMPLES_OF_HDF5)
 
 
 def _root_name(path: Path) -> str:
-    """Returns the first key of a file; none of one that cannot be read, which is no matter until it is asked for."""
+    """Returns the first key of a file, or "" for a file that cannot be read, which raises when it is used."""
     try:
         with open_hdf5(path) as file:
             return str(next(iter(file), ""))
@@ -163,8 +163,8 @@ def _words(video: Any, where: str) -> tuple[Array, list[str]]:
 def _embedded(segments: list[Segment], embeddings: Embeddings) -> Stream:
     vectors = word_vectors(embeddings, {word for s in segments for word in s.tokens})
     unknown = sum(vectors.unknown(s.tokens) for s in segments)
-    found = {"dtype": "words", "padding": "none", "lengths_from": "the words", "unknown_words": unknown}
-    return Stream(vectors.size, _steps(segments), (vectors.look_up(s.tokens or [""]) for s in segments), found)
+    report = {"dtype": "words", "padding": "none", "lengths_from": "the words", "unknown_words": unknown}
+    return Stream(vectors.size, _steps(segments), (vectors.look_up(s.tokens or [""]) for s in segments), report)
 
 
 def _steps(segments: list[Segment]) -> Array:
@@ -187,7 +187,7 @@ def _averages(path: Path, segments: list[Segment]) -> Stream:
         raise DataError(f"{path}: has none of the {len(absent)} videos of this split; check folds=")
     if len(sizes) != 1:
         raise DataError(f"{path}: has {len(sizes)} numbers of features, {dict(list(sizes.items())[:3])} (size: video)")
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "dtype": ", ".join(sorted(dtypes)),
         "padding": "none",
         "lengths_from": "the words",
@@ -197,10 +197,10 @@ def _averages(path: Path, segments: list[Segment]) -> Stream:
         "frame_values_ignored": dict.fromkeys(KINDS, 0),
     }
     size = next(iter(sizes))
-    return Stream(size, _steps(segments), _averaged(path, segments, size, found), found)
+    return Stream(size, _steps(segments), _averaged(path, segments, size, report), report)
 
 
-def _averaged(path: Path, segments: list[Segment], size: int, found: dict[str, Any]) -> Iterator[Array]:
+def _averaged(path: Path, segments: list[Segment], size: int, report: dict[str, Any]) -> Iterator[Array]:
     """Averages finite values over each word; zeros where there are none."""
     features: Array
     intervals: Array
@@ -213,18 +213,18 @@ def _averaged(path: Path, segments: list[Segment], size: int, found: dict[str, A
                 if has(data, video):
                     features = read_array(child(data, video, str(path)), "features", f"{path}: {video}")
                     intervals = _intervals(child(data, video, str(path)), len(features), f"{path}: {video}")
-                    features = _as_float32(features, found["frame_values_ignored"]).reshape(-1, size)
+                    features = _as_float32(features, report["frame_values_ignored"]).reshape(-1, size)
             rows = np.zeros((max(1, len(segment.words)), size), np.float32)
             for row, (start, end) in zip(rows, segment.words, strict=False):
                 frames = features[_overlap(intervals, start, end)].astype(np.float64)
-                found["words_without_frames"] += not len(frames)
+                report["words_without_frames"] += not len(frames)
                 finite = np.isfinite(frames)
                 row[:] = np.where(finite, frames, 0).sum(0) / np.maximum(finite.sum(0), 1)
             yield rows
 
 
 def _overlap(intervals: Array, start: float, end: float) -> Array:
-    """Tells which intervals overlap one by more than the shortest time, and than float32 can tell at that time."""
+    """Returns which intervals overlap one by more than the shortest time and the resolution of float32 at that time."""
     shortest = SHORTEST + abs(end) * float(np.finfo(np.float32).eps)
     overlap: Array = np.minimum(intervals[:, 1], end) - np.maximum(intervals[:, 0], start) > shortest
     return overlap
@@ -240,5 +240,5 @@ def _as_float32(features: Array, counts: dict[str, int]) -> Array:
 
 
 def _furthest(labels: Array) -> int:
-    """Returns which label is furthest from 0, or not a number."""
+    """Returns the index of the label that is furthest from 0, or is nan."""
     return int(np.argmax(np.nan_to_num(np.abs(labels), nan=np.inf)))

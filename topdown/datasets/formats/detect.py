@@ -8,7 +8,7 @@ from typing import Any
 from topdown.datasets.errors import DataError
 from topdown.datasets.formats import archive, csd, mag_bert, mmlatch_cache, mmsa, mult, multibench, tables
 from topdown.datasets.formats.helpers.fields import SPLITS, join_names
-from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.source import Content, Source
 
 # Layouts in the order in which they are tried. Each is a module with recognizes(source) and read(source).
 LAYOUTS: tuple[ModuleType, ...] = (csd, tables, multibench, archive, mmlatch_cache, mag_bert, mmsa, mult)
@@ -25,24 +25,24 @@ OTHERS = {
 }
 
 
-def read_source(source: Source) -> Found:
+def read_source(source: Source) -> Content:
     """Reads a file or a folder of any layout but a store.
 
     Raises:
-        DataError: if it is of none, or anything about it does not fit.
+        DataError: if it has none of them, or does not fit its layout.
     """
     for magic, what in OTHERS.items():
         if source.start.startswith(magic):
             raise DataError(f"{source.path}: is {what}")
     for layout in LAYOUTS:
         if layout.recognizes(source):
-            found: Found = layout.read(source)
-            return found
+            content: Content = layout.read(source)
+            return content
     raise DataError(f"{source.path}: {_explain(source)}")
 
 
 def _explain(source: Source) -> str:
-    """Describes a source that has no known layout."""
+    """Describes a source whose layout is unknown."""
     if source.is_folder:
         return f"is a directory without .csd files, and not a store; give {KINDS}"
     content: Any = source.pickle.content
@@ -51,5 +51,5 @@ def _explain(source: Source) -> str:
     if not isinstance(content, dict):
         return f"holds a {type(content).__name__}, not data of a known layout; give {KINDS}"
     missing = ", ".join(split for split in SPLITS if not isinstance(content.get(split), dict))
-    there = join_names(key for key in content if isinstance(key, str))
-    return f"has no {missing}; a pickle of MulT or MMSA is a dict of train, valid and test, and this one has {there}"
+    keys = join_names(key for key in content if isinstance(key, str))
+    return f"has no {missing}; a pickle of MulT or MMSA is a dict of train, valid and test, and this one has {keys}"

@@ -1,4 +1,7 @@
-"""MAG-BERT's pickles: a dict train/dev/test -> [((words, visual, acoustic), label, segment), ...], without padding."""
+"""Reads the pickles of MAG-BERT.
+
+A dict train/dev/test -> [((words, visual, acoustic), label, segment), ...], without padding.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import as_list, as_text
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
 from topdown.datasets.formats.helpers.sample_lists import Samples, entries, label_of, raw_split
-from topdown.datasets.formats.source import Found, Source, check_modalities
+from topdown.datasets.formats.source import Content, Source, check_modalities
 
 
 def recognizes(source: Source) -> bool:
-    """Tells whether this is a dict of lists."""
+    """Returns whether this is a dict of lists."""
     content = source.pickle.content
     return isinstance(content, dict) and isinstance(content.get("dev", content.get("valid")), (list, tuple))
 
 
-def read(source: Source) -> Found:
+def read(source: Source) -> Content:
     """Reads the splits; words become vectors of the option `embeddings`.
 
     Raises:
@@ -31,13 +34,13 @@ def read(source: Source) -> Found:
     for split, key in {"train": "train", "valid": "dev" if "dev" in content else "valid", "test": "test"}.items():
         samples: Samples = []
         for i, entry in enumerate(entries(content[key], f"{where}: {key}")):
-            there = f"{where}: {key}[{i}]"
+            place = f"{where}: {key}[{i}]"
             parts = as_list(entry) or []
             inputs = as_list(parts[0]) if len(parts) == 3 else None
             if inputs is None or len(inputs) != 3:
-                raise DataError(f"{there} is not ((words, visual, acoustic), label, segment)")
+                raise DataError(f"{place} is not ((words, visual, acoustic), label, segment)")
             words, visual, acoustic = inputs
             named = {"text": words, "audio": acoustic, "visual": visual}
-            samples.append((named, label_of(parts[1], there), as_text(parts[2], there)))
+            samples.append((named, label_of(parts[1], place), as_text(parts[2], place)))
         splits[split] = raw_split(samples, source.wanted, f"{where}: {key}", source, as_text)
-    return source.pickle_found("MAG-BERT", splits, SAMPLES_OF_PICKLE)
+    return source.pickle_content("MAG-BERT", splits, SAMPLES_OF_PICKLE)

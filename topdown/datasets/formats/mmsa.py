@@ -1,9 +1,9 @@
-"""MMSA's pickles of CMU-MOSEI, CMU-MOSI and SIMS, aligned or not, and those that MMSA-FET makes.
+"""Reads the pickles of MMSA and MMSA-FET: CMU-MOSEI, CMU-MOSI and SIMS, aligned or not.
 
 A dict train/valid/test -> {text: (N, T, D), of BERT or anything else, audio, vision, regression_labels: (N,), id, and often
 text_bert: (N, 3, T), audio_lengths, vision_lengths}. Row 1 of text_bert marks the valid steps of text, and in an aligned
 file of everything: the step of [CLS] is a row of zeros in audio and vision there, and no padding. The stated lengths end at
-the first row whose sum is 0, so they are often too short: hints, not facts.
+the first row whose sum is 0, so they are often too short, and serve as hints only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from topdown.datasets.formats.helpers.fields import KEYS, SPLITS, identifiers, n
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_PICKLE
 from topdown.datasets.formats.helpers.padding import Cut, Rows, check_array, cut_padding, find_rows, find_side, stream
 from topdown.datasets.formats.mult import find_all_rows, take_arrays, unread_parts
-from topdown.datasets.formats.source import Found, Source, check_modalities, has_splits, own_splits
+from topdown.datasets.formats.source import Content, Source, check_modalities, copied_splits, has_splits
 from topdown.datasets.raw_samples import Array, RawSplit
 
 # Keys that are read, and keys whose content follows from them.
@@ -26,12 +26,12 @@ READ |= {"raw_text", "annotations", "classification_labels"}
 
 
 def recognizes(source: Source) -> bool:
-    """Tells whether this is a dict of splits with labels for regression."""
+    """Returns whether this is a dict of splits with labels for regression."""
     content = source.pickle.content
     return has_splits(content) and "regression_labels" in content["train"]
 
 
-def read(source: Source) -> Found:
+def read(source: Source) -> Content:
     """Reads the splits of an MMSA pickle: see :func:`topdown.datasets.formats.mult.read`.
 
     It is word-aligned when all modalities have as many steps, and stated lengths, if there are any, do not differ.
@@ -41,18 +41,18 @@ def read(source: Source) -> Found:
     """
     check_modalities(source)
     source.options.only(source.path, "a pickle of arrays")
-    content, modalities, where = own_splits(source.pickle.content), source.wanted, source.where
+    content, modalities, where = copied_splits(source.pickle.content), source.wanted, source.where
     arrays: dict[str, dict[str, Array]] = {}
     labels, masks = {}, {}
     for split in SPLITS:
-        there, part = f"{where}: {split}", content[split]
-        labels[split] = sentiment(part.get("regression_labels"), f"{there}: 'regression_labels'")
+        place, part = f"{where}: {split}", content[split]
+        labels[split] = sentiment(part.get("regression_labels"), f"{place}: 'regression_labels'")
         count = len(labels[split])
-        masks[split] = _mask(part.get("text_bert"), count, f"{there}: 'text_bert'")
+        masks[split] = _mask(part.get("text_bert"), count, f"{place}: 'text_bert'")
         arrays[split] = take_arrays(part, modalities)
         for name, array in arrays[split].items():
-            if len(check_array(array, f"{there}: {KEYS[name]!r}")) != count:
-                raise DataError(f"{there}: {KEYS[name]!r} has {len(array)} samples but 'regression_labels' has {count}")
+            if len(check_array(array, f"{place}: {KEYS[name]!r}")) != count:
+                raise DataError(f"{place}: {KEYS[name]!r} has {len(array)} samples but 'regression_labels' has {count}")
     hints = {split: _all_hints(content[split], len(labels[split]), f"{where}: {split}") for split in SPLITS}
     aligned = all(
         len({array.shape[1] for array in arrays[split].values()}) == 1
@@ -63,22 +63,22 @@ def read(source: Source) -> Found:
     sides = {name: find_side([rows[split][name] for split in SPLITS], "right") for name in modalities}
     splits = {}
     for split in SPLITS:
-        there = f"{where}: {split}"
+        place = f"{where}: {split}"
         if aligned:
             hints[split] = dict.fromkeys(KEYS, next(iter(hints[split].values()))) if hints[split] else {}
-        kept = {}
+        cuts = {}
         for name in modalities:
-            found = rows[split][name]
+            nonzero = rows[split][name]
             mask = masks[split] if aligned or name == "text" else None
-            if mask is not None and mask.steps == found.steps:
-                kept[name] = _masked(found, mask)
+            if mask is not None and mask.steps == nonzero.steps:
+                cuts[name] = _masked(nonzero, mask)
             else:
-                kept[name] = cut_padding(found, sides[name], hints[split].get(name))
-        ids = identifiers(content[split].get("id"), f"{there}: 'id'")
-        streams = {name: stream(array, kept[name]) for name, array in arrays.pop(split).items() if name in modalities}
-        found_keys = {"left_out": unread_parts(content, split, READ)}
-        splits[split] = RawSplit(labels[split], ids, streams, {}, found_keys)
-    return source.pickle_found("MMSA-FET" if "config" in content else "MMSA", splits, SAMPLES_OF_PICKLE)
+                cuts[name] = cut_padding(nonzero, sides[name], hints[split].get(name))
+        ids = identifiers(content[split].get("id"), f"{place}: 'id'")
+        streams = {name: stream(array, cuts[name]) for name, array in arrays.pop(split).items() if name in modalities}
+        report = {"left_out": unread_parts(content, split, READ)}
+        splits[split] = RawSplit(labels[split], ids, streams, {}, report)
+    return source.pickle_content("MMSA-FET" if "config" in content else "MMSA", splits, SAMPLES_OF_PICKLE)
 
 
 def _masked(rows: Rows, mask: Rows) -> Cut:
@@ -87,12 +87,12 @@ def _masked(rows: Rows, mask: Rows) -> Cut:
     first = np.where(some & (rows.first < mask.first), rows.first, mask.first)
     stop = np.where(some & (rows.stop > mask.stop), rows.stop, mask.stop)
     side = "left" if (mask.first > 0).sum() > (mask.stop < mask.steps).sum() else "right"
-    found = {
+    report = {
         "padding": side if ((mask.first > 0) | (mask.stop < mask.steps)).any() else "none",
         "lengths_from": "text_bert",
         "contradicted_hints": int(((first != mask.first) | (stop != mask.stop)).sum()),
     }
-    return Cut(first, stop, found)
+    return Cut(first, stop, report)
 
 
 def _mask(bert: Any, count: int, where: str) -> Rows | None:
@@ -100,8 +100,8 @@ def _mask(bert: Any, count: int, where: str) -> Rows | None:
     if bert is None:
         return None
     if not isinstance(bert, np.ndarray) or bert.ndim != 3 or bert.shape[1] != 3 or bert.dtype.kind not in "fiu":
-        found = f"shape {bert.shape} of {bert.dtype}" if isinstance(bert, np.ndarray) else f"a {type(bert).__name__}"
-        raise DataError(f"{where} has {found}; expected numbers of shape (N, 3, T)")
+        actual = f"shape {bert.shape} of {bert.dtype}" if isinstance(bert, np.ndarray) else f"a {type(bert).__name__}"
+        raise DataError(f"{where} has {actual}; expected numbers of shape (N, 3, T)")
     if len(bert) != count:
         raise DataError(f"{where} has {len(bert)} samples but 'regression_labels' has {count}")
     mask = np.asarray(bert[:, 1])
@@ -114,15 +114,15 @@ def _mask(bert: Any, count: int, where: str) -> Rows | None:
 
 
 def _all_hints(part: dict[str, Any], count: int, where: str) -> dict[str, Array]:
-    """Returns the lengths that the file states, by modality; numbers that are none become -1."""
+    """Returns the lengths that the file states, by modality; nan and infinities become -1."""
     hints = {}
     for name, key in KEYS.items():
         lengths = part.get(f"{key}_lengths")
         if lengths is None:
             continue
-        found = numbers(lengths, f"{where}: '{key}_lengths'")
-        if found.size != count or len(found) != count:
-            raise DataError(f"{where}: '{key}_lengths' has shape {found.shape} but 'regression_labels' has {count} entries")
-        whole = np.nan_to_num(found.reshape(count).astype(np.float64), nan=-1, posinf=-1, neginf=-1)
+        stated = numbers(lengths, f"{where}: '{key}_lengths'")
+        if stated.size != count or len(stated) != count:
+            raise DataError(f"{where}: '{key}_lengths' has shape {stated.shape} but 'regression_labels' has {count} entries")
+        whole = np.nan_to_num(stated.reshape(count).astype(np.float64), nan=-1, posinf=-1, neginf=-1)
         hints[name] = whole.clip(-1, 2**40).astype(np.int64)
     return hints

@@ -1,6 +1,7 @@
-"""MultiBench's HDF5 files, mosi.hdf5 and mosei.hdf5: a group for each computational sequence -> video[segment] -> features.
+"""Reads the HDF5 files of MultiBench, mosi.hdf5 and mosei.hdf5.
 
-Segments are aligned to words, and not padded. The files do not say which segments are for training.
+A group for each computational sequence -> video[segment] -> features. Segments are aligned to words, and not padded.
+The files do not say which segments are for training.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from topdown.datasets.formats.helpers.hdf5 import (
 )
 from topdown.datasets.formats.helpers.limits import SAMPLES_OF_HDF5
 from topdown.datasets.formats.helpers.words import LEFT_OUT, Embeddings, word_vectors
-from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.source import Content, Source
 from topdown.datasets.raw_samples import Array, RawSplit, Stream
 
 
 def recognizes(source: Source) -> bool:
-    """Tells whether this is an HDF5 file."""
+    """Returns whether this is an HDF5 file."""
     return source.start.startswith(MAGIC)
 
 
-def read(source: Source) -> Found:
-    """Reads the splits; features are read as they are asked for, one segment at a time.
+def read(source: Source) -> Content:
+    """Reads the splits; features are read when they are used, one segment at a time.
 
     Raises:
         DataError: naming the group and the segment that is missing or does not fit.
@@ -66,30 +67,30 @@ def read(source: Source) -> Found:
         for split, members in segments.items():
             if not members:
                 raise DataError(f"{path}: {split}: none of its segments is in the folds")
-            there = f"{path}: {split}"
+            place = f"{path}: {split}"
             labels = np.array([float(_label(sequences[label_group], name, f"{path}: {label_group}")) for name in members])
-            check_range(labels, f"{there}: {label_group!r}")
-            found: dict[str, Any] = {
+            check_range(labels, f"{place}: {label_group!r}")
+            report: dict[str, Any] = {
                 "segments_in_no_fold": len(outside),
                 "videos_without_segments": sorted(set(split_of) - {_order(name)[0] for name in sequences[label_group]}),
                 "left_out": {},
             }
-            kept: dict[str, Stream] = {}
+            by_modality: dict[str, Stream] = {}
             for modality, group in chosen.items():
                 if group is None and modality == "text" and words is not None:
                     if embeddings is None:
-                        found["left_out"][modality] = LEFT_OUT
+                        report["left_out"][modality] = LEFT_OUT
                     else:
-                        kept[modality] = _words(path, sequences[words], words, members, embeddings)
+                        by_modality[modality] = _words(path, sequences[words], words, members, embeddings)
                 elif group is None:
                     raise DataError(
                         f"{path}: {split}: no group is {modality!r} among {join_names(sorted(names))}; "
                         "leave it out of modalities="
                     )
                 else:
-                    kept[modality] = _features(path, sequences[group], group, members)
-            splits[split] = RawSplit(labels, members, kept, {}, found)
-    return source.file_found("MultiBench (HDF5)", splits, SAMPLES_OF_HDF5)
+                    by_modality[modality] = _features(path, sequences[group], group, members)
+            splits[split] = RawSplit(labels, members, by_modality, {}, report)
+    return source.file_content("MultiBench (HDF5)", splits, SAMPLES_OF_HDF5)
 
 
 def _check_not_one_sequence(path: Path) -> None:
@@ -114,7 +115,7 @@ def _features(path: Path, group: Any, name: str, members: list[str]) -> Stream:
     sizes = {size: member for (length, size), member in zip(shapes, members, strict=True) if length}
     if len(sizes) != 1:
         raise DataError(f"{where}: has {len(sizes)} numbers of features, {dict(list(sizes.items())[:3])} (size: segment)")
-    found = {
+    report = {
         "dtype": ", ".join(sorted(dtypes)),
         "padding": "none",
         "lengths_from": "the arrays",
@@ -122,7 +123,7 @@ def _features(path: Path, group: Any, name: str, members: list[str]) -> Stream:
         "absent_samples": sum(size is None for _, size in shapes),
     }
     lengths = np.array([length for length, _ in shapes])
-    return Stream(next(iter(sizes)), lengths, _arrays(path, name, members), found)
+    return Stream(next(iter(sizes)), lengths, _arrays(path, name, members), report)
 
 
 def _arrays(path: Path, name: str, members: list[str]) -> Iterator[Array]:
@@ -137,15 +138,15 @@ def _words(path: Path, group: Any, name: str, members: list[str], embeddings: Em
     where = f"{path}: {name}"
     sentences: list[list[str]] = []
     for member in members:
-        there = f"{where}: {member}"
+        place = f"{where}: {member}"
         tokens: Array = np.zeros(0)
         if has(group, member):
-            tokens = read_array(child(group, member, where), "features", there, "S").reshape(-1)
-        sentences.append([as_text(token, there) for token in tokens.tolist()])
+            tokens = read_array(child(group, member, where), "features", place, "S").reshape(-1)
+        sentences.append([as_text(token, place) for token in tokens.tolist()])
     vectors = word_vectors(embeddings, {word for sentence in sentences for word in sentence})
     unknown = sum(vectors.unknown(sentence) for sentence in sentences)
-    found = {"dtype": "words", "padding": "none", "lengths_from": "the words", "from": name, "unknown_words": unknown}
-    return Stream(vectors.size, np.array([len(sentence) for sentence in sentences]), map(vectors.look_up, sentences), found)
+    report = {"dtype": "words", "padding": "none", "lengths_from": "the words", "from": name, "unknown_words": unknown}
+    return Stream(vectors.size, np.array([len(sentence) for sentence in sentences]), map(vectors.look_up, sentences), report)
 
 
 def _label(group: Any, name: str, where: str) -> Any:
@@ -156,6 +157,6 @@ def _label(group: Any, name: str, where: str) -> Any:
 
 
 def _order(segment: str) -> tuple[str, int]:
-    """Takes `video[12]` apart."""
+    """Parses `video[12]`."""
     match = re.fullmatch(r"(.*)\[(\d{1,9})\]", segment)
     return (match[1], int(match[2])) if match else (segment, 0)

@@ -1,6 +1,6 @@
-"""A file or a folder of samples that is to be read, and what a reader finds in it.
+"""Defines the source that readers open, and their result.
 
-Each module of a layout has the same two functions: `recognizes(source)` tells whether a source has the layout, by its content
+Each module of a layout has the same two functions: `recognizes(source)` returns whether a source has the layout, by its content
 and never by its name, and `read(source)` reads it.
 """
 
@@ -48,26 +48,26 @@ class Options(NamedTuple):
         return cls(**others)
 
     def only(self, path: Path, what: str, *names: str) -> None:
-        """Checks that no option is given but some.
+        """Checks that only supported options are set.
 
         Raises:
-            DataError: naming the option that has no meaning for this kind of file.
+            DataError: naming the option that is not supported.
         """
         for name in ("folds", "embeddings", "streams", "label", "split", "columns", "features"):
             if getattr(self, name) and name not in names:
-                raise DataError(f"{path}: is {what}, for which {name}= means nothing; leave it out")
+                raise DataError(f"{path}: is {what}, which does not support {name}=; leave it out")
 
 
-class Found(NamedTuple):
+class Content(NamedTuple):
     """Content of a file or a folder.
 
     Args:
         layout: Name of its layout.
-        splits: Samples, as they are.
+        splits: Samples, before they are cleaned.
         sha256: Hash of the file, or of the hashes of all files.
         files: Hash of each file of a folder.
         size: Bytes of all files.
-        limit: Bound on what samples may become; None where the reader has seen to it.
+        limit: Limit of the memory of the samples; None where the reader checks it.
     """
 
     layout: str
@@ -79,14 +79,14 @@ class Found(NamedTuple):
 
 
 class Source:
-    """A file or a folder, looked into as far as anybody asks, and once.
+    """A file or folder, read lazily.
 
     Args:
-        path: Path of it.
-        options: Decisions of the user.
+        path: Path.
+        options: Options of the user.
 
     Raises:
-        DataError: if it is not there, or cannot be read.
+        DataError: if it does not exist, or cannot be read.
     """
 
     def __init__(self, path: Path, options: Options) -> None:
@@ -103,41 +103,41 @@ class Source:
 
     @cached_property
     def pickle(self) -> Loaded:
-        """Content of a pickle, and its hash; arrays that are used are taken out of it. A folder holds None."""
+        """Content of a pickle, and its hash; readers remove the arrays that they use. None for a folder."""
         return Loaded(None, "", 0) if self.is_folder else load_arrays(self.path)
 
-    def file_found(self, layout: str, splits: dict[str, RawSplit], limit: Limit | None = None) -> Found:
-        """Describes what was found in this one file."""
+    def file_content(self, layout: str, splits: dict[str, RawSplit], limit: Limit | None = None) -> Content:
+        """Returns the content of this file."""
         (sha256,) = file_hashes([self.path]).values()
-        return Found(layout, splits, sha256, size=self.path.stat().st_size, limit=limit)
+        return Content(layout, splits, sha256, size=self.path.stat().st_size, limit=limit)
 
-    def pickle_found(self, layout: str, splits: dict[str, RawSplit], limit: Limit) -> Found:
-        """Describes what was found in this pickle, which has been hashed as it was read."""
-        return Found(layout, splits, self.pickle.sha256, size=self.pickle.size, limit=limit)
+    def pickle_content(self, layout: str, splits: dict[str, RawSplit], limit: Limit) -> Content:
+        """Returns the content of this pickle, which was hashed as it was read."""
+        return Content(layout, splits, self.pickle.sha256, size=self.pickle.size, limit=limit)
 
-    def folder_found(self, layout: str, splits: dict[str, RawSplit], used: Sequence[Path], limit: Limit | None) -> Found:
-        """Describes what was found in some files of this folder."""
+    def folder_content(self, layout: str, splits: dict[str, RawSplit], used: Sequence[Path], limit: Limit | None) -> Content:
+        """Returns the content of some files of this folder."""
         files = file_hashes(used)
         together = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
         sha256 = hashlib.sha256(together.encode()).hexdigest()
-        return Found(layout, splits, sha256, files, sum(path.stat().st_size for path in used), limit)
+        return Content(layout, splits, sha256, files, sum(path.stat().st_size for path in used), limit)
 
 
 def has_splits(content: Any) -> bool:
-    """Tells whether a pickle holds a dict of the three splits."""
+    """Returns whether a pickle holds a dict of the three splits."""
     return isinstance(content, dict) and all(isinstance(content.get(split), dict) for split in SPLITS)
 
 
-def own_splits(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content with a dict of its own for each split, since one may stand for two."""
+def copied_splits(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content with a copy of the dict of each split, since two splits may be one dict."""
     return {key: dict(value) if key in SPLITS else value for key, value in content.items()}
 
 
 def check_modalities(source: Source) -> None:
-    """Checks that a pickle with three modalities was asked for no other.
+    """Checks that the requested modalities are among the three of a pickle.
 
     Raises:
-        DataError: naming the one that it has not.
+        DataError: naming the one that it does not have.
     """
     if unknown := [name for name in source.wanted if name not in KEYS]:
         raise DataError(f"{source.path}: has no modality {unknown[0]!r}; it has {list(KEYS)}")

@@ -1,12 +1,12 @@
-"""A folder of tables, as people have them: one per modality, and `labels`. pandas reads them (extra `datasets`).
+"""Reads a folder of tables, one per modality, with pandas (extra `datasets`).
 
 `audio.csv` has a row for each step, in their order, with its sample in the column `id` and a feature in each other column; a
-table in which no sample has two rows is one of vectors. A sample without rows lacks the modality. `labels.csv` has a row for
-each sample: its `id`, its `split` (train, valid, test or their usual synonyms), and one label in each other column. Without it,
-or without that column, all samples are one split, "all", unless the option `split` draws one.
+table in which no sample has two rows is one of vectors. The modality is absent in samples without rows. `labels.csv` has a row
+for each sample: its `id`, its `split` (train, valid, test or their usual synonyms), and one label in each other column. Without
+it, or without that column, all samples are one split, "all", unless the option `split` draws one.
 
 Tables may be .csv, .tsv, .parquet, .xlsx or .xls. The separator, a decimal comma, the encoding and the words for a missing cell
-are found, and the report says what was found. A missing cell gets the mean of its column over the training samples; a missing
+are detected, and the report names them. A missing cell gets the mean of its column over the training samples; a missing
 label is left out of losses and metrics. Integers, words and booleans in a single column of labels are classes.
 """
 
@@ -21,7 +21,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.formats.helpers.fields import join_names, normalized
 from topdown.datasets.formats.helpers.table_files import SUFFIXES, Table, read_table
 from topdown.datasets.formats.helpers.table_samples import make_samples
-from topdown.datasets.formats.source import Found, Source
+from topdown.datasets.formats.source import Content, Source
 
 
 def recognizes(source: Source) -> bool:
@@ -39,7 +39,7 @@ def is_table(path: Path) -> bool:
     return any(_tables(path)) if path.is_dir() else path.suffix.lower() in SUFFIXES
 
 
-def read(source: Source) -> Found:
+def read(source: Source) -> Content:
     """Reads the tables.
 
     Raises:
@@ -49,9 +49,9 @@ def read(source: Source) -> Found:
     options = source.options
     options.only(source.path, "a folder of tables", "label", "split", "columns", "features")
     labels, chosen = _by_modality(source)
-    made = make_samples(labels, chosen, options.label, options.split, options.seed, options.features, source.where)
+    samples = make_samples(labels, chosen, options.label, options.split, options.seed, options.features, source.where)
     used = [*dict.fromkeys(table.path for table, _ in chosen.values()), *([labels.path] if labels else [])]
-    return source.folder_found("folder of tables", made, used, None)
+    return source.folder_content("folder of tables", samples, used, None)
 
 
 def _tables(folder: Path) -> Iterator[Path]:
@@ -88,33 +88,33 @@ def _by_modality(source: Source) -> tuple[Table | None, dict[str, tuple[Table, l
         and (like := [path for stem, path in paths.items() if stem.lower() in ("label", "target", "targets")])
     ):
         raise DataError(f"{like[0]}: is named like a table of labels; call it labels{like[0].suffix}")
-    found = {name: read_table(paths[name]) for name in _wanted(source, paths)}
-    for table in found.values() if labels is None and options.features is None else ():
+    tables = {name: read_table(paths[name]) for name in _wanted(source, paths)}
+    for table in tables.values() if labels is None and options.features is None else ():
         if of_labels := [column for column in table.frame.columns if column.lower() in ("split", "label")]:
             what = f"has a column {of_labels[0]!r}, as one table with everything has"
             remedy = "say which columns are a modality, as in --columns audio=a_*, or put id, split and label into labels.csv"
             raise DataError(f"{table.path}: {what}; {remedy}")
-    return labels, {name: (table, list(table.frame.columns)) for name, table in found.items()}
+    return labels, {name: (table, list(table.frame.columns)) for name, table in tables.items()}
 
 
-def _wanted(source: Source, there: Mapping[str, Any]) -> list[str]:
-    names = [*(source.options.modalities or there)]
-    if missing := [name for name in names if name not in there]:
-        raise DataError(f"{source.path}: has no {missing[0]}.csv; it has {join_names(there)}")
+def _wanted(source: Source, available: Mapping[str, Any]) -> list[str]:
+    names = [*(source.options.modalities or available)]
+    if missing := [name for name in names if name not in available]:
+        raise DataError(f"{source.path}: has no {missing[0]}.csv; it has {join_names(available)}")
     return names
 
 
 def _matching(table: Table, pattern: str | Sequence[str]) -> list[str]:
-    """Returns the columns that are like a pattern, or like one of several: a list, or with commas between them."""
-    there = [*table.frame.columns]
+    """Returns the columns that match a pattern, or one of several, in a list or separated by commas."""
+    names = [*table.frame.columns]
 
     def like(one: str) -> list[str]:
         one = normalized(one)
-        return [one] if one in there else [column for column in there if fnmatch.fnmatchcase(column, one)]
+        return [one] if one in names else [column for column in names if fnmatch.fnmatchcase(column, one)]
 
     several = [*pattern] if not isinstance(pattern, str) else [pattern] if like(pattern) else pattern.split(",")
-    found = {one: like(one) for one in several}
-    if lacking := [one for one, columns in found.items() if not columns]:
-        raise DataError(f"{table.path}: no column is like {lacking[0]!r} among {join_names(there)}")
-    chosen = [column for column in there if any(column in columns for columns in found.values())]
+    matches = {one: like(one) for one in several}
+    if unmatched := [one for one, columns in matches.items() if not columns]:
+        raise DataError(f"{table.path}: no column matches {unmatched[0]!r} among {join_names(names)}")
+    chosen = [column for column in names if any(column in columns for columns in matches.values())]
     return [column for column in ("id",) if column not in chosen] + chosen

@@ -1,4 +1,4 @@
-"""Reads labels and ids of samples, which files store in different ways."""
+"""Parses labels, ids and names in files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def numbers(value: Any, where: str) -> Array:
     """Returns an array of numbers as it is, and a plain list of numbers, or of arrays of one shape, as an array.
 
     Raises:
-        DataError: if it is something else; nested lists are not looked into, since they might be without end.
+        DataError: if it is something else; nested lists are not traversed, since they may be endless.
     """
     if isinstance(value, np.ndarray) and value.dtype.hasobject and value.ndim == 1:
         value = list(value)
@@ -38,9 +38,9 @@ def numbers(value: Any, where: str) -> Array:
         if all(isinstance(entry, (int, float, np.generic, np.ndarray)) and np.size(entry) <= MOST_NUMBERS for entry in value):
             value = np.asarray(value)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-        found = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-        found = "missing" if value is None else found
-        raise DataError(f"{where} is {found}; expected numbers")
+        actual = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        actual = "missing" if value is None else actual
+        raise DataError(f"{where} is {actual}; expected numbers")
     array: Array = value
     return array
 
@@ -51,13 +51,13 @@ def sentiment(labels: Any, where: str) -> Array:
     Raises:
         DataError: naming the first label that is not in [-3, 3], or the shape.
     """
-    found = numbers(labels, where)
-    columns = found.shape[-1] if found.ndim > 1 else 1
-    if found.ndim not in (1, 2, 3) or 0 in found.shape or found.shape[1:-1] not in ((), (1,)) or columns not in COLUMNS:
+    array = numbers(labels, where)
+    columns = array.shape[-1] if array.ndim > 1 else 1
+    if array.ndim not in (1, 2, 3) or 0 in array.shape or array.shape[1:-1] not in ((), (1,)) or columns not in COLUMNS:
         raise DataError(
-            f"{where} has shape {found.shape}; expected one sentiment per sample, (N, 1, 1), or seven labels with it first"
+            f"{where} has shape {array.shape}; expected one sentiment per sample, (N, 1, 1), or seven labels with it first"
         )
-    values: Array = found.reshape(len(found), -1)[:, 0].astype(np.float64)
+    values: Array = array.reshape(len(array), -1)[:, 0].astype(np.float64)
     check_range(values, where)
     return values
 
@@ -94,7 +94,7 @@ def as_text(part: Any, where: str) -> str:
     """Returns a name or a word that is stored as bytes, text or a number.
 
     Raises:
-        DataError: if it is something else, which might be without end.
+        DataError: if it is something else, which may be endless.
     """
     if isinstance(part, bytes):
         return part.decode("utf-8", "replace")
@@ -104,7 +104,7 @@ def as_text(part: Any, where: str) -> str:
 
 
 def normalized(text: object) -> str:
-    r"""Returns a name without spaces around it, and with each accent in the letter that has it (NFC), so that equals are equal.
+    r"""Returns a name in Unicode NFC without surrounding spaces, so that equal names compare equal.
 
     Example:
         >>> normalized(" cafe\N{COMBINING ACUTE ACCENT} ") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
@@ -114,6 +114,6 @@ def normalized(text: object) -> str:
 
 
 def join_names(names: Any) -> str:
-    """Lays out names for a message, however many there are."""
+    """Formats names for a message, at most eight of them."""
     shown = [repr(name)[:60] for name in names]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -20,7 +20,7 @@ def read_folds(folds: Folds | None, where: str) -> dict[str, str]:
 
     Args:
         folds: A mapping from train, valid (or dev) and test to the ids of videos, or a file: JSON of such a mapping, or the
-            Python file of the CMU Multimodal SDK that assigns `standard_train_fold` and so on, which is not run but read.
+            Python file of the CMU Multimodal SDK that assigns `standard_train_fold` and so on, which is parsed, and not run.
         where: Name of the data, for messages.
 
     Raises:

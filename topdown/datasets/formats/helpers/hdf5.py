@@ -19,7 +19,7 @@ from topdown.files import require
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
-# Which computational sequence is which modality: names that occur in a group or a file, the most wanted first.
+# Patterns of the computational sequence of each modality, in the names of groups or files, in order of preference.
 NAMES = {
     "text": ("glove", "vectors"),
     "audio": ("covarep", "coavarep", "opensmile"),
@@ -53,7 +53,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def has(group: Any, name: str) -> bool:
-    """Tells whether a group has a member or a link of a name, without following it.
+    """Returns whether a group has a member or a link of a name, without following it.
 
     Raises:
         DataError: if it is not a group.
@@ -64,10 +64,10 @@ def has(group: Any, name: str) -> bool:
 
 
 def child(group: Any, name: str, where: str) -> Any:
-    """Returns a member of a group; never one that lies in another place.
+    """Returns a member of a group, without following links.
 
     Raises:
-        DataError: if it is not there, or is a link to somewhere else.
+        DataError: if it does not exist, or is a link.
     """
     h5py = require("h5py", "datasets")
     if not isinstance(group, h5py.Group):
@@ -95,7 +95,7 @@ def groups(parent: Any, where: str) -> dict[str, Any]:
 
 
 def dataset(group: Any, name: str, where: str, kinds: str = "fiu") -> Any:
-    """Returns an array of a group, unread: its shape is as large as it says, and it lies in this file.
+    """Returns an array of a group without reading it, and checks that this file holds all of it.
 
     Raises:
         DataError: if it is something else, or declares more than it can hold.
@@ -103,8 +103,8 @@ def dataset(group: Any, name: str, where: str, kinds: str = "fiu") -> Any:
     h5py = require("h5py", "datasets")
     member = child(group, name, where)
     if not isinstance(member, h5py.Dataset) or member.dtype.kind not in kinds or not member.shape:
-        found = f"{member.dtype} of shape {member.shape}" if isinstance(member, h5py.Dataset) else "a group"
-        raise DataError(f"{where}: {name!r} is {found}; expected an array of {'text' if kinds == 'S' else 'numbers'}")
+        actual = f"{member.dtype} of shape {member.shape}" if isinstance(member, h5py.Dataset) else "a group"
+        raise DataError(f"{where}: {name!r} is {actual}; expected an array of {'text' if kinds == 'S' else 'numbers'}")
     if member.is_virtual or member.external:
         raise DataError(f"{where}: {name!r} lies in another file, which is not followed")
     held = member.id.get_storage_size()
@@ -120,32 +120,32 @@ def read_array(group: Any, name: str, where: str, kinds: str = "fiu") -> Array:
 
 
 def check_streams(source: Source) -> Mapping[str, str]:
-    """Returns what the user has decided about which sequence is which modality.
+    """Returns the option `streams`, and checks its modalities.
 
     Raises:
-        DataError: if it is about something else.
+        DataError: if it names another modality.
     """
     streams = source.options.streams or {}
     if unknown := set(streams) - {*source.wanted, "words", "labels"}:
-        known = f"the modalities are {list(source.wanted)}, and words and labels"
-        raise DataError(f"streams name {join_names(sorted(unknown))}, but {known}")
+        expected = f"the modalities are {list(source.wanted)}, and words and labels"
+        raise DataError(f"streams name {join_names(sorted(unknown))}, but {expected}")
     return streams
 
 
 def choose(modality: str, names: Mapping[str, str], wanted: Mapping[str, str], where: str) -> str | None:
-    """Finds the computational sequence that is a modality.
+    """Finds the computational sequence of a modality.
 
     Args:
         modality: Name of the modality.
-        names: Text by which each key may be found, of all that are there.
-        wanted: Keys of the modalities about which the user has decided.
+        names: Text of each key that the patterns search.
+        wanted: Keys that the user has chosen, by modality.
         where: Name of the place, for messages.
 
     Returns:
         Its key, or None if there is none.
 
     Raises:
-        DataError: if several would do, or the one that was asked for is not there.
+        DataError: if several match, or the chosen one does not exist.
     """
     if modality in wanted:
         name = Path(wanted[modality]).name if wanted[modality] not in names else wanted[modality]

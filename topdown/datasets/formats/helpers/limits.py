@@ -1,4 +1,4 @@
-"""Limits the memory that a file may claim."""
+"""Limits the memory that files may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Limit(NamedTuple):
-    """Bound on the bytes that are made of a file.
+    """Limits the memory that a file may use.
 
     Args:
         factor: Times the size of the file.
@@ -16,18 +16,18 @@ class Limit(NamedTuple):
     factor: int
     small: int
 
-    def allows(self, made: int, size: int) -> bool:
-        """Tells whether a file of some size may become so many bytes.
+    def allows(self, needed: int, size: int) -> bool:
+        """Returns whether a file of some size may become so many bytes.
 
         Example:
             >>> Limit(4, 100).allows(400, 100), Limit(4, 100).allows(401, 100)
             (True, False)
         """
-        return made <= max(self.factor * size, self.small)
+        return needed <= max(self.factor * size, self.small)
 
 
 OBJECTS_OF_PICKLE = Limit(4, 2**16)  # arrays are as large in memory; lists and dicts are larger
 SAMPLES_OF_PICKLE = Limit(8, 2**16)  # float32 of int8, and some
 SAMPLES_OF_HDF5 = Limit(64, 2**26)  # compressed, and averaged over words
-ARRAY_OF_HDF5 = Limit(1100, 2**20)  # deflate makes at most 1032 bytes of one; nobody is harmed by a mebibyte
+ARRAY_OF_HDF5 = Limit(1100, 2**20)  # deflate expands a byte to 1032 at most; a mebibyte is harmless
 ARRAYS_OF_ARCHIVE = Limit(200, 2**26)

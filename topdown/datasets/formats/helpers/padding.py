@@ -1,7 +1,7 @@
-"""Where sequences in padded arrays begin and end.
+"""Finds and removes padding in padded arrays.
 
-Padding is zero rows, at the start or at the end; which of the two, files do not say, so the samples are asked. Rows of zeros
-at the other end are data, and are counted. Lengths that a file states are hints: the longer of hint and rows counts.
+Padding is zero rows, at the start or at the end. Files do not say which, so most samples decide. Rows of zeros at the other end
+are data, and are counted. Lengths that a file states are hints: the longer of hint and rows counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from topdown.datasets.errors import DataError
 from topdown.datasets.raw_samples import Array, Stream
 
 Side = Literal["left", "right"]
-CHUNK = 256  # samples looked at together, for little memory
+CHUNK = 256  # samples that are read together, to save memory
 
 
 class Rows(NamedTuple):
@@ -70,39 +70,39 @@ class Cut(NamedTuple):
 
     first: Array
     stop: Array
-    found: dict[str, Any]
+    report: dict[str, Any]
 
 
 def cut_padding(rows: Rows, side: Side | None, hints: Array | None = None) -> Cut:
-    """Cuts the padding off.
+    """Returns the steps of each sample without its padding.
 
     Args:
         rows: Rows that are not zero.
         side: Side of the padding.
         hints: Lengths that the file states, of shape (N,): zero rows within them are data. A hint that is smaller than what
-            the rows say, or larger than there are steps, is counted as a contradiction, and does not count otherwise.
+            the rows say, or larger than there are steps, is counted as a contradiction, and ignored.
     """
     lengths = rows.steps - rows.first if side == "left" else rows.stop
     lengths = np.where(rows.stop > 0, lengths, 0) if side else np.where(rows.stop > 0, rows.steps, 0)
-    found: dict[str, Any] = {"padding": side or "none", "lengths_from": "zero rows"}
+    report: dict[str, Any] = {"padding": side or "none", "lengths_from": "zero rows"}
     if hints is not None:
         usable = np.where((hints >= 0) & (hints <= rows.steps), hints, 0)
-        found["lengths_from"] = "zero rows and the lengths in the file, whichever is longer"
-        found["contradicted_hints"] = int((hints != lengths).sum())
+        report["lengths_from"] = "zero rows and the lengths in the file, whichever is longer"
+        report["contradicted_hints"] = int((hints != lengths).sum())
         lengths = np.maximum(lengths, usable)
     first = rows.steps - lengths if side == "left" else np.zeros_like(lengths)
     some = rows.stop > 0
     at_start, at_end = int((some & (rows.first > first)).sum()), int((some & (rows.stop < first + lengths)).sum())
-    found |= {"samples_with_zeros_at_the_start": at_start, "samples_with_zeros_at_the_end": at_end}
-    return Cut(first, first + lengths, found)
+    report |= {"samples_with_zeros_at_the_start": at_start, "samples_with_zeros_at_the_end": at_end}
+    return Cut(first, first + lengths, report)
 
 
-def stream(array: Array, kept: Cut) -> Stream:
-    """Hands out the steps to keep of a padded array."""
-    found = {"steps": array.shape[1], "dtype": str(array.dtype), **kept.found}
-    return Stream(array.shape[2], kept.stop - kept.first, _steps(array, kept), found)
+def stream(array: Array, cut: Cut) -> Stream:
+    """Returns a stream of the steps without padding."""
+    report = {"steps": array.shape[1], "dtype": str(array.dtype), **cut.report}
+    return Stream(array.shape[2], cut.stop - cut.first, _steps(array, cut), report)
 
 
-def _steps(array: Array, kept: Cut) -> Iterator[Array]:
-    for sample, first, stop in zip(array, kept.first, kept.stop, strict=True):
+def _steps(array: Array, cut: Cut) -> Iterator[Array]:
+    for sample, first, stop in zip(array, cut.first, cut.stop, strict=True):
         yield sample[first:stop]

@@ -1,8 +1,8 @@
 """Reads pickles of arrays and tensors without running the code that they may hold.
 
-A pickle is a program, and may do anything to whoever loads it. Here it runs in an unpickler without the instructions that
-arrays do not need; in place of the handful of functions that arrays are made of it gets stand-ins; and every other function
-is refused by its name before it is called.
+A pickle is a program that can run any code when it is loaded. Here it runs in an unpickler that has only the instructions that
+arrays need. It gets stand-ins for the few functions that build arrays. Every other function is refused by its name, before it
+is called.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def load_arrays(path: str | Path) -> Loaded:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except Refused as error:
-        call = str(error)[:200]
+        request = str(error)[:200]
         raise DataError(
-            f"{path}: refused, since it asks for {call}; only arrays, tensors, lists, strings and numbers are loaded"
+            f"{path}: refused, since it asks for {request}; only arrays, tensors, lists, strings and numbers are loaded"
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything
         reason = f"{type(error).__name__}: {error}"[:200].rstrip(": ")
@@ -64,7 +64,7 @@ def load_arrays(path: str | Path) -> Loaded:
 
 
 def _unwrap(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    """Puts arrays in the place of pending ones, in all containers; `done` keeps every object that was seen alive."""
+    """Replaces pending arrays in all containers; `done` keeps each visited object alive, so that ids stay unique."""
     if id(value) in done:
         return done[id(value)][1]
     result = value

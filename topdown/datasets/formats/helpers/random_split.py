@@ -37,13 +37,13 @@ def draw_split(shares: Sequence[float], seed: int, labels: Array | None) -> list
     classes = labels if labels.ndim == 1 and labels.dtype.kind == "i" else np.zeros(len(labels), np.int64)
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(classes[order], kind="stable")]  # class by class, each in random order
-    # Each sample of a class stands for a share of it, so that splits have the shares of every class, as far as they go.
+    # The samples of each class are spread evenly between 0 and 1, so that each split gets its share of every class.
     position = np.empty(len(labels))
     for c in np.unique(classes):
         members = order[classes[order] == c]
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
     ends = np.cumsum(shares)[:-1]
     splits = [NAMES[int(np.searchsorted(ends, p, side="right"))] for p in position]
-    if lacking := [name for name in NAMES[: len(shares)] if name not in splits]:
-        raise DataError(f"split={tuple(shares)}: {len(labels)} samples are too few, {lacking[0]} would have none")
+    if empty := [name for name in NAMES[: len(shares)] if name not in splits]:
+        raise DataError(f"split={tuple(shares)}: {len(labels)} samples are too few, {empty[0]} would have none")
     return splits

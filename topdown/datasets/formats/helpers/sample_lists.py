@@ -19,14 +19,14 @@ Samples = list[tuple[dict[str, Any], float, str]]  # modalities, sentiment, and 
 def raw_split(
     samples: Samples, modalities: tuple[str, ...], where: str, source: Source, word_of: Callable[[Any, str], str]
 ) -> RawSplit:
-    """Makes a split of samples; words become vectors, or are left out where there are none, and the report says so.
+    """Makes a split of samples; words become vectors, or are left out without embeddings, and the report says so.
 
     Args:
         samples: Modalities, sentiment and name of each.
         modalities: Names of those that are wanted.
         where: Name of the split, for messages.
         source: Source of the samples.
-        word_of: Function that makes a word of a token.
+        word_of: Function from a token to a word.
 
     Raises:
         DataError: naming the sample and the modality that does not fit.
@@ -69,19 +69,19 @@ def _features(arrays: list[Any], name: str, where: str) -> Stream:
             f"{where}: {name!r} has {len(sizes)} numbers of features, {dict(list(sizes.items())[:3])} (size: sample)"
         )
     dtypes = sorted({str(array.dtype) for array in clean if len(array)})
-    found = {"dtype": ", ".join(dtypes), "padding": "none", "lengths_from": "the arrays"}
-    return Stream(next(iter(sizes)), np.array([len(array) for array in clean]), clean, found)
+    report = {"dtype": ", ".join(dtypes), "padding": "none", "lengths_from": "the arrays"}
+    return Stream(next(iter(sizes)), np.array([len(array) for array in clean]), clean, report)
 
 
 def _embedded(words: list[list[str]], embeddings: Embeddings) -> Stream:
     vectors = word_vectors(embeddings, {word for sentence in words for word in sentence})
-    found = {
+    report = {
         "dtype": "words",
         "padding": "none",
         "lengths_from": "the words",
         "unknown_words": sum(vectors.unknown(sentence) for sentence in words),
     }
-    return Stream(vectors.size, np.array([len(sentence) for sentence in words]), map(vectors.look_up, words), found)
+    return Stream(vectors.size, np.array([len(sentence) for sentence in words]), map(vectors.look_up, words), report)
 
 
 def entries(part: Any, where: str) -> list[Any]:
@@ -90,14 +90,14 @@ def entries(part: Any, where: str) -> list[Any]:
     Raises:
         DataError: if it is no list, or empty.
     """
-    found = as_list(part)
-    if not found:
-        raise DataError(f"{where} is {'empty' if found == [] else f'a {type(part).__name__}'}; expected a list of samples")
-    return found
+    samples = as_list(part)
+    if not samples:
+        raise DataError(f"{where} is {'empty' if samples == [] else f'a {type(part).__name__}'}; expected a list of samples")
+    return samples
 
 
 def _are_words(value: Any) -> bool:
-    """Tells words, or their numbers, from features, which have two dimensions."""
+    """Returns whether a value holds words or their numbers; features have two dimensions."""
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "SUO" or value.ndim == 1
     return isinstance(value, (list, tuple)) and not (value and isinstance(value[0], np.ndarray))

@@ -1,7 +1,7 @@
-"""Replacements for the functions from which a pickle makes arrays and tensors.
+"""Safe replacements for the functions that pickles call.
 
 Stand-ins take plain types of numbers and strings only. A pickle never gets hold of an array, a dtype or a function itself,
-and all together may make a few times as many bytes as the file has.
+and the bytes that all together allocate are limited to a few times the size of the file.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ STORAGES = dict(
 
 
 class StandIn:
-    """Replacement for a function: it may be called, and nothing else."""
+    """Replaces a function; it can only be called."""
 
-    __slots__ = ("call",)
-    call: Callable[..., Any]
+    __slots__ = ("function",)
+    function: Callable[..., Any]
 
-    def __init__(self, call: Callable[..., Any]) -> None:
-        object.__setattr__(self, "call", call)
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "function", function)
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls the replacement."""
-        return self.call(*arguments)
+        return self.function(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise Refused(f"setattr of {name}")
@@ -46,7 +46,7 @@ class StandIn:
 
 
 class DType:
-    """A plain type of numbers, strings or objects; a pickled numpy dtype may lie about what it holds, and is never made."""
+    """A plain type of numbers, strings or objects; a pickled numpy dtype is not trusted, and never created."""
 
     __slots__ = ("code", "order")
 
@@ -61,12 +61,12 @@ class DType:
         self.order = state[1]
 
     def make(self) -> np.dtype[Any]:
-        """Returns the real one, which the pickle never sees."""
+        """Returns the numpy dtype, which the pickle never sees."""
         return np.dtype(self.code).newbyteorder("=" if self.order == "|" else self.order)  # type: ignore[arg-type]
 
 
 class Pending:
-    """An array to be. A pickle never gets hold of the array itself, whose memory it could write to."""
+    """Placeholder for an array under construction. A pickle never gets the array itself, whose memory it could write to."""
 
     __slots__ = ("array", "makers")
 
@@ -75,18 +75,18 @@ class Pending:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
-        made = _made(dtype)
+        numpy_dtype = _numpy_dtype(dtype)
         if self.array is not None or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise Refused(f"numpy's setstate with shape {repr_(shape)}")
         if 0 in shape and max(shape) > MOST_OF_NOTHING:
             raise Refused(f"numpy's setstate with shape {repr_(shape)}, which holds nothing")
-        if made.hasobject and (type(data) is not list or len(data) != math.prod(shape)):
+        if numpy_dtype.hasobject and (type(data) is not list or len(data) != math.prod(shape)):
             raise Refused("numpy's setstate with another number of objects than its shape")
-        if not made.hasobject and (not isinstance(data, (bytes, str)) or made.itemsize == 0):
-            raise Refused(f"numpy's setstate for {made} from a {type(data).__name__}")
-        self.makers.spend(8 * len(data) if made.hasobject else len(data))
+        if not numpy_dtype.hasobject and (not isinstance(data, (bytes, str)) or numpy_dtype.itemsize == 0):
+            raise Refused(f"numpy's setstate for {numpy_dtype} from a {type(data).__name__}")
+        self.makers.spend(8 * len(data) if numpy_dtype.hasobject else len(data))
         array = np.ndarray((0,), np.int8)
-        array.__setstate__((1, shape, made, fortran, data))
+        array.__setstate__((1, shape, numpy_dtype, fortran, data))
         self.array = checked_text(array)
 
 
@@ -97,17 +97,17 @@ class Storage(NamedTuple):
 
 
 class Makers:
-    """The stand-ins of one file, and how many bytes they may still make."""
+    """The stand-ins of one file, and the number of bytes that they may still allocate."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        ndarray = StandIn(_never)  # only named, as an argument of _reconstruct
+        ndarray = StandIn(_never)  # named only as an argument of _reconstruct
         self.allowed = {
             ("numpy", "ndarray"): ndarray,
             ("numpy", "dtype"): StandIn(DType),
             ("collections", "OrderedDict"): StandIn(self._ordered),
             ("_codecs", "encode"): StandIn(self._encode),
-            ("__builtin__", "bytes"): StandIn(lambda: b""),  # so the oldest protocols write empty bytes
+            ("__builtin__", "bytes"): StandIn(lambda: b""),  # the oldest protocols write empty bytes as this
             ("builtins", "bytearray"): StandIn(self._bytearray),
             ("__builtin__", "bytearray"): StandIn(self._bytearray),
             ("torch._utils", "_rebuild_tensor_v2"): StandIn(self._rebuild_tensor),
@@ -121,7 +121,7 @@ class Makers:
             self.allowed[f"numpy.{core}.numeric", "_frombuffer"] = StandIn(self._frombuffer)
 
     def spend(self, count: int) -> None:
-        """Counts bytes that are made."""
+        """Subtracts allocated bytes from the budget."""
         self.budget -= count
         if self.budget < 0:
             raise Refused("for many more bytes than it has")
@@ -138,17 +138,17 @@ class Makers:
         return {plain_key(key): value for key, value in pairs}
 
     def _scalar(self, dtype: Any, data: Any = b"") -> Any:
-        made = _made(dtype)
+        numpy_dtype = _numpy_dtype(dtype)
         data = data.encode("latin1") if isinstance(data, str) else data
-        if made.hasobject or not isinstance(data, bytes) or len(data) != made.itemsize:
-            raise Refused(f"numpy's scalar for {made}")
+        if numpy_dtype.hasobject or not isinstance(data, bytes) or len(data) != numpy_dtype.itemsize:
+            raise Refused(f"numpy's scalar for {numpy_dtype}")
         self.spend(len(data))
-        return checked_text(np.frombuffer(data, made, count=1))[0] if data else made.type()
+        return checked_text(np.frombuffer(data, numpy_dtype, count=1))[0] if data else numpy_dtype.type()
 
     def _frombuffer(self, buffer: Any, dtype: Any, shape: Any, order: Any) -> Pending:
         if type(buffer) not in (bytes, bytearray):
             raise Refused(f"numpy's _frombuffer with a {type(buffer).__name__}")
-        array = checked_text(np.frombuffer(buffer, _made(dtype))).reshape(shape, order=order)
+        array = checked_text(np.frombuffer(buffer, _numpy_dtype(dtype))).reshape(shape, order=order)
         if not array.flags.writeable:
             self.spend(len(buffer))
             array = array.copy(order="K")
@@ -178,10 +178,10 @@ class Makers:
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise Refused("torch's _load_from_bytes for the numbers of another kind of machine")
         (count,) = struct.unpack("<q", reader.read(8))
-        made = storage.make()
-        if count < 0 or count * made.itemsize > reader.left:
+        dtype = storage.make()
+        if count < 0 or count * dtype.itemsize > reader.left:
             raise Refused(f"torch's _load_from_bytes for {count} values where there are {reader.left} bytes")
-        return Storage(np.frombuffer(data, made, count, len(data) - reader.left) if count else np.empty(0, made))
+        return Storage(np.frombuffer(data, dtype, count, len(data) - reader.left) if count else np.empty(0, dtype))
 
     def _rebuild_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Pending:
         numbers = [offset, *size, *stride] if type(size) is tuple and type(stride) is tuple else [None]
@@ -200,7 +200,7 @@ class Makers:
 
 
 def checked_text(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Lets an array pass whose text is text; numpy makes strings that crash of letters that do not exist."""
+    """Rejects arrays with invalid Unicode, of which numpy makes strings that crash."""
     if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
         letters = np.ascontiguousarray(array).reshape(-1).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
         if letters.max() > 0x10FFFF:
@@ -208,7 +208,7 @@ def checked_text(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array
 
 
-def _made(dtype: Any) -> np.dtype[Any]:
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
     if not isinstance(dtype, DType):
         raise Refused(f"numpy with a dtype {repr_(dtype)}")
     return dtype.make()

@@ -1,4 +1,4 @@
-"""Reads one table with pandas, as people save it, and names the line of what is wrong."""
+"""Reads a table with pandas; errors name the line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from topdown.datasets.formats.helpers.fields import join_names, normalized
 from topdown.datasets.raw_samples import Array
 from topdown.files import require
 
-BEGINNING = 2**16  # bytes of a text file from which its form is told
+BEGINNING = 2**16  # bytes of a text file from which its format is detected
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "<NA>")
 SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".xls")
 COLUMNS = "its first line must name its columns, once each, one of them 'id'"
@@ -27,10 +27,10 @@ class Table(NamedTuple):
 
     Args:
         path: Path of the file; for a frame of the user, its name.
-        frame: pandas.DataFrame, whose index is that of its rows in the file, or a user's own.
+        frame: pandas.DataFrame, whose index is that of its rows in the file, or that of a user's frame.
         separator: Separator of cells in a text file; empty for other files.
         encoding: Encoding of a text file.
-        notes: What was decided in order to read it.
+        notes: Decisions of the reader, for the report.
     """
 
     path: Path
@@ -82,7 +82,7 @@ def read_table(path: Path) -> Table:
             frame = _read_text(table)
     except ImportError as error:
         raise DataError(f"{path}: needs a library that is not installed ({error}); install it, or save as .csv") from None
-    except Exception as error:  # of pandas and its readers, which raise many kinds
+    except Exception as error:  # pandas raises many types
         if is_text:
             _check_rows(table)
         said = " ".join(str(error).split())[:200]
@@ -119,8 +119,8 @@ def _checked(table: Table, frame: Any) -> Table:
     place = table.column("id")
     names = {name: normalized(name) for name in frame[place].dropna().unique()}
     if composed := sum(name != str(old).strip() for old, name in names.items()):
-        note = f"{composed} ids have accents apart from their letters, and got them in one (NFC)"
-        table = table._replace(notes=[*table.notes, note])
+        remark = f"{composed} ids were normalized to Unicode NFC"
+        table = table._replace(notes=[*table.notes, remark])
     if any(name != stripped for name, stripped in names.items()):
         frame[place] = frame[place].map(names)
     if empty := np.flatnonzero(frame[place].isna() | (frame[place] == "")).tolist():
@@ -140,7 +140,7 @@ def _read_text(table: Table) -> Any:
 
 
 def _check_rows(table: Table) -> None:
-    """Raises a DataError for the first row that has not one cell for each column."""
+    """Raises a DataError for the first row whose number of cells differs from the number of columns."""
     count = len(_head(table))
     for line, cells in _rows(table):
         if cells and len(cells) != count:
@@ -148,7 +148,7 @@ def _check_rows(table: Table) -> None:
 
 
 def _sniff(path: Path) -> Table:
-    """Finds separator, decimal comma and encoding of a text file from its beginning."""
+    """Detects separator, decimal comma and encoding of a text file from its beginning."""
     with path.open("rb") as file:
         start = file.read(BEGINNING)
     encodings = ("utf-16",) if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")

@@ -1,4 +1,4 @@
-"""Makes samples of tables: what their columns mean is said here (id, split, label, feature)."""
+"""Converts tables to samples by the columns id, split, label and features."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def make_samples(
     """
     place = str(labels.path) if labels else where
     tables = {name: _Modality(table, columns, (features or {}).get(name)) for name, (table, columns) in modalities.items()}
-    notes = [note for table in tables.values() for note in table.notes]
+    notes = [remark for table in tables.values() for remark in table.notes]
     if labels is None:
         if isinstance(label, str):
-            raise DataError(f"{where}: has no table called 'labels', so label={label!r} means nothing; add one")
-        found = _Labels([*dict.fromkeys(i for table in tables.values() for i in table.ids)], None, [], None, [], [])
+            raise DataError(f"{where}: has no table 'labels', which label={label!r} needs; add one")
+        parsed = _Labels([*dict.fromkeys(i for table in tables.values() for i in table.ids)], None, [], None, [], [])
     else:
-        found = _read_labels(labels, label, modalities)
-    ids, values, splits = found.ids, found.values, found.splits
-    notes += found.notes
+        parsed = _read_labels(labels, label, modalities)
+    ids, values, splits = parsed.ids, parsed.values, parsed.splits
+    notes += parsed.notes
     for name, table in tables.items():
         if stray := sorted(set(table.ids) - set(ids)):
             what = f"{len(stray)} ids are not in {labels.path.name if labels else 'labels'}, such as {stray[0]!r}"
@@ -65,28 +65,28 @@ def make_samples(
         raise DataError(f"{place}: {lost[0]!r} has no rows in any table ({len(lost)} such ids) of {join_names(tables)}")
     if shares is not None:
         splits = _drawn(splits, shares, seed, values, place)
-        alike = found.classes or (values is not None and values.ndim == 1 and values.dtype.kind == "i")
+        alike = parsed.classes or (values is not None and values.ndim == 1 and values.dtype.kind == "i")
         what = "split at random" if len(shares) == 3 else "valid drawn from train at random"
         notes.append(f"{what} with seed {seed}" + (", each class alike" if alike else ""))
     splits = splits or ["all"] * len(ids)
     feature_names = {name: table.features for name, table in tables.items()}
-    about = {"feature_names": feature_names, "label_names": found.names, "notes": [*dict.fromkeys(notes)]}
-    made = {}
+    about = {"feature_names": feature_names, "label_names": parsed.names, "notes": [*dict.fromkeys(notes)]}
+    samples = {}
     usual = ["train", "valid", "test"]
     for split in sorted(dict.fromkeys(splits), key=lambda name: usual.index(name) if name in usual else len(usual)):
         at = [i for i, other in enumerate(splits) if other == split]
         parts = {name: table.of([ids[i] for i in at]) for name, table in tables.items()}
         vectors = {name: part for name, part in parts.items() if not isinstance(part, Stream)}
-        made[split] = RawSplit(
+        samples[split] = RawSplit(
             None if values is None else values[at],
             [ids[i] for i in at],
             {name: part for name, part in parts.items() if isinstance(part, Stream)},
             {name: vector for name, (vector, _) in vectors.items()},
-            about | ({"class_names": found.classes} if found.classes else {}),
-            {name: there for name, (_, there) in vectors.items() if not there.all()},
+            about | ({"class_names": parsed.classes} if parsed.classes else {}),
+            {name: lengths for name, (_, lengths) in vectors.items() if not lengths.all()},
             fills=True,
         )
-    return made
+    return samples
 
 
 def _drawn(splits: list[str] | None, shares: Sequence[float], seed: int, values: Array | None, place: str) -> list[str]:
@@ -100,8 +100,8 @@ def _drawn(splits: list[str] | None, shares: Sequence[float], seed: int, values:
         remedy = "leave out split= (--split), or give two shares, which draw valid from train"
         raise DataError(f"{place}: has a column 'split' already; {remedy}")
     if "valid" in splits or "train" not in splits:
-        there = f"has the splits {sorted(set(splits))}, so that valid cannot be drawn from train"
-        raise DataError(f"{place}: {there}; leave out split= (--split)")
+        existing = f"has the splits {sorted(set(splits))}, so that valid cannot be drawn from train"
+        raise DataError(f"{place}: {existing}; leave out split= (--split)")
     at = [i for i, name in enumerate(splits) if name == "train"]
     parts = dict(zip(at, draw_split(shares, seed, None if values is None else values[at]), strict=True))
     return [parts.get(i, name) for i, name in enumerate(splits)]
@@ -113,17 +113,17 @@ class _Modality:
     Args:
         table: Table.
         columns: Columns that may be features.
-        wanted: Those that are wanted, in this order; others are left out, which is noted. (Default: all)
+        wanted: Features to use, in this order; the report names the others. (Default: all)
     """
 
     def __init__(self, table: Table, columns: list[str], wanted: Sequence[str] | None = None) -> None:
         frame, place = table.frame, table.column("id")
-        there = [name for name in columns if name != place and name != "id"]
-        self.features = there if wanted is None else [*wanted]
-        self.notes = [f"{table.path.name}: {note}" for note in table.notes]
-        if lacking := [name for name in self.features if name not in there]:
-            raise DataError(f"{table.path}: has no column {lacking[0]!r}, which is wanted; it has {join_names(there)}")
-        if unused := [name for name in there if name not in self.features]:
+        available = [name for name in columns if name != place and name != "id"]
+        self.features = available if wanted is None else [*wanted]
+        self.notes = [f"{table.path.name}: {remark}" for remark in table.notes]
+        if missing := [name for name in self.features if name not in available]:
+            raise DataError(f"{table.path}: has no column {missing[0]!r}, which is wanted; it has {join_names(available)}")
+        if unused := [name for name in available if name not in self.features]:
             self.notes.append(f"{table.path.name}: columns that are not used: {', '.join(unused)}")
         if not self.features:
             raise DataError(f"{table.path}: has no column beside 'id': give each feature one")
@@ -144,7 +144,7 @@ class _Modality:
             raise DataError(f"{table.path}: {self.features[0]!r} must hold ids of tokens, which are whole numbers")
         codes, ids = require("pandas", "datasets").factorize(frame[place])
         if (parts := 1 + int((np.diff(codes) != 0).sum())) > len(ids):
-            what = f"rows of one id stand apart ({parts} runs of {len(ids)} ids), and are taken in the order of the file"
+            what = f"rows of an id are not contiguous ({parts} runs of {len(ids)} ids); they are joined in file order"
             self.notes.append(f"{table.path.name}: {what}")
         self.ids = [str(name) for name in ids]
         self.rows = values if parts == len(ids) else values[codes.argsort(kind="stable")]
@@ -153,7 +153,7 @@ class _Modality:
         self.place = dict(zip(self.ids, zip((np.cumsum(counts) - counts).tolist(), counts.tolist(), strict=True), strict=True))
 
     def of(self, names: list[str]) -> Stream | tuple[Array, Array]:
-        """Returns the sequences of some samples, or their vectors and which of them are there."""
+        """Returns the sequences of some samples, or their vectors and lengths, 1 or 0."""
         places = [self.place.get(name, (0, 0)) for name in names]
         lengths = np.array([count for _, count in places])
         arrays = [self.rows[start : start + count] for start, count in places]
@@ -167,7 +167,7 @@ class _Modality:
 
 
 class _Labels(NamedTuple):
-    """Holds what a table of labels says: labels are of shape (N,) or (N, K), and classes have names where they are words."""
+    """Holds a parsed table of labels: values are of shape (N,) or (N, K), and classes have names where they are words."""
 
     ids: list[str]
     values: Array | None
@@ -192,8 +192,8 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
         raise DataError(f"{table.path}: the id {twice!r} is there twice; give every sample one row")
     splits = None
     if split is not None:
-        if lacking := np.flatnonzero(frame[split].isna()).tolist():
-            raise DataError(f"{table.line(lacking[0])}: has no split ({len(lacking)} such rows); give each sample one")
+        if empty := np.flatnonzero(frame[split].isna()).tolist():
+            raise DataError(f"{table.line(empty[0])}: has no split ({len(empty)} such rows); give each sample one")
         splits = [SPLITS.get(name, name) for name in (str(value).strip().lower() for value in frame[split])]
     if not columns or not len(frame):
         return _Labels(ids, None, [], splits, [], notes)
@@ -204,8 +204,8 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
         of = {name: i for i, name in enumerate(classes)}
         cells = zip(frame[columns[0]], missing[:, 0], strict=True)
         values = np.array([MISSING if gone else of[normalized(value)] for value, gone in cells], np.int64)
-        found = np.bincount(values[values != MISSING], minlength=len(classes)).tolist()
-        counts = ", ".join(f"{name} {count}" for name, count in zip(classes, found, strict=True))
+        totals = np.bincount(values[values != MISSING], minlength=len(classes)).tolist()
+        counts = ", ".join(f"{name} {count}" for name, count in zip(classes, totals, strict=True))
         notes.append(f"{len(classes)} classes in {columns[0]!r}: {counts}")
         return _Labels(ids, values, columns, splits, classes, notes)
     one = f"name the one of {join_names(columns)} that is the label, with label= (--label)"
@@ -224,14 +224,14 @@ def _read_labels(table: Table, label: Label, modalities: Mapping[str, tuple[Tabl
 
 
 def _label_columns(table: Table, label: Label, others: Collection[str | None]) -> list[str]:
-    """Returns the columns of the labels: those that were named, or all that are nothing else."""
+    """Returns the columns of the labels: those that `label` names, or all that have no other role."""
     columns = [name for name in table.frame.columns if name not in others]
     if not isinstance(label, str):
         return columns if label is None else [name for name in label if name in columns]
-    found = [name for name in columns if name.lower() == normalized(label).lower()]
-    if not found:
+    matching = [name for name in columns if name.lower() == normalized(label).lower()]
+    if not matching:
         raise DataError(f"{table.path}: has no column {label!r}; it has {nearest(label, columns)}")
-    return found
+    return matching
 
 
 def _one_row_each(table: Table, place: str | None, columns: list[str]) -> Any:
@@ -268,8 +268,8 @@ def _are_whole(table: Table, name: str) -> bool:
     missing = column.isna().to_numpy()
     if column.dtype.kind in "iub" or not missing.any():
         return bool(column.dtype.kind in "iub")
-    if not table.separator:  # of a library, which knows no text
-        there = column[~missing].astype(float)
-        return bool((there == there.round()).all())
+    if not table.separator:  # of a binary file or a frame, which has no text
+        present = column[~missing].astype(float)
+        return bool((present == present.round()).all())
     cells = list(table.cells(name))
     return all(re.fullmatch(r"[+-]?\d+", cells[row]) for row in column.index[~missing])

@@ -1,7 +1,8 @@
-"""Python's own unpickler in Python, reduced to the instructions that arrays need.
+"""A restricted unpickler for arrays.
 
-The one in C allocates what a file declares, and crashes on some files. This one refuses sets, extensions, and keys that are
-containers (their hash recurses without a limit), and reads through a :class:`Reader`, which has no bytes but those of the file.
+It is the unpickler of Python in Python, reduced to the instructions that arrays need. The one in C allocates what a file
+declares, and crashes on some files. This one refuses sets, extensions, and keys that are containers (their hash recurses
+without a limit), and reads through a :class:`Reader`, which returns no more bytes than the file has.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from reprlib import repr as repr_  # a crafted object may have an endless one
 from typing import IO, Any, ClassVar, NoReturn
 
-_PythonUnpickler: Any = pickle._Unpickler  # documented, but typeshed hardly knows it
+_PythonUnpickler: Any = pickle._Unpickler  # documented, but incomplete in typeshed
 
 
 class Refused(Exception):
@@ -21,13 +22,13 @@ class Refused(Exception):
 
 
 class Reader:
-    """Reads a file from front to back, hashes it on the way, and allocates nothing for bytes that are not there."""
+    """Reads a file from front to back, hashes it on the way, and allocates nothing for bytes that the file does not have."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file, self.left, self.hash = file, size, hashlib.sha256()
 
     def read(self, count: int) -> bytes:
-        """Reads bytes, if there are as many."""
+        """Reads bytes, if as many are left."""
         if count > self.left:
             raise EOFError(f"{count} bytes are announced but {self.left} are left")
         return self._seen(self.file.read(count))
@@ -49,7 +50,7 @@ class Reader:
 
 
 def plain_key(key: Any) -> Any:
-    """Lets a key pass that is no container."""
+    """Rejects container keys."""
     if not isinstance(key, (str, bytes, int, float, type(None))):
         raise Refused(f"hash of a {type(key).__name__}")
     if isinstance(key, int) and not -(2**53) < key < 2**53:  # larger ones may all have the same hash
@@ -62,7 +63,7 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
 
     Args:
         reader: File.
-        allowed: Objects that the pickle gets for each (module, name) that it may ask for.
+        allowed: Stand-in for each (module, name) that the pickle may name.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
@@ -72,17 +73,17 @@ class Unpickler(_PythonUnpickler):  # type: ignore[misc]
         self.allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a function or a class."""
+        """Returns the stand-in for a function or a class."""
         if (module, name) not in self.allowed:
             raise Refused(f"{module}.{name}")
         return self.allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """Refuses what lies outside of the pickle."""
+        """Refuses objects outside of the pickle."""
         raise Refused(f"persistent_load({repr_(pid)})")
 
     def get_extension(self, code: int) -> NoReturn:
-        """Refuses what `copyreg` may hold."""
+        """Refuses the extensions of `copyreg`."""
         raise Refused(f"the extension {code}")
 
     def _refuse_set(self) -> NoReturn:

@@ -16,7 +16,7 @@ LEFT_OUT = "holds words and no features: give vectors of words with embeddings="
 
 
 class WordVectors(NamedTuple):
-    """A vector of size D for each known word."""
+    """Holds a vector of size D for each word."""
 
     vectors: Mapping[str, Array]
     size: int
@@ -36,7 +36,7 @@ class WordVectors(NamedTuple):
 
 
 def _mapped(source: Any, wanted: set[str]) -> WordVectors:
-    """Takes vectors from a mapping, or from anything that is asked as one is."""
+    """Reads vectors from a mapping, or from any object with [] and `in`."""
     try:
         vectors = {word: np.asarray(source[word], np.float32) for word in wanted if word in source}
     except (TypeError, ValueError, KeyError) as error:
@@ -45,8 +45,8 @@ def _mapped(source: Any, wanted: set[str]) -> WordVectors:
         ) from None
     shapes = {vector.shape for vector in vectors.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-        found = f"vectors of shapes {sorted(map(str, shapes))[:3]}" if shapes else "none of the words"
-        raise DataError(f"embeddings have {found}; they must have vectors (D,) of words that occur")
+        actual = f"vectors of shapes {sorted(map(str, shapes))[:3]}" if shapes else "none of the words"
+        raise DataError(f"embeddings have {actual}; they must have vectors (D,) of words that occur")
     return WordVectors(vectors, next(iter(shapes))[0])
 
 
@@ -56,7 +56,7 @@ def word_vectors(source: Embeddings, words: Iterable[str]) -> WordVectors:
     Args:
         source: A mapping from words to vectors, or a text file with a word and its numbers on each line, as GloVe's are; its
             first line may hold the numbers of words and features.
-        words: Words that are needed; others are not kept.
+        words: Words that are needed; others are skipped.
 
     Raises:
         DataError: if the file cannot be read, or vectors differ in size.
@@ -69,7 +69,7 @@ def word_vectors(source: Embeddings, words: Iterable[str]) -> WordVectors:
     try:
         with Path(source).open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, 1):
-                parts = line.rstrip("\n").split(" ")  # words of GloVe may be white space of other kinds
+                parts = line.rstrip("\n").split(" ")  # words of GloVe may be other white space
                 if number == 1 and len(parts) == 2:
                     continue  # the header of word2vec's text format
                 size = size or len(parts) - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # From a third party's record of MulT's archive, and from the readme of MMSA.
-KNOWN = {
+PUBLISHED = {
     "31007381c01dd346945ed8a64c7321239de5aaf1ef05bf112e952848a823186d": "MulT's mosei_senti_data.pkl",
     "1a113ad5edc8b9b625a7e29e6b94a97ecade70494c4e022d9f7ba5affca3bbdc": "MulT's mosi_data.pkl",
     "637d72469fe19333d7acfe9ca543f0f45af8004f103ed05649881b713c769e45": "MulT's mosi_data_noalign.pkl",
@@ -15,6 +15,6 @@ KNOWN = {
 }
 
 
-def known_file(sha256: str) -> str | None:
-    """Returns the name of a file whose hash is known."""
-    return KNOWN.get(sha256)
+def published_file(sha256: str) -> str | None:
+    """Returns the name of a published file by its hash, or None."""
+    return PUBLISHED.get(sha256)
