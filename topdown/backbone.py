@@ -39,8 +39,9 @@ class Backbone(Protocol):
 
         Returns:
             Encoding per modality, of shape (B, T_k, d_k), or (B, d_k) when it is pooled over time; or
-            :class:`topdown.Padded`, where its lengths differ from those of its input. What is neither a tensor with two or more
-            dimensions nor `Padded` is not an encoding, and reaches `fuse` as it is.
+            :class:`topdown.Padded`, where its lengths differ from those of its input. What is neither a floating-point tensor
+            with two or more dimensions nor `Padded` is not an encoding, and reaches `fuse` as it is; it must not have the name
+            of a source, or of an input that can be masked.
         """
 
     def fuse(self, encodings: Mapping[str, Any], lengths: Lengths = None) -> Any:
@@ -140,7 +141,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
         target = batch.targets.get(name)
         # An encoding of nothing, such as a learned one, is no source where its modality is absent.
         is_absent = inputs.get(name) is None and (name in inputs or name in (wiring.target_sizes or ()))
-        if r is None or not is_source or (is_absent and not target and name not in wiring.sites):
+        if r is None or not is_source or (is_absent and name not in wiring.sites):
             continue
         if not is_encoding:
             raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
@@ -181,7 +182,7 @@ def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) ->
     shape = value.shape if isinstance(value, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and value.is_floating_point()  # type: ignore[union-attr]
     # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
-    times = () if name in batch.targets else shape[1:] if shape[:1] == r.shape[:1] else shape
+    times = shape[1:-1] if name in batch.targets else shape[1:] if shape[:1] == r.shape[:1] else shape
     fits = r.dim() == 2 or len(shape) < 2 or bool(encoding.grid) or r.shape[1] in times
     if batch.lengths is None or isinstance(returned, Padded) or (is_vector and not (fits or batch.by_name)):
         return encoding

@@ -32,7 +32,7 @@ class ModalityDict(nn.Module, Generic[M]):
     """Holds one module per modality, with any name.
 
     Like :class:`torch.nn.ModuleDict`, but a name may contain a dot, be empty, or be that of an attribute ("type",
-    "keys"), which torch refuses: such names are escaped in the keys of the state dict, all others are used as they are.
+    "keys"), which torch refuses. Such names, and those that begin with "%" or "_", are escaped in the keys of the state dict.
 
     Args:
         modules: Modules by name, in order.

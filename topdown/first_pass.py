@@ -106,7 +106,7 @@ def copied(value: Any) -> Any:
     try:
         if isinstance(value, Mapping):  # of another type, such as the result of a tokenizer
             return replaced(value, {key: copied(value[key]) for key in value})
-        return value if torch.compiler.is_compiling() else copy.deepcopy(value)  # a cache of keys and values, for one
+        return value if torch.compiler.is_compiling() else copy.deepcopy(value)  # for example a KV cache
     except Exception:  # objects may raise any error, such as those that hold tensors of a graph
         if isinstance(value, Iterator):
             raise TypeError(f"a {type(value).__name__} can be read once, but a latch encodes twice: pass a list") from None

@@ -94,14 +94,16 @@ class TopDownLatch(nn.Module, Generic[Model]):
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
-        scale: Factor of the combined masks, only with start="random"; 2 makes masks of zero logits 1. (Default: 1, the paper)
+        scale: Factor of the combined masks, only with start="random"; 2 makes the mean of masks of zero logits 1. (Default: 1,
+            the paper)
         passes: Number of first passes; `encode` runs once more. Each pass masks the raw inputs with the masks of the one
             before. With `encoder_grad=False` only the last one passes gradients to the feedback. (Default: 1, the paper)
         example_inputs: Inputs from which the sizes are read at once, in place of attributes of the backbone. The backbone
-            encodes them once, in evaluation mode. (Default: None: sizes are the attributes `input_sizes` and `encoding_sizes`,
-            or unknown until the first call)
+            encodes them once, in evaluation mode. A ready module needs none. (Default: None: sizes are the attributes
+            `input_sizes` and `encoding_sizes`, or unknown until the first call)
 
-    All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes. `latch.feedback` is the module.
+    All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes. `latch.feedback` is the module;
+    one that is set later is used as it is, with the targets and sources of the latch.
 
     Raises:
         TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
@@ -189,8 +191,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
         It runs the first passes alone, and changes no buffer: modules of feedback with buffers, such as a batch norm of your
-        own, are in evaluation mode, too. It builds feedback of unknown sizes, as any first call does. Masks have a gradient,
-        for regularizers. Values at padded steps, and in samples in which the target is absent, have no meaning.
+        own, are in evaluation mode, too, so that in training their masks may not be those of the next call. It builds feedback
+        of unknown sizes, as any first call does. Masks have a gradient, for regularizers. Values at padded steps, and in
+        samples in which the target is absent, have no meaning.
 
         Args:
             inputs: Inputs as in :meth:`forward`.
@@ -362,7 +365,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def _run(self, function: Callable[[Any], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
         """Calls a function of the backbone, with hooks that read and mask the values at sites.
 
-        A site that has a mask must be reached. Others need not be where a modality is absent, or while sizes are measured.
+        A site that has a mask must be reached, others if no modality is absent. While sizes are measured, all must be reached.
         """
         if not sites:
             return function(self.backbone), {}
@@ -381,7 +384,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             return batch.targets
         if self.wiring.target_sizes is None:
             batch.targets.update(read_inputs(batch, dict.fromkeys([k for k in logits if k not in self.sites])))
-        if not batch.targets and all([site.layout.startswith("b") for site in self.sites.values()]):
+        if not batch.targets and all([site.layout.split()[0] == "b" for site in self.sites.values()]):
             check_batch_first(batch)
         sizes, only = self.wiring.target_sizes or dict.fromkeys(logits), r if len(self.wiring.source_sizes or r) == 1 else {}
         # Where there is one encoding, a site without lengths has its lengths, if it has as many steps.

@@ -80,7 +80,7 @@ class SequenceLSTM(nn.RNNBase):
         to_sorted, to_original = (i.to(sequence.device, non_blocking=True) for i in (order, order.argsort()))
         packed = pack_padded_sequence(sequence.index_select(0, to_sorted), counts[order], batch_first=True)
         zero = sequence.new_zeros(2 if self.bidirectional else 1, batch, self.hidden_size)
-        # cuDNN has a backward pass in training mode alone, and a frozen encoder in evaluation mode needs one for the masks.
+        # cuDNN has a backward pass only in training mode, and a frozen encoder in evaluation mode needs one for the masks.
         train = self.training or torch.is_grad_enabled()
         states, *_ = torch.lstm(packed.data, packed.batch_sizes, (zero, zero), weights, True, 1, 0.0, train, self.bidirectional)
         padded = pad_packed_sequence(packed._replace(data=states), batch_first=True, total_length=steps)[0]
@@ -104,7 +104,7 @@ def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Ten
     Args:
         sequence: Sequences of shape (B, T, D).
         weights: weight_ih, weight_hh, bias_ih and bias_hh of one direction, in the shapes of :class:`torch.nn.LSTM`.
-        training: Mode that torch's kernel is told.
+        training: Whether torch's kernel runs in training mode.
 
     Returns:
         Hidden states of shape (B, T, H), in the type of `sequence`, or of autocast.

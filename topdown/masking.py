@@ -24,7 +24,7 @@ Align: TypeAlias = Literal["error", "interpolate", "pool"]
 Masks: TypeAlias = Mapping[str, Tensor]
 Presence: TypeAlias = Sequence[Tensor | None]
 
-CAUSES = f" (first the encoding, then the site or input; one step more may be a class token; {TIME_LAST})"
+CAUSES = f" (the first is an encoding, the second a site or input; one step more may be a class token; {TIME_LAST})"
 ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
 # Functions of two masks.
 COMBINE: dict[str, Any] = {"mean": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}

@@ -76,9 +76,9 @@ def plot_sample(
 ) -> Any:
     """Draws the masks of one sample: a row per target, with its mask, and that of each source where there are several.
 
-    Steps are on the axis. A raw input stands beside its masks, in grey. All masks have one scale, from 0 over the neutral mask,
-    which is white, to twice that, so that pictures of several models can be compared. A distance d from the neutral mask n is
-    drawn as asinh(20 d / n), so that small ones are seen.
+    Steps are on the axis. A raw input stands beside its masks, in grey. All masks have one scale, from 0 through the neutral
+    mask, which is white, to twice that, so that pictures of several models can be compared. A distance d from the neutral mask
+    n is drawn as asinh(20 d / n), so that small ones are seen.
 
     Args:
         trace: Result of `latch.trace(...)`.

@@ -18,7 +18,8 @@ class LatchTrace(NamedTuple):
     Args:
         output: Result of `fuse` after the second pass.
         masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k); at a site, in the layout of the site.
-        feedback: {target: {source: mask}}: the mask of each source before masks are combined, in the time of the target.
+        feedback: {target: {source: mask}}: the mask of each source before masks are combined, times the scale, in the time of
+            the target.
         encodings: Encodings r_j from which the masks were computed, 0 at padded steps: those of the last first pass.
         sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)
         neutral: Mask that a single source with logits of 0 gives: 1 with start="identity", else half the scale. (Default: 0.5)
@@ -158,9 +159,9 @@ def explain(trace: LatchTrace, lengths: Lengths = None, *, top: int = 5) -> list
     for target, mask in sequences.items():
         n = lengths_of(lengths, target)
         by_source = {j: _over_time(f.detach().double().cpu(), n) for j, f in trace.feedback[target].items()}
-        present = {j: _present(lengths_of(lengths, j), mask) for j in by_source}
-        averages = {j: f[present[j]].mean(0) for j, f in by_source.items()}
         pooled, marks = _over_time(mask, n), _present(n, mask)
+        present = {j: _present(lengths_of(lengths, j), mask) & marks for j in by_source}
+        averages = {j: f[present[j]].mean(0) for j, f in by_source.items()}
         average = pooled[marks].mean(0)
         for sample in marks.nonzero().flatten().tolist():
             apart = pooled[sample] - average

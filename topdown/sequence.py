@@ -36,7 +36,8 @@ class Padded(NamedTuple):
 class Steps(NamedTuple):
     """Holds the values of a modality in one call, with their lengths and the masks that follow from these.
 
-    Modalities of equal lengths share the same tensor of lengths within a call, so `is` compares them.
+    Modalities of equal lengths share the same tensor of lengths within a call, so `is` compares them. Where Python cannot read
+    lengths, as on a GPU, other tensors may be equal, too.
 
     Args:
         values: As in :class:`Padded`.

@@ -32,10 +32,10 @@ class Site:
             mask is the same (and an encoding is averaged), and any other name is time or a position. "b d h w" gives one mask
             per position and channel of a feature map, "b d _ _" one per channel, and "t b d" is for layers with time first.
             (Default: "b t d", or "b d" for a tensor of two dimensions). Positions of source and target correspond by their
-            order, not by their letters, and lengths count positions in this order.
+            order, not by their letters. Lengths of a map are 0 or all of its positions.
         at: "output" or "input" of the submodule. (Default: "output")
         index: Item of a tuple, a list, a mapping or an object; for an input, the position or the name of an argument. A tuple
-            is a path of items: `Site("lstm", "_ b d", index=(1, 0))` is the last hidden state of a `torch.nn.LSTM`. None takes
+            is a path of items: `Site("lstm", "_ b d", index=(1, 0))` is the last hidden state of a one-layer LSTM. None takes
             the tensor, or the first item. (Default: None)
 
     A :class:`torch.nn.utils.rnn.PackedSequence` can be an encoding, and is read as a padded batch with lengths. A mask cannot

@@ -22,7 +22,7 @@ def refuse(*arguments: Any, **named: Any) -> NoReturn:
 class UnbuiltParameter(UninitializedParameter):
     """Stands for the parameters to come; raises an error when an optimizer, a count or a function asks for it."""
 
-    # Every optimizer asks for the first; to set the last would be lost.
+    # Every optimizer asks for the first; setting the last would have no lasting effect.
     is_leaf, shape, requires_grad = property(refuse), property(refuse), property(lambda parameter: True, refuse)
 
     @classmethod
@@ -96,7 +96,7 @@ def is_modality(value: Any) -> bool:
 def parameter_like(backbone: nn.Module, encoding: Tensor | None) -> Tensor | None:
     """Returns a tensor with the type and the device for parameters of feedback; None if there is none.
 
-    It is an encoding, or, before the first call and within autocast, a parameter of the backbone.
+    It is an encoding; before the first call, or within autocast, it is a parameter of the backbone.
     """
     if encoding is None or (not encoding.is_meta and torch.is_autocast_enabled(encoding.device.type)):
         return next((p for p in backbone.parameters() if p.is_floating_point() and not p.is_meta), encoding)

@@ -129,7 +129,9 @@ class Channels(nn.Module):
 def test_channels_first_get_a_hint_and_a_site():
     encodings = {"x": Site("conv", "b d t")}
     hint = r"if time is last, mask the first layer that reads it: sites=\{name: Site\(path, 'b d t', at='input'\)\}"
-    with pytest.raises(ValueError, match=rf"'x' has 80 steps but 'x' has 13: .*first the encoding, then the site.*{hint}"):
+    with pytest.raises(
+        ValueError, match=rf"'x' has 80 steps but 'x' has 13: .*the first is an encoding, the second a site.*{hint}"
+    ):
         TopDownLatch(HookedBackbone(Channels(), encodings))(torch.randn(3, 13, 80))
     for path in ("conv", ""):
         latch = TopDownLatch(HookedBackbone(Channels(), encodings), "linear", sites={"x": Site(path, "b d t", at="input")})

@@ -739,6 +739,25 @@ def test_an_option_that_cannot_be_leaves_the_directory_free(tmp_path, capsys):
     assert (tmp_path / "train/model.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{data}", "--feedback", "none", "--combine", "max"], "--combine is an option of feedback: leave it out"),
+        (["train", "{data}", "--feedback", "none", "--sources", "x=y"], "--sources is an option of feedback: leave it out"),
+        (["train", "{data}", "--layers", "3"], "--layers is for --backbone mult: leave it out, or choose mult"),
+        (["train", "{data}", "--split-seed", "3"], "--split-seed is for a random split: pass --split, too"),
+        (["evaluate", "{model}", "{data}", "--seed", "3"], "--seed is the random seed of a corruption: pass --corrupt, too"),
+        (["predict", "{model}", "{data}", "--out", "p.csv", "--samples", "3"], "--samples is the number of samples on a page"),
+        (["compare", "--from", "{data}", "--seeds", "5"], "--seeds has no effect with --from, which trains nothing"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(trained, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    places = {"data": trained / "data", "model": trained / "out/model.pt"}
+    assert message in failure(capsys, *[argument.format(**places) for argument in arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_file_of_options_has_the_columns(tmp_path):
     rows = [f"s{i},{i % 3},{i % 5},{i % 7},{i / 40}" for i in range(40)]
     (tmp_path / "one.csv").write_text("\n".join(["id,a_1,a_2,b_1,y", *rows]) + "\n")

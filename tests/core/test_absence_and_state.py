@@ -453,3 +453,21 @@ def test_a_latch_of_an_example_is_loaded_where_attributes_say_otherwise(tmp_path
     assert torch.equal(loaded.masks(inputs)["a"], latch.masks(inputs)["a"])
     with pytest.raises(ValueError, match=r"saved for input_sizes .*'a': 3.* has .*'a': 7.*: make it of these sizes"):
         TopDownLatch.from_pretrained(more(a=7, b=2), tmp_path)
+
+
+def test_encodings_with_time_last_may_have_the_names_and_lengths_of_raw_inputs():
+    class Convolutions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv1d(3, 4, 1), nn.Conv1d(2, 4, 1)
+
+        def forward(self, a, b):
+            return self.a(a.mT).sum((1, 2)) + self.b(b.mT).sum((1, 2))
+
+    inputs, lengths = {"a": torch.randn(3, 7, 3), "b": torch.randn(3, 7, 2)}, torch.tensor([7, 5, 3])
+    model = HookedBackbone(Convolutions(), {name: Site(name, "b d t") for name in "ab"})
+    latch = randomised(TopDownLatch(model, "linear", example_inputs=inputs))
+    mask = latch.masks(inputs, lengths)["a"]
+    expected = 2 * torch.sigmoid(latch.feedback["a"]["b"](model.user_model.b(inputs["b"].mT).mT))
+    for i, n in enumerate(lengths.tolist()):
+        torch.testing.assert_close(mask[i, :n], expected[i, :n])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from topdown import mask_profile
+from topdown import LatchTrace, explain, mask_profile
 
 
 def test_means_over_valid_steps_then_over_samples_then_over_batches():
@@ -40,3 +40,12 @@ def test_samples_that_lack_the_modality_do_not_count():
     for name in masks:
         assert profile[name].mean.tolist() == [[0.5]]
         assert profile[name].samples.tolist() == [2]
+
+
+def test_samples_without_the_target_do_not_count_in_the_averages_of_its_sources():
+    masks = {"audio": torch.tensor([0.6, 0.4, 1.0]).view(3, 1, 1)}
+    feedback = {"text": torch.tensor([0.5, 0.5, 0.0]).view(3, 1, 1), "visual": torch.tensor([0.7, 0.3, 1.0]).view(3, 1, 1)}
+    trace = LatchTrace(None, masks, {"audio": feedback}, {})
+    (change,) = explain(trace, {"audio": torch.tensor([1, 1, 0])}, top=1)[0]["audio"]
+    assert (change.mask, change.average) == (pytest.approx(0.6), pytest.approx(0.5))
+    assert change.source == "visual"  # .7 against .5 on average, where text is .5 against .5

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from topdown.cli.options import ModelOptions
+from topdown.cli.options import ModelOptions, refuse_unused
 from topdown.cli.train import describe, load_for_training, read_earlier
 from topdown.comparison.compare import Comparison, compare
 from topdown.comparison.report import read_comparison, table, write_report
@@ -75,6 +75,8 @@ def compare_command(options: CompareOptions) -> None:
     if options.earlier is not None and options.data is not None:
         raise DataError("--from writes the report of an earlier comparison again, without data: leave out DATA, or --from")
     if options.earlier is not None:
+        names = {field.name for field in dataclasses.fields(options)} - {"earlier", "data", "out", "device"}
+        refuse_unused(options, names, "has no effect with --from, which trains nothing: leave it out")
         if options.out is not None:
             make_directory(options.out)
         _finish(read_comparison(options.earlier), options.out or options.earlier)

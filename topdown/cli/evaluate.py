@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from topdown.cli.corruption import Corruptions, corrupted
+from topdown.cli.options import refuse_unused
 from topdown.cli.train import evaluate_splits, print_metrics
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
@@ -96,6 +97,8 @@ def evaluate(options: EvaluateOptions) -> None:
     """Prints the metrics of a model on labelled data."""
     if options.out is not None:
         _check_file(options.out, options)
+    if not options.corrupt:
+        refuse_unused(options, ["seed"], "is the random seed of a corruption: pass --corrupt, too")
     trained = load_model(options.checkpoint)
     splits = _splits(trained, options)
     if options.corrupt:
@@ -123,6 +126,8 @@ def predict_command(options: PredictOptions) -> None:
         _check_file(place, options)
     if out.suffix.lower() != ".csv":
         raise DataError(f"{out}: predictions are written as comma-separated text; give a name that ends in .csv")
+    if options.page is None:
+        refuse_unused(options, ["samples"], "is the number of samples on a page: pass --page, too")
     if options.page == out:
         raise DataError(f"{out}: is named for predictions and for the page; give each a file of its own")
     if options.page is not None and options.page.suffix.lower() not in (".html", ".htm"):

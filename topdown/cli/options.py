@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+from topdown.datasets.errors import DataError
 from topdown.training.options import Positive, Rate, Share, SplitOptions, Value, by_name
 
 BackboneName = Literal["lstm", "mult"]
@@ -17,6 +19,23 @@ def read_sources(text: str) -> tuple[str, list[str]]:
     if not (target and equals and all(names.split(","))):
         raise argparse.ArgumentTypeError(f"{text!r} is not TARGET=SOURCE, or TARGET=SOURCE,SOURCE")
     return target, names.split(",")
+
+
+def refuse_unused(options: Any, names: Iterable[str], reason: str) -> None:
+    """Raises an error for options that would be ignored.
+
+    Args:
+        options: Dataclass of options.
+        names: Names of those that have no effect here.
+        reason: Reason, and the remedy.
+
+    Raises:
+        DataError: naming the first one whose value is not its default.
+    """
+    for field in dataclasses.fields(options):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.name in names and getattr(options, field.name) != default:
+            raise DataError(f"--{field.name.replace('_', '-')} {reason}")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from topdown.cli.corruption import Corruptions, augmentation, corrupted
-from topdown.cli.options import ModelOptions
+from topdown.cli.options import LatchOptions, ModelOptions, refuse_unused
 from topdown.datasets.corruption import Moments
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
@@ -72,6 +73,8 @@ def load_for_training(path: Path, options: ModelOptions) -> tuple[Splits, Task, 
     Raises:
         DataError: if there is no split `train` or `valid`, or labels do not fit.
     """
+    if options.split is None:
+        refuse_unused(options, ["split_seed"], "is for a random split: pass --split, too")
     loaded = load_splits(path, **options.loading())
     splits = {name: data.as_sequences() if data.vectors else data for name, data in loaded.items()}
     for needed in ("train", "valid"):
@@ -111,6 +114,8 @@ def describe(path: Path, options: ModelOptions, splits: Splits, task: Task, feed
     backbone = options.backbone or ("lstm" if aligned or len(train.sizes) == 1 else "mult")
     if backbone == "lstm" and not aligned:
         raise DataError(f"{path}: its modalities have steps of their own, which --backbone lstm does not take; use mult")
+    if backbone == "lstm":
+        refuse_unused(options, ["layers"], "is for --backbone mult: leave it out, or choose mult")
     latch = None if feedback == "none" else {"feedback": feedback, **options.latch(aligned=aligned)}
     return Description(backbone, dict(train.sizes), task, options.size, options.layers, options.dropout, latch)
 
@@ -123,6 +128,9 @@ def moments_of_target(options: ModelOptions, splits: Splits, task: Task) -> Targ
 def train(options: TrainOptions) -> None:
     """Trains a model, and writes the model, its history and its metrics."""
     out, earlier = options.out, dict[str, Any]()
+    if options.feedback == "none":
+        names = [*inspect.get_annotations(LatchOptions), "feedback_learning_rate"]
+        refuse_unused(options, names, "is an option of feedback: leave it out with --feedback none")
     if options.resume and out is None:
         raise DataError("--resume needs --out: the directory of the training to go on with")
     if out is not None:
