@@ -75,3 +75,25 @@ def test_arms_in_a_mirror_keep_the_sense_of_rotations(monkeypatch):
     for name, right, wanted in (("accel", accel[::2], accel[1::2] * mirror), ("gyro", file["gyro"][::2], left)):
         torch.testing.assert_close(inputs[name][::2], torch.tensor(right / spread[name]).float())
         torch.testing.assert_close(inputs[name][1::2], torch.tensor(wanted / spread[name]).float())
+
+
+def test_overhead_measures_all_tables_by_default_and_fails_above_a_bound(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import overhead
+
+    tables = {
+        "first": lambda rounds: ([["head"], ["cell"]], []),
+        "second": lambda rounds: ([["head"], ["other"]], ["too slow"]),
+    }
+    monkeypatch.setattr(overhead, "TABLES", tables)
+    monkeypatch.setattr("sys.argv", ["overhead.py"])
+    with pytest.raises(SystemExit, match="too slow"):
+        overhead.main()
+    printed = capsys.readouterr().out
+    assert "cell" in printed
+    assert "other" in printed
+    measured = []
+    monkeypatch.setattr(overhead, "work", lambda *names: measured.append(names))
+    monkeypatch.setattr("sys.argv", ["overhead.py", "--worker", "LSTM", "none"])
+    overhead.main()
+    assert measured == [("LSTM", "none")]

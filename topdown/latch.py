@@ -12,9 +12,21 @@ where c is 1 in the paper (start="random"), and 2 by default (start="identity"),
 is the option `scale`, 1 by default, and another `combine` takes the place of the mean. Where the steps of source and target
 differ, `align` brings the mask of the pair to the steps of the target.
 
-A *target* is what a mask multiplies: an input, or the value at a *site* within the model. A *source* is an encoding that
-feedback reads; both form a *pair*. A `Wiring` holds the pairs, a `Batch` the inputs and lengths of one call, and `Steps` the
-values of one modality with its lengths.
+The words that all modules use:
+
+- A *modality* is a name, that of an input, of its encoding, and of its lengths.
+- The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
+  from all of them.
+- A *source* is an encoding that feedback reads, and a *target* is what a mask multiplies: an input, or the value at a *site*
+  within the model. Both form a *pair*; `Wiring` holds the pairs.
+- *Feedback* maps the encoding of a source to *logits*. The *mask* of the pair is their sigmoid.
+- The *first pass* encodes for the masks, and leaves no trace. The *second pass* encodes the masked inputs, and fuses.
+- `align` brings a mask to the steps of its target, and `combine` makes one mask of those of several sources.
+- The *start* says where masks begin: at 1, so that nothing changes, or near 1/2, as in the paper.
+- *Lengths* say which steps are valid, and that a modality is *absent* where they are 0. `Steps` holds the values of a modality
+  with its lengths, and `Batch` all inputs of one call.
+
+A latch of unknown sizes measures them in its first call. A latch that is disabled is its backbone.
 
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
