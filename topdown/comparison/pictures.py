@@ -86,10 +86,8 @@ def draw_curves(curves: Curves, runs: Runs) -> Any:
             axes.set_title(corruption, fontsize=9, parse_math=False)
             axes.set_xlabel("severity", fontsize=8)
         line[0].set_ylabel(runs.metric.name, parse_math=False)
-        # Pass labels here: matplotlib leaves out lines whose label begins with "_".
-        legend = line[-1].legend(
-            lines, [_label(runs, row) for row in [NONE, *group]], loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        # Set labels afterwards: matplotlib leaves out lines whose label begins with "_".
+        legend = line[-1].legend(lines, ["row"] * len(lines), loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+        for text, row in zip(legend.get_texts(), [NONE, *group], strict=True):
+            text.set(text=_label(runs, row), parse_math=False)
     return figure
