@@ -58,7 +58,7 @@ class Batch:
         is_sequence, lengths = values.dim() == 3, lengths_of(self.lengths, name) if self.by_name else self.lengths
         steps = values.shape[1] if is_sequence else steps
         padded = self.padded.get(name) if self.padded and values is not self.inputs.get(name) else None
-        if padded is not None and padded.values.dim() == values.dim() == 3 and padded.values.shape[1] == steps:
+        if padded and padded.values.dim() == values.dim() == 3 and padded.values.shape[1] == steps and padded.grid == grid:
             return padded._replace(values=values)
         if lengths is None or not (is_sequence or self.by_name):
             return Steps(values, None, grid)

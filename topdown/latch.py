@@ -196,6 +196,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             TypeError: if inputs, lengths or what `encode` returns are of the wrong kind.
             ValueError: if shapes do not fit, naming the modality.
         """
+        # Check the arguments; compute the masks, which also completes batch.targets; encode the masked inputs, and fuse.
         batch = self.read(inputs, lengths, named)
         return self.predict(batch, self.first_passes(batch)[0])
 

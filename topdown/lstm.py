@@ -104,7 +104,7 @@ def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Ten
     Args:
         sequence: Sequences of shape (B, T, D).
         weights: weight_ih, weight_hh, bias_ih and bias_hh of one direction, in the shapes of :class:`torch.nn.LSTM`.
-        training: Whether torch's kernel runs in training mode.
+        training: Whether the module is in training mode.
 
     Returns:
         Hidden states of shape (B, T, H), in the type of `sequence`, or of autocast.
@@ -145,4 +145,5 @@ def autocast_dtype(values: Tensor) -> torch.dtype | None:
 
 def _lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
     zero = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
-    return torch.lstm(sequence, (zero, zero), list(weights), True, 1, 0.0, training, False, True)[0]
+    # The mode is that of _packed, since compiled code on a GPU comes here.
+    return torch.lstm(sequence, (zero, zero), [*weights], True, 1, 0.0, training or torch.is_grad_enabled(), False, True)[0]

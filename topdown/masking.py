@@ -100,10 +100,11 @@ def pool_mask(mask: Tensor, lengths: Tensor | None) -> Tensor:
         >>> pool_mask(torch.tensor([[[0.], [1.], [9.]]]), torch.tensor([2]))
         tensor([[[0.5000]]])
     """
-    if lengths is None:
-        return mask.mean(1, keepdim=True)
-    count = lengths.clamp(min=1).to(mask.device, torch.promote_types(mask.dtype, torch.float32)).view(-1, 1, 1)
-    return (zero_padding(mask, lengths).to(count.dtype).sum(1, keepdim=True) / count).to(mask.dtype)
+    dtype = torch.promote_types(mask.dtype, torch.float32)
+    # Not mean(), which on a GPU multiplies by a rounded 1 / T, so that the mean of masks of 1/2 would not be 1/2.
+    count: Any = mask.shape[1] if lengths is None else lengths.clamp(min=1).to(mask.device, dtype).view(-1, 1, 1)
+    mean: Tensor = zero_padding(mask, lengths).sum(1, keepdim=True, dtype=dtype) / count
+    return mean.to(mask.dtype)
 
 
 def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_lengths: Tensor) -> Tensor:

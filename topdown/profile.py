@@ -18,8 +18,8 @@ class LatchTrace(NamedTuple):
     Args:
         output: Result of `fuse` after the second pass.
         masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k); at a site, in the layout of the site.
-        feedback: {target: {source: mask}}: the mask of each source before masks are combined, times the scale, in the time of
-            the target.
+        feedback: {target: {source: mask}}: the mask of each source before masks are combined, times c and the scale, in the
+            time of the target.
         encodings: Encodings r_j from which the masks were computed, 0 at padded steps: those of the last first pass.
         sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)
         neutral: Mask that a single source with logits of 0 gives: 1 with start="identity", else half the scale. (Default: 0.5)

@@ -471,3 +471,19 @@ def test_encodings_with_time_last_may_have_the_names_and_lengths_of_raw_inputs()
     expected = 2 * torch.sigmoid(latch.feedback["a"]["b"](model.user_model.b(inputs["b"].mT).mT))
     for i, n in enumerate(lengths.tolist()):
         torch.testing.assert_close(mask[i, :n], expected[i, :n])
+
+
+def test_a_sequence_of_as_many_steps_as_a_map_has_positions_is_not_aligned_with_it():
+    class Image(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.rows = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, image):
+            x = self.stem(image)
+            return self.rows(x.flatten(2).mT).sum((1, 2))
+
+    model, inputs = HookedBackbone(Image(), {"rows": "rows"}), {"image": torch.randn(2, 3, 4, 5)}
+    latch = TopDownLatch(model, "linear", sites={"stem": Site("stem", "b d h w")}, example_inputs=inputs)
+    with pytest.raises(ValueError, match=r"'rows' has positions \(T,\) but 'stem' has \(4, 5\): pass align='pool'"):
+        latch(inputs)

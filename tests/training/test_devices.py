@@ -221,3 +221,14 @@ def test_a_frozen_lstm_in_evaluation_mode_asks_cudnn_for_a_backward_pass(monkeyp
     with torch.no_grad():
         torch.testing.assert_close(lstm._packed(sequence, lengths, weights), states)
     assert flags == [True, False]
+    flags.clear()
+
+    def recording_padded(*arguments):
+        flags.append(arguments[6])
+        return original(*arguments)
+
+    monkeypatch.setattr(torch, "lstm", recording_padded)  # compiled code does not pack
+    torch.testing.assert_close(lstm(sequence, lengths), states)
+    with torch.no_grad():
+        lstm(sequence, lengths)
+    assert flags == [True] * (1 + bidirectional) + [False] * (1 + bidirectional)
