@@ -167,9 +167,8 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
             h = logits[k] = {}
             for j, network in networks.items():
                 if (r := encodings.get(j)) is not None:
-                    takes = self._takes[k, j]
-                    n = None if takes == "never" or r.dim() == 2 else lengths_of(lengths, j)
-                    h[j] = network(r) if takes == "never" else network(r, **lengths_keyword(n, takes))
+                    n = None if r.dim() == 2 else lengths_of(lengths, j)
+                    h[j] = network(r, **lengths_keyword(n, self._takes[k, j]))
         return logits
 
 

@@ -16,8 +16,7 @@ from topdown.files import require, write_file, write_text
 from topdown.sites import Site
 from topdown.wiring import OPTIONS, Names, Wiring, check_name, nearest
 
-FORMAT = 1
-OPTIONS_FILE, TENSORS_FILE = "topdown.json", "feedback.safetensors"
+FORMAT, OPTIONS_FILE, TENSORS_FILE = 1, "topdown.json", "feedback.safetensors"
 SIZES, DECLARED = ("target_sizes", "source_sizes"), ("input_sizes", "encoding_sizes")  # of a wiring, and of a backbone
 
 Options: TypeAlias = Mapping[str, Any]

@@ -81,6 +81,8 @@ def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodi
         {'layer.0': ['text'], 'layer.1': ['text']}
     """
     if sources is not None:
+        for site in sites:
+            check_name(site, sources, "targets that sources= names", f"sites={[*sites]}: ")
         more = "; if encode() returns more encodings than encoding_sizes names, pass example_inputs="
         for target, names in sources.items():
             check_name(target, targets, "inputs and sites", f"sources[{target!r}] = {names}: ")

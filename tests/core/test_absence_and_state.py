@@ -487,3 +487,20 @@ def test_a_sequence_of_as_many_steps_as_a_map_has_positions_is_not_aligned_with_
     latch = TopDownLatch(model, "linear", sites={"stem": Site("stem", "b d h w")}, example_inputs=inputs)
     with pytest.raises(ValueError, match=r"'rows' has positions \(T,\) but 'stem' has \(4, 5\): pass align='pool'"):
         latch(inputs)
+
+
+def test_a_site_that_sources_do_not_name_is_named():
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.second(self.first(x)).sum((1, 2))
+
+    backbone, inputs = HookedBackbone(Deep(), {"text": "second"}), {"x": torch.randn(2, 5, 3)}
+    sites = {"low": "first", "high": "second"}
+    with pytest.raises(
+        ValueError, match=r"sites=\['low', 'high'\]: 'high' is not among the targets that sources= names \['low'\]"
+    ):
+        TopDownLatch(backbone, "linear", sites=sites, sources={"low": ["text"]}, example_inputs=inputs)
