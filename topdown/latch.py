@@ -19,12 +19,12 @@ The words that all modules use:
   from all of them.
 - A *source* is an encoding that feedback reads, and a *target* is what a mask multiplies: an input, or the value at a *site*
   within the model. Both form a *pair*; `Wiring` holds the pairs.
-- *Feedback* maps the encoding of a source to *logits*. The *mask* of the pair is their sigmoid.
+- *Feedback* maps the encoding of a source to *logits*. The *mask* of the pair is c times their sigmoid.
 - The *first pass* encodes for the masks, and leaves no trace. The *second pass* encodes the masked inputs, and fuses.
 - `align` brings a mask to the steps of its target, and `combine` makes one mask of those of several sources.
 - The *start* says where masks begin: at 1, so that nothing changes, or near 1/2, as in the paper.
-- *Lengths* say which steps are valid, and that a modality is *absent* where they are 0. `Steps` holds the values of a modality
-  with its lengths, and `Batch` all inputs of one call.
+- *Lengths* say which steps are valid; by name, 0 says that a modality is *absent*. `Steps` holds the values of a modality with
+  its lengths, and `Batch` all inputs of one call.
 
 A latch of unknown sizes measures them in its first call. A latch that is disabled is its backbone.
 

@@ -1,8 +1,8 @@
 r"""Padded batches of sequences with their lengths, and functions that respect lengths.
 
 A batch of sequences has shape :math:`(B, T, D)`, padded on the right to its longest sample. `lengths` of shape :math:`(B,)`
-holds the number of valid steps of each sample. None means that all steps are valid, and 0 that the modality is absent in that
-sample. When modalities are not aligned in time, `lengths` is a mapping from modality to such a tensor.
+holds the number of valid steps of each sample. None means that all steps are valid. When modalities are not aligned in time,
+`lengths` is a mapping from modality to such a tensor, in which 0 means that the modality is absent in that sample.
 """
 
 from collections.abc import Mapping
