@@ -113,9 +113,9 @@ class Autocast(nn.Module):
 class HalfFirstPass(TopDownLatch):
     """A latch whose first pass alone is in bfloat16."""
 
-    def _run_first_pass(self, *arguments: Any, **options: Any) -> Any:
+    def _encode(self, *arguments: Any, **options: Any) -> Any:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            encodings, at_sites = super()._run_first_pass(*arguments, **options)
+            encodings, at_sites = super()._encode(*arguments, **options)
         return {name: r._replace(values=r.values.float()) for name, r in encodings.items()}, at_sites
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topdown.batch import Batch, Inputs, can_be_masked
-from topdown.sequence import MAPPING, Lengths, Padded, Steps, described, lengths_of
+from topdown.sequence import MAPPING, Lengths, Padded, WithLengths, described, lengths_of
 from topdown.wiring import SAY_WHO, Wiring, who_masks_whom
 
 
@@ -106,18 +106,14 @@ def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]
     return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
 
 
-def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: bool, detach: bool) -> dict[str, Steps]:
+def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: bool) -> dict[str, WithLengths]:
     """Checks the result of `encode`, and returns the encodings that feedback reads, 0 where they are padded or absent.
-
-    It writes into the batch the lengths of :class:`topdown.Padded` encodings, which hold for a site of the same name, and the
-    size of the batch where no input has told it.
 
     Args:
         encoded: Result of `encode`.
         batch: Inputs and lengths of the call.
         wiring: Sources, and sizes for which feedback was built.
         uses_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
-        detach: Whether to cut the gradient.
 
     Returns:
         Encodings of shape (B, T, d) or (B, d), with their lengths. Lengths of those without time say in which samples the
@@ -129,34 +125,33 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
     """
     if not isinstance(encoded, MAPPING):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
-    sizes, inputs, used = wiring.source_sizes, batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
-    if wiring.pairs is None and used:
+    sizes, inputs = wiring.source_sizes, batch.inputs
+    wanted = {j for names in (wiring.sources or {}).values() for j in names}  # without the option `sources`, all encodings are
+    if wiring.pairs is None and wanted:
         who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encoded)  # raises for an unknown name
-    encodings: dict[str, Steps] = {}
+    encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
-        r = returned.values if isinstance(returned, (Padded, Steps)) else returned
+        r = returned.values if isinstance(returned, (Padded, WithLengths)) else returned
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
         # An entry with the name of an input that can be masked must be an encoding: an error below says so.
-        is_source = name in used if used else (is_encoding or can_be_masked(inputs.get(name)))
-        target = batch.targets.get(name)
+        is_source = name in wanted if wanted else (is_encoding or can_be_masked(inputs.get(name)))
         # An encoding of nothing, such as a learned one, is no source where its modality is absent.
         is_absent = inputs.get(name) is None and (name in inputs or name in (wiring.target_sizes or ()))
         if r is None or not is_source or (is_absent and name not in wiring.sites):
             continue
         if not is_encoding:
             raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
-        like = target if target and returned is r and r.shape[:-1] == target.values.shape[:-1] else None
         batch.first = batch.first or (name, tuple(r.shape))
-        if not like and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
+        if r.dim() > 3 or r.shape[0] != batch.first[1][0]:
             shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
             raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
         if sizes is not None and r.shape[-1] != sizes.get(name):
             built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
             raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-        _, lengths, grid, valid, present = like or _with_lengths(name, returned, batch)
-        r = r.detach() if detach and r.requires_grad else r
-        encodings[name] = Steps(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
-    if lost := [name for name in used if name not in encoded and inputs.get(name) is not None]:
+        _, lengths, grid, valid, present = _encoding_with_lengths(name, returned, batch)
+        r = r.detach() if r.requires_grad and not torch.is_grad_enabled() else r  # a model may turn gradients on by itself
+        encodings[name] = WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
+    if lost := [name for name in wanted if name not in encoded and inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
         names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *(sizes or ()))
@@ -164,25 +159,27 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, *, uses_lengths: 
     return encodings
 
 
-def _with_lengths(name: str, returned: Tensor | Padded | Steps, batch: Batch) -> Steps:
+def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, batch: Batch) -> WithLengths:
     """Returns an encoding with its lengths.
 
     The first case that fits decides:
 
     - `Padded` with lengths: these.
+    - As many steps as its target: the lengths of the target.
     - No lengths in the call, `Padded` without lengths, or tokens that were made of a vector: all steps are valid.
     - Steps that are not those of an input that has lengths: an error, since they no longer fit.
     - Else: the lengths of its name.
     """
-    encoding = Steps(*returned) if isinstance(returned, (Padded, Steps)) else Steps(returned)
-    r, value = encoding.values, batch.inputs.get(name)
+    encoding = WithLengths(*returned) if isinstance(returned, (Padded, WithLengths)) else WithLengths(returned)
+    r, value, target = encoding.values, batch.inputs.get(name), batch.targets.get(name)
     if encoding.lengths is not None:
-        batch.padded[name] = batch.check(encoding.lengths, name, r, grid=encoding.grid)
-        return batch.padded[name]
+        return batch.attach(encoding.lengths, name, r, None, encoding.grid)
+    if target and r is returned and r.shape[:-1] == target.values.shape[:-1]:
+        return WithLengths(r, *target[1:])
     shape = value.shape if isinstance(value, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and value.is_floating_point()  # type: ignore[union-attr]
     # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
-    times = shape[1:-1] if name in batch.targets else shape[1:] if shape[:1] == r.shape[:1] else shape
+    times = shape[1:-1] if target else shape[1:] if shape[:1] == r.shape[:1] else shape
     fits = r.dim() == 2 or len(shape) < 2 or bool(encoding.grid) or r.shape[1] in times
     if batch.lengths is None or isinstance(returned, Padded) or (is_vector and not (fits or batch.by_name)):
         return encoding

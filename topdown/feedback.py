@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from topdown.backbone import TakesLengths, lengths_keyword, takes_lengths
 from topdown.lstm import SequenceLSTM
 from topdown.masking import Combine, check_rule
-from topdown.sequence import MAPPING, Lengths, Steps, lengths_of
+from topdown.sequence import MAPPING, Lengths, WithLengths, lengths_of
 from topdown.wiring import Sizes, Sources, Wiring, check_name
 
 M = TypeVar("M", bound=nn.Module)
@@ -350,7 +350,7 @@ def check_feedback(feedback: Any, sources: object) -> None:
         raise ValueError("a ready feedback module decides on its sources itself: leave out sources=")
 
 
-def run_feedback(feedback: nn.Module, encodings: Mapping[str, Steps], wiring: Wiring, takes: TakesLengths) -> Logits:
+def run_feedback(feedback: nn.Module, encodings: Mapping[str, WithLengths], wiring: Wiring, takes: TakesLengths) -> Logits:
     """Runs the feedback of a latch on encodings that are 0 at padded steps, and checks its logits: see :func:`check_logits`.
 
     Args:

@@ -5,28 +5,24 @@ With inputs :math:`i_k` and encodings :math:`r_k` of the modalities :math:`k`, o
 .. math::
     r &= \mathrm{encode}(i) & \text{first pass, without gradient} \\
     f_{j \to k} &= \sigma(h_{j \to k}(r_j)) & \text{feedback, for every source } j \ne k \\
-    \tilde i_k &= s \, \tfrac{1}{J} \sum_j c f_{j \to k} \odot i_k & \text{Eq. 4 of the paper} \\
+    \tilde i_k &= \tfrac{c}{J} \sum_j f_{j \to k} \odot i_k & \text{Eq. 4 of the paper} \\
     y &= \mathrm{fuse}(\mathrm{encode}(\tilde i)) & \text{second pass}
 
-where c is 1 in the paper (start="random"), and 2 by default (start="identity"), so that masks of logits of 0 change nothing. s
-is the option `scale`, 1 by default, and another `combine` takes the place of the mean. Where the steps of source and target
-differ, `align` brings the mask of the pair to the steps of the target.
+where c is the option `scale`, 1 in the paper. With start="identity", the default, c is 2 and all logits begin at 0, so that all
+masks begin at 1.
 
-The words that all modules use:
+:meth:`TopDownLatch.forward` is `read`, `compute_masks`, `predict`. The words for it:
 
-- A *modality* is a name, that of an input, of its encoding, and of its lengths.
 - The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
-  from all of them.
-- A *source* is an encoding that feedback reads, and a *target* is what a mask multiplies: an input, or the value at a *site*
-  within the model. Both form a *pair*; `Wiring` holds the pairs.
-- *Feedback* maps the encoding of a source to *logits*. The *mask* of the pair is c times their sigmoid.
-- The *first pass* encodes for the masks, and leaves no trace. The *second pass* encodes the masked inputs, and fuses.
-- `align` brings a mask to the steps of its target, and `combine` makes one mask of those of several sources.
-- The *start* says where masks begin: at 1, so that nothing changes, or near 1/2, as in the paper.
-- *Lengths* say which steps are valid; by name, 0 says that a modality is *absent*. `Steps` holds the values of a modality with
-  its lengths, and `Batch` all inputs of one call.
+  from all of them. The first pass is `encode`, without a trace; the second pass is `encode` and `fuse`.
+- A *source* is an encoding that feedback reads. A *target* is what a mask multiplies: an input, or the value at a *site* within
+  the model. `Wiring` says which sources mask which targets.
+- *Feedback* maps the encoding of a source to *logits*, whose sigmoid is the mask of the pair. `align` brings it to the steps of
+  the target, and `combine` makes one mask of those of all sources.
+- *Lengths* mark padding, and samples from which a modality is *absent*. `WithLengths` is a tensor with its lengths; `Batch`
+  holds the inputs and the lengths of one call.
 
-A latch of unknown sizes measures them in its first call. A latch that is disabled is its backbone.
+Beside it, a latch of unknown sizes builds its feedback in its first call, and a latch that is disabled is its backbone.
 
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
@@ -35,7 +31,7 @@ References:
 
 import threading
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, cast
 
@@ -45,13 +41,13 @@ from typing_extensions import Self, TypeVar
 
 from topdown import masking, saving
 from topdown.backbone import check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
-from topdown.batch import Batch, Inputs, check_batch_first, merge_names, read_batch, read_inputs, read_targets
-from topdown.feedback import Feedback, Logits, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
+from topdown.batch import Batch, Inputs, inputs_by_name, read_batch
+from topdown.feedback import Feedback, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
-from topdown.masking import Align, Combine, Masks, apply_masks, combine_masks, detach_padding, ones_where_absent, source_masks
+from topdown.masking import Align, Combine, Masks, source_masks, target_mask
 from topdown.profile import LatchTrace
-from topdown.sequence import Lengths, Steps, lengths_of
-from topdown.sites import Site, Sites, T, Values, check_sites, from_sequence, optional_sites, run_with_hooks, to_sequence
+from topdown.sequence import Lengths, Modalities
+from topdown.sites import Site, Sites, check_sites, from_sequence, read_targets, run_masked
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -106,8 +102,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         encoder_grad: Whether gradients flow through the encoders in the first pass. (Default: False, Section 3 of the paper;
             its public code does the opposite)
         mask_dropout: Dropout on the masks, in training only. (Default: 0; the public code has 0.2, in evaluation too)
-        scale: Factor of the combined masks, only with start="random"; 2 makes the mean of masks of zero logits 1. (Default: 1,
-            the paper)
+        scale: Factor of each mask before they are combined, only with start="random"; 2 makes masks of zero logits 1.
+            (Default: 1, the paper)
         passes: Number of first passes; `encode` runs once more. Each pass masks the raw inputs with the masks of the one
             before. With `encoder_grad=False` only the last one passes gradients to the feedback. (Default: 1, the paper)
         example_inputs: Inputs from which the sizes are read at once, in place of attributes of the backbone. The backbone
@@ -160,10 +156,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
         super().__init__()
         check_backbone(backbone)
         check_feedback(feedback, sources)
-        # A backbone around a model may ask for a latch that is called as that model: see adapters/called_as_model.py.
+        # A backbone around a model may ask for a latch that is called as that model: see topdown.adapters.called_as_model.
         self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))
         self.wiring = Wiring(check_sources(sources), check_sites(sites, user_model(backbone)))
-        self.backbone, self.start, self.factor = backbone, start, 2.0 if start == "identity" else 1.0  # 2 sigmoid(0) = 1
+        self.backbone, self.start = backbone, start  # before the options that are checked against them
         self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
         self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes
         if start == "random" and scale == 1.0 and any("running_mean" in name for name, _ in backbone.named_buffers()):
@@ -173,7 +169,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         self._kind: Any = None if isinstance(feedback, nn.Module) else feedback  # kind or factory; None for a ready module
         sizes: Any = [getattr(backbone, attribute, None) for attribute in ("input_sizes", "encoding_sizes")]
         if example_inputs is not None:
-            self._build_from(merge_names(example_inputs, {}), None)
+            self._build_from(inputs_by_name(example_inputs, {}), None)
         elif ready is None and not self.sites and all(isinstance(size, Mapping) for size in sizes):
             self._build(self.wiring.decide(*sizes))
 
@@ -196,9 +192,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
             TypeError: if inputs, lengths or what `encode` returns are of the wrong kind.
             ValueError: if shapes do not fit, naming the modality.
         """
-        # Check the arguments; compute the masks, which also completes batch.targets; encode the masked inputs, and fuse.
         batch = self.read(inputs, lengths, named)
-        return self.predict(batch, self.first_passes(batch)[0])
+        masks, *_ = self.compute_masks(batch)
+        return self.predict(batch, masks)
 
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
@@ -215,7 +211,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """
         batch = self.read(inputs, lengths, named)
         with FirstPass(self.feedback):
-            return self.first_passes(batch)[0]
+            return self.compute_masks(batch)[0]
 
     def trace(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> LatchTrace:
         """Runs :meth:`forward`, and returns its output with masks, feedback and encodings, which are empty while disabled.
@@ -226,11 +222,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
             named: Inputs by name, in place of a mapping.
         """
         batch = self.read(inputs, lengths, named)
-        masks, f, r = self.first_passes(batch)
-        factor = self.factor * self.scale
-        by_pair = {k: {j: factor * mask for j, mask in by_source.items()} for k, by_source in f.items()}
-        encodings, targets = ({name: x.values for name, x in group.items()} for group in (r, batch.targets))
-        return LatchTrace(self.predict(batch, masks), masks, by_pair, encodings, self.sites, 0.5 * factor, targets)
+        masks, by_source, encodings = self.compute_masks(batch)
+        scaled = {k: {j: self.c * mask for j, mask in f.items()} for k, f in by_source.items()}
+        values, raw = {j: r.values for j, r in encodings.items()}, {k: batch.inputs[k] for k in masks if k not in self.sites}
+        return LatchTrace(self.predict(batch, masks), masks, scaled, values, self.sites, 0.5 * self.c, raw)
 
     def disabled(self) -> Disabled[Self]:
         """Returns a context manager that disables the feedback of the latch.
@@ -288,6 +283,11 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return latch
 
     @property
+    def c(self) -> float:
+        """The factor of the mask of each pair: 2 with start="identity", since 2 sigmoid(0) = 1, and else the option `scale`."""
+        return 2.0 if self.start == "identity" else self.scale
+
+    @property
     def sites(self) -> Sites:
         """The site of each target that is not an input."""
         return self.wiring.sites
@@ -299,16 +299,17 @@ class TopDownLatch(nn.Module, Generic[Model]):
         for target, sources in (self.wiring.pairs or self.wiring.sources or {}).items():
             site = f" ({self.sites[target]})" if target in self.sites else ""
             lines.append(f"masks {target!r}{site} by {' and '.join(map(repr, sources))}")
-        for name, module in () if self._unbuilt else (("feedback", self.feedback), ("the backbone", self.backbone)):
-            counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or frozen) for frozen in (False, True)]
-            lines.append("trains {:,} of {:,} parameters of {}".format(*counts, name))
+        for name in () if isinstance(self.feedback, UnbuiltFeedback) else ("feedback", "backbone"):
+            counts = [
+                sum(p.numel() for p in getattr(self, name).parameters() if p.requires_grad or frozen) for frozen in (0, 1)
+            ]
+            lines.append("trains {:,} of {:,} parameters of the {}".format(*counts, name))
         return "\n".join(lines)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Checks a new option, backbone or feedback, and derives from it what each call asks.
+        """Checks a new option, backbone or feedback, and reads from the signatures of the latter two whether they take lengths.
 
-        From a backbone: whether its halves take lengths. From feedback: whether it takes lengths, whether it waits for the
-        first call (`_unbuilt`), and that it is of no kind (`_kind` is None); `__init__` and `_build` set the kind afterwards.
+        Feedback that a user sets is of no kind; `__init__` and `_build` set `_kind` after it.
         """
         if name in ("sources", "sites") or (name == "start" and name in self.__dict__):
             raise ValueError(f"{name} cannot change, since the parameters depend on it: make a new latch")
@@ -320,114 +321,71 @@ class TopDownLatch(nn.Module, Generic[Model]):
         super().__setattr__(name, value)
         if name == "backbone":
             check_sites(self.sites, user_model(value))
-            # Where encode or fuse takes lengths, lengths may have an entry for any input, not only for modalities.
-            self._encode_takes, self._fuse_takes = takes_lengths(value.encode), takes_lengths(value.fuse)
-            self._takes_any = getattr(value, "uses_lengths", (self._encode_takes, self._fuse_takes) != ("never", "never"))
+            self._takes_lengths = {"encode": takes_lengths(value.encode), "fuse": takes_lengths(value.fuse)}
+            # Where one of both takes lengths, lengths may have an entry for any input, not only for modalities.
+            self._uses_lengths = getattr(value, "uses_lengths", {*self._takes_lengths.values()} != {"never"})
         elif name == "feedback":
-            self._feedback_takes, self._kind, self._unbuilt = takes_lengths(value), None, isinstance(value, UnbuiltFeedback)
+            self._feedback_takes_lengths, self._kind = takes_lengths(value), None
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
-        """Reads and checks the arguments of one call; a disabled latch only merges names."""
-        inputs = merge_names(inputs, named)
+        """Checks the arguments of a call, and builds feedback of unknown sizes. A disabled latch checks nothing."""
+        inputs = inputs_by_name(inputs, named)
         if is_disabled(self):
-            return Batch(inputs, lengths, disabled=True)
-        if self._unbuilt:
+            return Batch(inputs, lengths)
+        if isinstance(self.feedback, UnbuiltFeedback):
             self._build_from(inputs, lengths)
-        sites, sizes = self.wiring.sites, self.wiring.target_sizes or {}
-        return read_batch(inputs, lengths, {k: size for k, size in sizes.items() if k not in sites} if sites else sizes)
+        return read_batch(inputs, lengths, self.wiring)
 
-    def first_passes(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Steps]]:
-        """Runs the first passes, each on the raw inputs times the masks of the one before; none while disabled.
-
-        The batch then holds the targets among the inputs, which :meth:`predict` multiplies by the masks.
+    def compute_masks(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Modalities]:
+        """Runs the first passes, each on the raw inputs times the masks of the one before; none while the latch is disabled.
 
         Returns:
-            Masks, in the layout of their targets; the mask sigmoid(h) of each pair, with the steps of the target; and the
+            The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
             encodings that they were computed from.
         """
         masks: dict[str, Tensor] = {}
-        f: dict[str, dict[str, Tensor]] = {}
-        r: dict[str, Steps] = {}
-        for _ in range(0 if batch.disabled else self.passes):
-            r, at_sites = self._run_first_pass(batch, masks)
-            logits = run_feedback(self.feedback, r, self.wiring, self._feedback_takes)
-            x = self._targets(batch, at_sites, logits, r)
-            present = {j: encoding.present for j, encoding in r.items() if encoding.present is not None}
-            f = {k: source_masks(h, r, x[k], self.align, k) for k, h in logits.items() if h and k in x}
-            masks = {k: self._combine(k, by_source, x[k], present) for k, by_source in f.items()}
-            masks.update({k: from_sequence(masks[k], at.values, self.sites[k]) for k, at in at_sites.items() if k in masks})
-        return masks, f, r
+        by_source: dict[str, dict[str, Tensor]] = {}
+        encodings: Modalities = {}
+        c, dropout = self.c, self.mask_dropout if self.training else 0.0
+        for _ in range(0 if is_disabled(self) else self.passes):
+            encodings, at_sites = self._encode(batch, masks)
+            logits = run_feedback(self.feedback, encodings, self.wiring, self._feedback_takes_lengths)
+            pairs: Any = self.wiring.pairs or logits  # {target: sources}, which a ready module decides by its logits
+            targets = read_targets(batch, at_sites, self.wiring, pairs, encodings)
+            by_source = {k: source_masks(logits[k], encodings, x, self.align, k) for k, x in targets.items() if logits.get(k)}
+            masks = {k: target_mask(f, encodings, targets[k], pairs[k], self.combine, c, dropout) for k, f in by_source.items()}
+            masks |= {k: from_sequence(masks[k], x.values, self.sites[k]) for k, x in at_sites.items() if k in masks}
+        return masks, by_source, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
-        """Runs the second pass, fuse(encode(masks x targets)), or the only pass of a latch that is disabled."""
-        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
-        to_encode, to_fuse = [lengths_keyword(batch.lengths, takes) for takes in (self._encode_takes, self._fuse_takes)]
-        sites = {k: site for k, site in self.wiring.sites.items() if k in masks}
-        return self._run(lambda b: b.fuse(b.encode(inputs, **to_encode), **to_fuse), sites, inputs, masks)[0]
+        """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
+        encode, fuse = (lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse"))
+        model: Any = self.backbone
+        run: Any = lambda inputs: model.fuse(model.encode(inputs, **encode), **fuse)  # noqa: E731
+        return run_masked(run, model, self.wiring, batch.inputs, masks)[0] if masks else run(batch.inputs)
 
-    def _run_first_pass(self, batch: Batch, masks: Masks) -> tuple[dict[str, Steps], dict[str, Steps]]:
-        """Encodes without side effects, and returns the encodings that feedback reads, and the values at sites before masks."""
-        inputs = apply_masks(batch.inputs, batch.targets, masks) if masks and batch.targets else batch.inputs
-        inputs, keyword = copied(inputs), copied(lengths_keyword(batch.lengths, self._encode_takes))
-        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(self.backbone, self._unbuilt):
-            encoded, values = self._run(lambda b: b.encode(inputs, **keyword), self.wiring.sites, inputs, masks)
+    def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, Modalities]:
+        """Encodes without a trace, and returns the encodings that feedback reads, and the values at sites before masks."""
+        keyword, model = copied(lengths_keyword(batch.lengths, self._takes_lengths["encode"])), cast(Any, self.backbone)
+        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(model):
+            output, at_sites = run_masked(lambda x: model.encode(copied(x), **keyword), model, self.wiring, batch.inputs, masks)
+            encodings = read_encodings(output, batch, self.wiring, self._uses_lengths)
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
-        return read_encodings(encoded, batch, self.wiring, uses_lengths=self._takes_any, detach=not self.encoder_grad), values
-
-    def _run(self, function: Callable[[Any], T], sites: Sites, inputs: Inputs, masks: Masks) -> tuple[T, dict[str, Steps]]:
-        """Calls a function of the backbone, with hooks that read and mask the values at sites.
-
-        A site that has a mask must be reached, others if no modality is absent. While sizes are measured, all must be reached.
-        """
-        if not sites:
-            return function(self.backbone), {}
-        model = user_model(self.backbone)
-        names = (self.wiring.source_sizes or ()) if model is self.backbone else ()
-        optional = [n for n in (() if self._unbuilt else optional_sites(inputs, sites, model, names)) if n not in masks]
-        return run_with_hooks(lambda: function(self.backbone), model, sites, masks, optional)
-
-    def _targets(self, batch: Batch, at_sites: Values, logits: Logits, r: dict[str, Steps]) -> dict[str, Steps]:
-        """Returns all targets: inputs, which the batch holds for the second pass, and values at sites as sequences.
-
-        Inputs of a latch that is built are in the batch from the start. Those of user-defined feedback, which has no wiring,
-        are read here, since only its logits name them.
-        """
-        if batch.targets and not at_sites and self.wiring.target_sizes is not None:
-            return batch.targets
-        if self.wiring.target_sizes is None:
-            batch.targets.update(read_inputs(batch, dict.fromkeys([k for k in logits if k not in self.sites])))
-        if not batch.targets and all([site.layout.split()[0] == "b" for site in self.sites.values()]):
-            check_batch_first(batch)
-        sizes, only = self.wiring.target_sizes or dict.fromkeys(logits), r if len(self.wiring.source_sizes or r) == 1 else {}
-        # Where there is one encoding, a site without lengths has its lengths, if it has as many steps.
-        shared = {k: x for x in only.values() for k in at_sites if lengths_of(batch.lengths, k) is None}
-        batch.padded = {**shared, **batch.padded}
-        values = [(k, to_sequence(x.values, self.sites[k], x.lengths)) for k, x in at_sites.items() if k in sizes]
-        return {**batch.targets, **read_targets(batch, [(k, x.values, x.lengths, x.grid) for k, x in values], sizes)}
-
-    def _combine(self, target: str, f: Mapping[str, Tensor], x: Steps, present: Mapping[str, Tensor]) -> Tensor:
-        """Returns the mask of a target from those of its sources; `present` has the ones that some samples lack."""
-        combine, names = self.combine, [*f]
-        if callable(combine) and self.wiring.pairs is not None:  # a user-defined rule gets one mask per source, in their order
-            f = {j: f[j] if j in f else torch.full_like(f[names[0]], 0.5) for j in self.wiring.pairs[target]}
-        mask = combine_masks([*f.values()], combine, [present.get(j) for j in f] if present else (), self.factor)
-        mask = mask if self.scale == 1.0 else mask * self.scale
-        mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
-        mask = torch.dropout(mask, self.mask_dropout, self.training) if self.mask_dropout else mask
-        return detach_padding(ones_where_absent(mask, [present.get(j) for j in names]) if present else mask, x)
+        return encodings, at_sites
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
-        feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
-        # The kind stays, although setting the feedback resets it.
-        self.wiring, self.feedback, self._kind = wiring, cast(PairwiseFeedback, feedback.train(self.training)), self._kind
+        kind = self._kind
+        feedback = build_feedback(kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
+        self.wiring, self.feedback = wiring, cast(PairwiseFeedback, feedback.train(self.training))
+        self._kind = kind  # which setting the feedback reset
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""
         with _build_lock:
-            if not self._unbuilt:  # it was given, or another thread has built it
-                return
-            batch = read_batch(inputs, lengths, {})
-            check_complete(batch, self.wiring)
-            encodings, at_sites = self._run_first_pass(batch, {})
-            self._build(measure(batch, encodings, at_sites, self.wiring), next(iter(encodings.values())).values)
+            if isinstance(self.feedback, UnbuiltFeedback):  # else it was given, or another thread has built it
+                batch = read_batch(inputs, lengths, self.wiring)
+                check_complete(batch, self.wiring)
+                with FirstPass(self.backbone, evaluating=True):
+                    encodings, at_sites = self._encode(batch, {})
+                self._build(measure(batch, encodings, at_sites, self.wiring), next(iter(encodings.values())).values)

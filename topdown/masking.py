@@ -2,6 +2,8 @@ r"""Pure functions of masks: align a mask with the time of its target, combine t
 
 .. math:: \tilde i_k = \frac{1}{2} (f_j + f_l) \odot i_k      (Eq. 4 of the paper)
 
+The mask of a pair is :math:`f = \sigma(h)`, in (0, 1). The mask of a target combines those of its sources, each times c.
+
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
     https://arxiv.org/abs/2201.09828
@@ -11,13 +13,13 @@ import copy
 import functools
 import math
 from collections import UserDict
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from topdown.sequence import TIME_LAST, Steps, along_batch, described, zero_padding
+from topdown.sequence import TIME_LAST, Modalities, WithLengths, along_batch, described, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
@@ -30,8 +32,8 @@ ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
 COMBINE: dict[str, Any] = {"mean": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
 
 
-def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Presence = (), factor: float = 1.0) -> Tensor:
-    r"""Combines the masks that the source modalities send to one target.
+def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Presence = (), scale: float = 1.0) -> Tensor:
+    r"""Combines the masks that the sources send to one target.
 
     .. math:: \tilde f_k = \frac{1}{J} \sum_j c f_{j \to k}      (Eq. 4 of the paper, J = 2, c = 1)
 
@@ -43,7 +45,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         rule: "mean" (Eq. 4), "max", "min", "product", or a function from (J, B, T, D) to (B, T, D). (Default: "mean")
         present: Samples in which each source is present, of shape (B,), or None for all. A sample in which no
             source is present gets an arbitrary mask. (Default: every source is present in every sample)
-        factor: c, the factor of each mask before they are combined. (Default: 1)
+        scale: c, the factor of each mask before they are combined. (Default: 1)
 
     Returns:
         Mask of the target, of shape (B, T, D).
@@ -59,12 +61,12 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         >>> combine_masks([torch.full((2, 1), 0.2), torch.ones(2, 1)], present=[None, torch.tensor([True, False])]).flatten()
         tensor([0.6000, 0.2000])
     """
-    marks = [None if p is None else along_batch(p, masks[0]) for p in present] if len(present) else []
+    marks = [None if p is None else along_batch(p, masks[0]) for p in present]
     if absent := [~p for p in marks if p is not None] if marks else []:
-        neutral = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / factor}[rule]
+        neutral = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / scale}[rule]
         masks = [mask if p is None else torch.where(p, mask, neutral) for mask, p in zip(masks, marks, strict=True)]
     if callable(rule):
-        stacked = torch.stack(torch.broadcast_tensors(*masks)) * factor
+        stacked = torch.stack(torch.broadcast_tensors(*masks)) * scale
         combined: Tensor = rule(stacked)
         if not isinstance(combined, Tensor) or combined.shape != stacked.shape[1:]:
             shape = tuple(stacked.shape)
@@ -74,9 +76,9 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
     if rule == "mean":
         count: Any = (len(masks) - torch.stack(absent).sum(0)).clamp(min=1).type_as(combined) if absent else len(masks)
         # One division, so that the mean of masks of 1 is 1 exactly, for any number of them; none for two masks and c = 2.
-        return combined if not absent and count == factor else combined / (count / factor)
-    factor = factor ** len(masks) if rule == "product" else factor
-    return combined if factor == 1.0 else combined * factor
+        return combined if not absent and count == scale else combined / (count / scale)
+    scale = scale ** len(masks) if rule == "product" else scale
+    return combined if scale == 1.0 else combined * scale
 
 
 def check_rule(rule: Combine, start: str, pairs: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> None:
@@ -139,7 +141,7 @@ def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_le
     return torch.lerp(mask[samples, below], above, fraction.to(mask.dtype).unsqueeze(-1))
 
 
-def align_mask(mask: Steps, target: Steps, align: Align = "error", names: tuple[str, str] = ("source", "target")) -> Tensor:
+def align_mask(mask: WithLengths, target: WithLengths, align: Align, names: tuple[str, str]) -> Tensor:
     """Brings the mask of a source to the time of its target.
 
     A mask without time masks all steps alike, and a target without time takes the average over the valid steps of the mask. A
@@ -152,7 +154,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: tuple[
     Args:
         mask: Mask of shape (B, T_j, D) or (B, D), with the lengths of the source.
         target: Target of shape (B, T_k, D) or (B, D), with its lengths.
-        align: "error", "interpolate" or "pool". (Default: "error")
+        align: "error", "interpolate" or "pool".
         names: Names of source and target, for messages.
 
     Returns:
@@ -162,7 +164,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: tuple[
         ValueError: with "error", if the steps or the lengths differ.
 
     Example:
-        >>> align_mask(Steps(torch.zeros(2, 9, 4)), Steps(torch.zeros(2, 7, 4)), names=("audio", "text"))
+        >>> align_mask(WithLengths(torch.zeros(2, 9, 4)), WithLengths(torch.zeros(2, 7, 4)), "error", ("audio", "text"))
         Traceback (most recent call last):
         ...
         ValueError: 'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool', or align them first ...
@@ -194,7 +196,7 @@ def align_mask(mask: Steps, target: Steps, align: Align = "error", names: tuple[
     return mask.values
 
 
-def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: tuple[str, str]) -> Tensor:
+def _between_grids(mask: WithLengths, grid: tuple[int, ...], align: Align, names: tuple[str, str]) -> Tensor:
     """Brings a mask to a target of another grid; one of the two may be a sequence over time."""
     if align == "pool":
         return pool_mask(mask.values, mask.lengths)
@@ -207,12 +209,12 @@ def _between_grids(mask: Steps, grid: tuple[int, ...], align: Align, names: tupl
     return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2) + 0.5
 
 
-def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, align: Align, target: str) -> dict[str, Tensor]:
+def source_masks(h: Masks, encodings: Modalities, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
     r"""Returns the mask of each source for one target, :math:`f = \sigma(h)`, with the steps of the target.
 
     Args:
         h: Logits of each source, of shape (B, T_j, D_k) or (B, D_k).
-        r: Encodings that they were computed from. A user-defined feedback may name a source without an encoding.
+        encodings: Encodings that they were computed from. A user-defined feedback may name a source without an encoding.
         x: Values of the target.
         align: Treatment of a source whose steps differ: see :func:`align_mask`.
         target: Name of the target, for messages.
@@ -223,49 +225,52 @@ def source_masks(h: Mapping[str, Tensor], r: Mapping[str, Steps], x: Steps, alig
     f: dict[str, Tensor] = {}
     shape, lengths, grid = x.values.shape, x.lengths, x.grid
     for j, logits in h.items():
-        f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or Steps(logits), logits.dim()
-        # Equal lengths are one tensor: see Steps. Exporters would compare T with D where one of both has no time.
+        f[j], encoding, dim = torch.sigmoid(logits), encodings.get(j) or WithLengths(logits), logits.dim()
+        # Equal lengths are one tensor: see WithLengths. Exporters would compare T with D where one of both has no time.
         if dim == len(shape) and logits.shape == shape and encoding.lengths is lengths and encoding.grid == grid:
             continue
         changed = dim == encoding.values.dim() == 3 and logits.shape[1] != encoding.values.shape[1]
         if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:
             shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
             raise ValueError(f"the feedback from {shapes}: the batch and the last size must be the same, the steps as encoded")
-        aligned = Steps(f[j], encoding.lengths if encoding.values.dim() == 3 else None, encoding.grid)
+        aligned = WithLengths(f[j], encoding.lengths if encoding.values.dim() == 3 else None, encoding.grid)
         f[j] = align_mask(aligned, x, align, names=(j, target))
     return f
 
 
-def ones_where_absent(mask: Tensor, present: Presence) -> Tensor:
-    """Sets the mask of a target to 1 in samples in which none of its sources is present.
+def target_mask(f: Masks, r: Modalities, x: WithLengths, sources: Iterable[str], rule: Combine, c: float, p: float) -> Tensor:
+    """Returns the mask of one target, in its shape: combined, with dropout, and 1 in samples in which no source is present.
 
     Args:
-        mask: Mask of shape (B, T, D) or (B, D).
-        present: Samples in which each source is present, of shape (B,), or None for all.
-
-    Example:
-        >>> ones_where_absent(torch.zeros(2, 1), [torch.tensor([True, False])]).flatten()
-        tensor([0., 1.])
+        f: Masks of the sources that are present in the batch, from :func:`source_masks`.
+        r: Encodings, which say in which samples each source is present.
+        x: Values of the target.
+        sources: Sources of the target. A user-defined rule gets one mask of each, in their order.
+        rule: Rule of :func:`combine_masks`.
+        c: Factor of each mask.
+        p: Probability of dropout on the mask.
     """
-    marks = [p for p in present if p is not None]
-    sure = not marks or len(marks) < len(present)  # that a source is present
-    return mask if sure else torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
-
-
-def detach_padding(mask: Tensor, x: Steps) -> Tensor:
-    """Cuts the gradient of a mask at padded steps of its target, which may hold anything: 0 times nan would be nan."""
+    present = {j: encoding.present for j, encoding in r.items() if encoding.present is not None}
+    names = [*(sources if callable(rule) else f)]
+    masks = [f[j] if j in f else torch.full_like(next(iter(f.values())), 0.5) for j in names]
+    mask = combine_masks(masks, rule, [present.get(j) for j in names] if present else (), c)
+    mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
+    mask = torch.dropout(mask, p, True) if p else mask
+    if all([j in present for j in f]):
+        mask = torch.where(along_batch(torch.stack([present[j] for j in f]).any(0), mask), mask, 1.0)
+    # Without a gradient at padded steps, which may hold anything: 0 times nan would be nan.
     return torch.where(x.valid, mask, mask.detach()) if x.valid is not None and mask.requires_grad else mask
 
 
-def apply_masks(inputs: Mapping[str, Any], targets: Mapping[str, Steps], masks: Masks) -> Mapping[str, Any]:
+def apply_masks(inputs: Mapping[str, Any], masks: Masks) -> Mapping[str, Any]:
     """Returns the inputs of the next pass: targets times their masks, and all other inputs unchanged.
 
     Example:
-        >>> masked = apply_masks({"a": 3.0, "b": "text"}, {"a": Steps(torch.ones(1, 2))}, {"a": torch.full((1, 2), 0.5)})
+        >>> masked = apply_masks({"a": torch.ones(1, 2), "b": "text"}, {"a": torch.full((1, 2), 0.5)})
         >>> masked["a"], masked["b"]
         (tensor([[0.5000, 0.5000]]), 'text')
     """
-    return replaced(inputs, {k: x.values * masks[k].type_as(x.values) for k, x in targets.items() if k in masks})
+    return replaced(inputs, {k: inputs[k] * mask.type_as(inputs[k]) for k, mask in masks.items()}) if masks else inputs
 
 
 def replaced(mapping: Mapping[str, Any], items: Mapping[str, Any]) -> Mapping[str, Any]:

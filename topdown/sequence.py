@@ -33,20 +33,19 @@ class Padded(NamedTuple):
     lengths: Tensor | None = None
 
 
-class Steps(NamedTuple):
-    """Holds the values of a modality in one call, with their lengths and the masks that follow from these.
+class WithLengths(NamedTuple):
+    """Holds an encoding or a target with its checked lengths, and the marks of valid steps that follow from them.
 
-    Modalities of equal lengths share the same tensor of lengths within a call, so `is` compares them. Where Python cannot read
-    lengths, as on a GPU, other tensors may be equal, too.
+    Within a call, equal lengths are one tensor, so `is` compares them (on the CPU; elsewhere other tensors may be equal, too).
 
     Args:
         values: As in :class:`Padded`.
         lengths: As in :class:`Padded`. (Default: None)
         grid: Size of each dimension, such as (H, W), where the T = H W steps are the positions of a map. (Default: (), steps
             are times)
-        valid: Mask of shape (B, T, 1), False at padded steps; of vectors (B, 1), False where they are absent. (Default: None,
+        valid: Marks of shape (B, T, 1), False at padded steps; of vectors (B, 1), False where they are absent. (Default: None,
             all are valid)
-        present: Mask of shape (B,), False in samples in which the modality is absent. (Default: None, present in all)
+        present: Marks of shape (B,), False in samples in which the modality is absent. (Default: None, present in all)
     """
 
     values: Tensor
@@ -54,6 +53,9 @@ class Steps(NamedTuple):
     grid: tuple[int, ...] = ()
     valid: Tensor | None = None
     present: Tensor | None = None
+
+
+Modalities: TypeAlias = dict[str, WithLengths]  # encodings or targets, by name
 
 
 def lengths_of(lengths: Lengths, name: str) -> Tensor | None:
@@ -94,7 +96,7 @@ def valid_steps(lengths: Tensor, steps: int, device: torch.device | None = None)
         device: Device of the result. (Default: that of `lengths`)
 
     Returns:
-        Mask of shape (B, T), True at valid steps.
+        Marks of shape (B, T), True at valid steps.
 
     Example:
         >>> valid_steps(torch.tensor([3, 1]), 3)

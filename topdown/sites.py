@@ -13,13 +13,14 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from topdown.masking import Masks, replaced
-from topdown.sequence import Steps, described
-from topdown.wiring import Names, nearest
+from topdown.backbone import user_model
+from topdown.batch import BATCH_FIRST, Batch, check_target, input_targets
+from topdown.masking import Masks, apply_masks, replaced
+from topdown.sequence import Modalities, WithLengths, described, lengths_of
+from topdown.wiring import Names, Wiring, nearest
 
 T = TypeVar("T")
 Key: TypeAlias = int | str
-Values: TypeAlias = dict[str, Steps]  # at sites, by the name of the target or of the encoding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Site:
 Sites: TypeAlias = Mapping[str, Site]
 
 
-def to_sequence(values: Tensor, site: Site, lengths: Tensor | None = None) -> Steps:
+def to_sequence(values: Tensor, site: Site, lengths: Tensor | None = None) -> WithLengths:
     """Returns values of a site as a sequence of shape (B, T, D), or as vectors of shape (B, D) where there is no time.
 
     Example:
@@ -108,7 +109,7 @@ def to_sequence(values: Tensor, site: Site, lengths: Tensor | None = None) -> St
     order, grid = site.order(values)
     values = values.permute(order)
     values = values.flatten(2 + len(grid)).mean(-1) if values.dim() > 2 + len(grid) else values
-    return Steps(values.flatten(1, -2) if grid else values, lengths, grid if len(grid) > 1 else ())
+    return WithLengths(values.flatten(1, -2) if grid else values, lengths, grid if len(grid) > 1 else ())
 
 
 def from_sequence(mask: Tensor, like: Tensor, site: Site) -> Tensor:
@@ -165,7 +166,62 @@ def optional_sites(inputs: Mapping[str, Any], sites: Names, model: nn.Module, mo
     return [name for name in sites if name not in inputs and name in possible]
 
 
-def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, Values]:
+def read_targets(batch: Batch, at_sites: Modalities, wiring: Wiring, targets: Names, encodings: Modalities) -> Modalities:
+    """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites as sequences.
+
+    A site has the lengths of the encoding of the same name, or of the only encoding if the call has none for the name, where
+    these have as many steps; else the lengths of the name in the call.
+
+    Args:
+        batch: Inputs and lengths of the call.
+        at_sites: Values in the layout of their sites.
+        wiring: Sites, and the sizes of targets, as far as they are known.
+        targets: Names of the targets. Absent ones are left out.
+        encodings: Encodings of the pass.
+
+    Raises:
+        TypeError: if a mask cannot multiply a value.
+        ValueError: if a shape does not fit.
+    """
+    sizes: Mapping[str, int | None] = wiring.target_sizes or dict.fromkeys(targets)
+    # Those of unknown sizes were not read with the batch.
+    inputs = batch.targets if wiring.target_sizes else input_targets(batch, {k: None for k in targets if k not in wiring.sites})
+    if not at_sites:
+        return inputs
+    only = [*encodings.values()] if len(wiring.source_sizes or encodings) == 1 else []
+    values, is_first = dict(inputs), all([site.layout.split()[0] == "b" for site in wiring.sites.values()])
+    for k, (value, packed, *_) in at_sites.items():
+        if k in targets:
+            if packed is not None:
+                raise TypeError(f"{k!r}, the {wiring.sites[k]}, is a PackedSequence: choose a site before it is packed")
+            x, _, grid, *_ = to_sequence(value, wiring.sites[k])
+            check_target(batch, k, x, sizes[k])
+            like = [encodings[k]] if k in encodings else only if lengths_of(batch.lengths, k) is None else []
+            like = [r for r in like if r.lengths is not None and (*r.values.shape[1:-1], r.grid) == (*x.shape[1:-1], grid)]
+            values[k] = like[0]._replace(values=x) if like else batch.with_lengths(k, x, None, grid)
+    counts = [v.shape[0] for v in batch.inputs.values() if isinstance(v, Tensor) and v.dim()]
+    name, shape = batch.first or ("", counts)
+    if counts and is_first and not torch.compiler.is_compiling() and shape[0] not in counts:
+        raise ValueError(f"{name!r} has shape {shape}, but the inputs have {counts[0]} samples: {BATCH_FIRST}")
+    return values
+
+
+def run_masked(run: Callable[[Any], T], backbone: nn.Module, wiring: Wiring, inputs: Any, masks: Masks) -> tuple[T, Modalities]:
+    """Runs a function of a backbone on inputs times their masks; hooks multiply the values at sites by theirs.
+
+    A site that has a mask must be reached, and the others, too, if no modality is absent.
+
+    Returns:
+        Result of the function, and the values at sites before they are masked.
+    """
+    if not wiring.sites:
+        return run(apply_masks(inputs, masks)), {}
+    masked, model = apply_masks(inputs, {k: mask for k, mask in masks.items() if k not in wiring.sites}), user_model(backbone)
+    optional = optional_sites(inputs, wiring.sites, model, wiring.source_sizes or () if model is backbone else ())
+    return run_with_hooks(lambda: run(masked), model, wiring.sites, masks, [name for name in optional if name not in masks])
+
+
+def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, Modalities]:
     """Runs a function that calls a model, and reads and masks the values at sites of the model, in the calling thread alone.
 
     Args:
@@ -194,21 +250,19 @@ def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: 
         raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
     thread, learns, handles = threading.get_ident(), torch.is_grad_enabled(), []
     places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
-    values: Values = {}
+    values: Modalities = {}
 
     def visit(name: str, container: Any, keys: tuple[Key, ...]) -> Any:
         value, mask = _pick(container, keys, sites[name]), masks.get(name)
         if name in values:
             raise ValueError(f"{places[name]} runs more than once in a call: choose a module that runs once, outside of loops")
-        is_packed = isinstance(value, PackedSequence)
         if mask is None:  # a copy, since the model may change the value in place
-            values[name] = Steps(*pad_packed_sequence(value, batch_first=True)) if is_packed else Steps(value.clone())
+            copied = pad_packed_sequence(value, batch_first=True) if isinstance(value, PackedSequence) else [value.clone()]
+            values[name] = WithLengths(*copied)
             return None
-        values[name] = Steps(value)
+        values[name] = WithLengths(value)
         if learns:
             _check_learns(places[name], mask, run_with_hooks.__code__)
-        if is_packed:
-            raise TypeError(f"{places[name]} is a PackedSequence: choose a site before it is packed")
         if mask.shape != value.shape:
             shapes = f"{tuple(mask.shape)} in the first pass, but now {tuple(value.shape)}"
             raise ValueError(f"{places[name]} had shape {shapes}: choose a site whose size masks do not change")

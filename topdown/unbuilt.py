@@ -1,16 +1,15 @@
 """Feedback of unknown sizes, which the first call measures."""
 
 import numbers
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from topdown.batch import Batch, read_inputs, read_targets
-from topdown.sequence import Steps
-from topdown.sites import to_sequence
+from topdown.batch import Batch
+from topdown.sequence import Modalities
+from topdown.sites import read_targets
 from topdown.wiring import Wiring, who_masks_whom
 
 
@@ -63,7 +62,7 @@ def check_complete(batch: Batch, wiring: Wiring) -> None:
         raise ValueError(f"{absent} are None, but the first call measures all modalities: pass example_inputs=")
 
 
-def measure(batch: Batch, encodings: Mapping[str, Steps], at_sites: Mapping[str, Steps], wiring: Wiring) -> Wiring:
+def measure(batch: Batch, encodings: Modalities, at_sites: Modalities, wiring: Wiring) -> Wiring:
     """Decides a wiring for the sizes in a call.
 
     Args:
@@ -77,9 +76,9 @@ def measure(batch: Batch, encodings: Mapping[str, Steps], at_sites: Mapping[str,
     """
     inputs = [name for name, value in batch.inputs.items() if wiring.sources is not None or is_modality(value)]
     pairs = who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encodings)
-    values = [(k, to_sequence(x.values, wiring.sites[k], x.lengths)) for k, x in at_sites.items() if k in pairs]
-    targets = read_inputs(batch, dict.fromkeys([k for k in pairs if k not in wiring.sites]))
-    targets |= read_targets(batch, [(k, x.values, x.lengths, x.grid) for k, x in values], dict.fromkeys(at_sites))
+    if unreached := [k for k in pairs if k in wiring.sites and k not in at_sites]:
+        raise ValueError(f"the sites {unreached} were not reached, but the first call measures all: pass example_inputs=")
+    targets = read_targets(batch, at_sites, wiring, pairs, encodings)
     return wiring.decide(*({name: x.values.shape[-1] for name, x in group.items()} for group in (targets, encodings)))
 
 

@@ -33,10 +33,10 @@ class Wiring:
     """Holds the targets and sources of a latch.
 
     Args:
-        sources: Sources of each target that the user named, or None.
+        sources: The option `sources`.
         sites: Site of each target that is not an input. (Default: none)
-        pairs: Sources of each target; None until the sizes are known, and where a user-defined module
-            decides on them. (Default: None)
+        pairs: {target: [sources]}, as decided; None until the sizes are known, and for a ready feedback module, whose logits
+            name the pairs in each pass. The sizes are None as long. (Default: None)
         target_sizes: Features D_k of each target. (Default: None)
         source_sizes: Size d_j of each encoding. (Default: None)
 

@@ -39,7 +39,7 @@ def make(build, kind, *, start="random", **options):
 @pytest.mark.parametrize(("kind", "scale"), [(Constant, 1.0), (Zero, 2.0)], ids=["inf", "zero logits, scale 2"])
 def test_a_mask_of_ones_is_the_backbone_bit_for_bit(build, kind, scale, lengths, passes):
     inputs = batch(SIZES)
-    for combine in ("mean", "max", "min"):
+    for combine in ("mean", "max", "min", "product"):
         latch = make(build, kind, scale=scale, combine=combine, passes=passes)
         assert torch.equal(latch(inputs, lengths), latch.backbone(inputs, lengths))
         assert all((mask == 1).all() for mask in latch.masks(inputs, lengths).values())

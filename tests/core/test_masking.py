@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topdown.masking import align_mask, combine_masks, detach_padding, interpolate_mask, ones_where_absent, pool_mask
-from topdown.sequence import Steps, valid_steps
+from topdown.masking import align_mask, combine_masks, interpolate_mask, pool_mask, target_mask
+from topdown.sequence import WithLengths, valid_steps
 
 RULES = ["mean", "max", "min", "product"]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
@@ -102,8 +102,8 @@ def test_pooling_averages_valid_steps_only():
 
 
 def aligned(mask, lengths, target_steps, target_lengths, align, names=("source", "target")):
-    target = Steps(torch.zeros(len(mask), target_steps, mask.shape[-1]), target_lengths)
-    return align_mask(Steps(mask, lengths), target, align, names=names)
+    target = WithLengths(torch.zeros(len(mask), target_steps, mask.shape[-1]), target_lengths)
+    return align_mask(WithLengths(mask, lengths), target, align, names=names)
 
 
 def test_a_shared_time_is_used_as_it_is():
@@ -151,29 +151,32 @@ def test_interpolation_in_bfloat16_is_as_fine_as_its_values():
 
 def test_a_mask_is_one_where_no_source_is_present_and_learns_nothing_from_padding():
     mask = torch.full((3, 2, 1), 0.25, requires_grad=True)
-    x = Steps(mask, torch.tensor([1, 2, 2]), (), valid_steps(torch.tensor([1, 2, 2]), 2).unsqueeze(-1))
-    present = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
-    result = detach_padding(ones_where_absent(mask, present), x)
+    x = WithLengths(mask, torch.tensor([1, 2, 2]), (), valid_steps(torch.tensor([1, 2, 2]), 2).unsqueeze(-1))
+    present = {"a": torch.tensor([True, True, False]), "b": torch.tensor([True, False, False])}
+    encodings = {name: WithLengths(mask, present=marks) for name, marks in present.items()}
+    result = target_mask({"a": mask, "b": mask}, encodings, x, ["a", "b"], "mean", 1.0, 0.0)
     assert result.flatten().tolist() == [0.25, 0.25, 0.25, 0.25, 1.0, 1.0]
-    assert ones_where_absent(mask, [present[0], None]).flatten().tolist() == [0.25] * 6
+    with_another = {**encodings, "c": WithLengths(mask)}
+    always = target_mask({"a": mask, "c": mask}, with_another, x, ["a", "c"], "mean", 1.0, 0.0)
+    assert always.flatten().tolist() == [0.25] * 6
     (gradient,) = torch.autograd.grad((result * torch.tensor([1.0, torch.nan]).view(1, 2, 1))[:1].sum(), mask)
     assert gradient[0].flatten().tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_factor_acts_before_masks_are_combined(rule):
+def test_the_scale_acts_before_masks_are_combined(rule):
     f = masks(3, (2, 3, 4), 0)
-    torch.testing.assert_close(combine_masks(f, rule, factor=2.0), combine_masks([2.0 * mask for mask in f], rule))
+    torch.testing.assert_close(combine_masks(f, rule, scale=2.0), combine_masks([2.0 * mask for mask in f], rule))
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_a_source_that_is_absent_in_a_sample_drops_out(rule, factor):
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_source_that_is_absent_in_a_sample_drops_out(rule, scale):
     f = masks(3, (2, 3, 4), 0)
     present = [None, torch.tensor([True, False]), torch.tensor([True, True])]
-    combined = combine_masks(f, rule, present, factor)
-    torch.testing.assert_close(combined[0], combine_masks(f, rule, (), factor)[0])
-    torch.testing.assert_close(combined[1], combine_masks([f[0], f[2]], rule, (), factor)[1])
+    combined = combine_masks(f, rule, present, scale)
+    torch.testing.assert_close(combined[0], combine_masks(f, rule, (), scale)[0])
+    torch.testing.assert_close(combined[1], combine_masks([f[0], f[2]], rule, (), scale)[1])
 
 
 def test_a_rule_of_the_users_gets_a_neutral_mask_where_a_source_is_absent():
@@ -188,5 +191,5 @@ def test_a_rule_of_the_users_gets_a_neutral_mask_where_a_source_is_absent():
 
 def test_the_mask_of_a_padded_sequence_for_a_map_is_its_mean_over_valid_steps():
     mask = torch.tensor([[[0.1], [0.3], [9.0]], [[0.2], [0.4], [0.6]]])
-    source, target = Steps(mask, torch.tensor([2, 3])), Steps(torch.zeros(2, 4, 1), None, (2, 2))
-    assert align_mask(source, target, "pool").flatten().tolist() == pytest.approx([0.2, 0.4])
+    source, target = WithLengths(mask, torch.tensor([2, 3])), WithLengths(torch.zeros(2, 4, 1), None, (2, 2))
+    assert align_mask(source, target, "pool", ("a", "b")).flatten().tolist() == pytest.approx([0.2, 0.4])

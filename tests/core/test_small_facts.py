@@ -10,7 +10,7 @@ from toys import Toy
 import topdown
 from topdown import LatchTrace, SequenceLSTM, TopDownLatch, explain
 from topdown.plots import draw_profile, plot_sample, write_page
-from topdown.sequence import Padded, readable
+from topdown.sequence import Padded, WithLengths, readable
 
 SIZES = {"a": 3, "b": 2}
 
@@ -21,7 +21,7 @@ def test_a_latch_prints_who_masks_whom_and_what_trains():
     text = repr(latch)
     assert "masks 'a' by 'b'" in text
     assert "masks 'b' by 'a'" in text
-    assert "trains 30 of 30 parameters of feedback" in text  # 5 x 3 + 3 and 5 x 2 + 2
+    assert "trains 30 of 30 parameters of the feedback" in text  # 5 x 3 + 3 and 5 x 2 + 2
     assert "trains 0 of 47 parameters of the backbone" in text  # 3 x 5 + 5, 2 x 5 + 5 and 5 x 2 + 2
 
 
@@ -68,12 +68,14 @@ def test_reports_have_the_defaults_that_they_document():
 def test_lengths_of_an_encoding_hold_for_its_site_only_with_as_many_steps():
     """A site of the name of a `Padded` encoding has its lengths, or those of the call if it has other steps."""
     from topdown.batch import Batch
+    from topdown.sites import Site, read_targets
+    from topdown.wiring import Wiring
 
-    batch = Batch({}, {"a": torch.tensor([4, 3])})
-    short = batch.check(torch.tensor([2, 1]), "a", torch.zeros(2, 2, 5))
-    batch.padded["a"] = short
-    assert torch.equal(batch.with_lengths("a", torch.zeros(2, 2, 7)).lengths, torch.tensor([2, 1]))
-    assert torch.equal(batch.with_lengths("a", torch.zeros(2, 4, 7)).lengths, torch.tensor([4, 3]))
+    batch, wiring = Batch({}, {"a": torch.tensor([4, 3])}), Wiring(None, {"a": Site("layer")})
+    short = batch.attach(torch.tensor([2, 1]), "a", torch.zeros(2, 2, 5), None, ())
+    for steps, expected in ((2, [2, 1]), (4, [4, 3])):
+        targets = read_targets(batch, {"a": WithLengths(torch.zeros(2, steps, 7))}, wiring, ["a"], {"a": short})
+        assert targets["a"].lengths.tolist() == expected
     assert isinstance(Padded(torch.zeros(1, 2, 3), None), tuple)
 
 
