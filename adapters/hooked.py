@@ -11,7 +11,7 @@ from torch import nn
 from topdown.adapters.called_as_model import latch_class
 from topdown.backbone import takes_lengths
 from topdown.sequence import Lengths
-from topdown.sites import Site, check_sites, optional_sites, run_with_hooks, to_sequence
+from topdown.sites import Site, check_sites, run_at_sites, to_sequence
 
 
 class Run(dict[str, Any]):
@@ -102,10 +102,9 @@ class HookedBackbone(nn.Module):
             ValueError: if the model does not reach the site of an encoding, or reaches it twice.
         """
         more = {"lengths": lengths} if lengths is not None and self.uses_lengths else {}
-        optional = optional_sites(inputs, self.encodings, self.model)
         first = [inputs[name] for name in self.positional if name in inputs]
         more |= {name: value for name, value in inputs.items() if name not in self.positional}
-        output, values = run_with_hooks(lambda: self.model(*first, **more), self.model, self.encodings, {}, optional)
+        output, values = run_at_sites(lambda: self.model(*first, **more), self, self.encodings, {}, inputs, ())
         read = {k: to_sequence(values[k].values, site, values[k].lengths) for k, site in self.encodings.items() if k in values}
         return Run({k: r if r.grid or r.lengths is not None else r.values for k, r in read.items()}, output)
 

@@ -8,8 +8,8 @@ paper                       here                      shape
 :math:`i_k`                 `inputs[k]`               (B, T_k, D_k), or (B, D_k)
 :math:`r_k`                 `encodings[k]`            (B, T_k, d_k), or (B, d_k)
 :math:`h_k`                 `logits[target][source]`  (B, T_j, D_k)
-:math:`f_k`                 `mask`, in (0, 1) or,     (B, T_k, D_k)
-                            by default, in (0, 2)
+:math:`f_k`                 `masks[k]`, in (0, 1)     (B, T_k, D_k)
+                            or, by default, (0, 2)
 :math:`\tilde i_k`          masked inputs             (B, T_k, D_k)
 Stage I, Stage II           first and second pass
 :math:`a_{kl}, m_{kl}`      cross-modal, symmetric    attention (`topdown.adapters`)

@@ -106,7 +106,7 @@ def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]
     return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
 
 
-def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: bool) -> dict[str, WithLengths]:
+def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: bool, *, detach: bool) -> dict[str, WithLengths]:
     """Checks the result of `encode`, and returns the encodings that feedback reads, 0 where they are padded or absent.
 
     Args:
@@ -114,6 +114,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         batch: Inputs and lengths of the call.
         wiring: Sources, and sizes for which feedback was built.
         uses_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
+        detach: Whether to cut the gradient, which a model may have turned on within no_grad().
 
     Returns:
         Encodings of shape (B, T, d) or (B, d), with their lengths. Lengths of those without time say in which samples the
@@ -125,9 +126,9 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
     """
     if not isinstance(encoded, MAPPING):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
-    sizes, inputs = wiring.source_sizes, batch.inputs
-    wanted = {j for names in (wiring.sources or {}).values() for j in names}  # without the option `sources`, all encodings are
-    if wiring.pairs is None and wanted:
+    # Without the option `sources`, none is wanted by name, and all encodings are sources.
+    sizes, inputs, wanted = wiring.source_sizes, batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
+    if wanted and not wiring.pairs:
         who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encoded)  # raises for an unknown name
     encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
@@ -135,8 +136,9 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
         # An entry with the name of an input that can be masked must be an encoding: an error below says so.
         is_source = name in wanted if wanted else (is_encoding or can_be_masked(inputs.get(name)))
-        # An encoding of nothing, such as a learned one, is no source where its modality is absent.
-        is_absent = inputs.get(name) is None and (name in inputs or name in (wiring.target_sizes or ()))
+        # An encoding of nothing, such as a learned one, is no source where its modality is absent. A name that is neither input
+        # nor target may be that of an encoding without an input.
+        is_absent = inputs.get(name) is None and (name in inputs or name in wiring.target_sizes)
         if r is None or not is_source or (is_absent and name not in wiring.sites):
             continue
         if not is_encoding:
@@ -145,16 +147,16 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         if r.dim() > 3 or r.shape[0] != batch.first[1][0]:
             shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
             raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
-        if sizes is not None and r.shape[-1] != sizes.get(name):
+        if sizes and r.shape[-1] != sizes.get(name):
             built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
             raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
         _, lengths, grid, valid, present = _encoding_with_lengths(name, returned, batch)
-        r = r.detach() if r.requires_grad and not torch.is_grad_enabled() else r  # a model may turn gradients on by itself
+        r = r.detach() if detach and r.requires_grad else r
         encodings[name] = WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
     if lost := [name for name in wanted if name not in encoded and inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
-        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *(sizes or ()))
+        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *sizes)
         batch.check_names([*names, *(inputs if uses_lengths else ())])
     return encodings
 

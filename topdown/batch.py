@@ -26,7 +26,8 @@ class Batch:
     def __init__(self, inputs: Inputs, lengths: Lengths) -> None:
         self.inputs, self.lengths, self.by_name = inputs, lengths, isinstance(lengths, MAPPING)
         self.targets: dict[str, WithLengths] = {}  # inputs that masks multiply, as far as they are known before logits
-        self.first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first target or encoding, for messages
+        # Name and shape of the first target or encoding; others must have its batch size.
+        self.first: tuple[str, tuple[int, ...]] | None = None
         # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
         self._steps: dict[str, tuple[str, int]] = {}
         self._by_tensor: list[tuple[Tensor, Any, Any]] = []  # what was checked: modalities may share a tensor,
@@ -132,8 +133,8 @@ def read_batch(inputs: Inputs, lengths: Lengths, wiring: Wiring) -> Batch:
         raise TypeError(f"names of inputs must be strings, got {stray[0]!r} ({type(stray[0]).__name__})")
     if all([value is None for value in inputs.values()]):
         raise ValueError(f"there is no input: all of {list(inputs)} are None" if inputs else "there is no input: it is empty")
-    batch, sites, sizes = Batch(inputs, lengths), wiring.sites, wiring.target_sizes or {}
-    batch.targets = input_targets(batch, {k: size for k, size in sizes.items() if k not in sites} if sites else sizes)
+    batch = Batch(inputs, lengths)
+    batch.targets = input_targets(batch, {k: size for k, size in wiring.target_sizes.items() if k not in wiring.sites})
     return batch
 
 
@@ -142,10 +143,8 @@ def input_targets(batch: Batch, sizes: Mapping[str, int | None]) -> dict[str, Wi
 
     Args:
         batch: Inputs and lengths of the call.
-        sizes: Features D_k of each, or None where they are unknown; then one at least must be an input.
+        sizes: Features D_k of each, or None where they are unknown.
     """
-    if None in [*sizes.values()] and not {*sizes} & {*batch.inputs}:
-        raise ValueError(f"the feedback masks {[*sizes]}, but the inputs are {nearest(next(iter(sizes)), batch.inputs)}")
     present = {k: x for k in sizes if (x := batch.inputs.get(k)) is not None}
     return {k: batch.with_lengths(k, check_target(batch, k, x, sizes[k])) for k, x in present.items()}
 

@@ -275,7 +275,7 @@ class ZeroStart(nn.Module):
     def __init__(self, network: nn.Module, wiring: Wiring | None = None) -> None:
         super().__init__()
         self.network, self.wiring = network, wiring or Wiring(None)
-        sizes, sources = self.wiring.target_sizes or {}, self.wiring.pairs or {}
+        sizes, sources = self.wiring.target_sizes, self.wiring.pairs
         self.pairs = ModalityDict({k: ModalityDict({j: Affine(sizes[k]) for j in names}) for k, names in sources.items()})
         self.shared = None if sources else Affine().to(next(network.parameters(), torch.empty(0)))
         self._takes = takes_lengths(network)
@@ -315,9 +315,8 @@ def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wirin
     factory = factory if makes_all else partial(PairwiseFeedback, factory)
     # Parameters that are created in inference mode cannot be trained.
     with torch.inference_mode(False), contextlib.nullcontext() if like is None else like.device:
-        sizes, pairs = wiring.target_sizes or {}, wiring.pairs or {}
-        check_rule(combine, start, pairs, sizes)
-        feedback = factory(wiring.source_sizes, sizes, pairs)
+        check_rule(combine, start, wiring.pairs, wiring.target_sizes)
+        feedback = factory(wiring.source_sizes, wiring.target_sizes, wiring.pairs)
         if not isinstance(feedback, nn.Module):
             raise TypeError(f"the factory of the feedback returned a {type(feedback).__name__}: it must return a module")
         if start == "identity" and is_kind:
@@ -383,7 +382,7 @@ def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
             if not isinstance(h, Tensor):
                 raise TypeError(f"the feedback from {j!r} to {k!r} must be a tensor of logits, got {type(h).__name__}")
             if j not in (wiring.pairs or logits).get(k, ()):
-                before, pairs = f"{type(network).__name__} returned logits from {j!r} to {k!r}: ", wiring.pairs or {}
-                check_name(k, pairs, "targets", before)
-                check_name(j, pairs[k], "sources", before)
+                before = f"{type(network).__name__} returned logits from {j!r} to {k!r}: "
+                check_name(k, wiring.pairs, "targets", before)
+                check_name(j, wiring.pairs[k], "sources", before)
     return logits  # type: ignore[return-value]

@@ -16,9 +16,9 @@ masks begin at 1.
 - The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
   from all of them. The first pass is `encode`, without a trace; the second pass is `encode` and `fuse`.
 - A *source* is an encoding that feedback reads. A *target* is what a mask multiplies: an input, or the value at a *site* within
-  the model. `Wiring` says which sources mask which targets.
-- *Feedback* maps the encoding of a source to *logits*, whose sigmoid is the mask of the pair. `align` brings it to the steps of
-  the target, and `combine` makes one mask of those of all sources.
+  the model. They form a *pair*; `Wiring` holds the pairs.
+- *Feedback* is one module for all pairs. It maps the encodings to *logits*, whose sigmoid is the mask of a pair. `align` brings
+  that to the steps of the target, and `combine` makes one mask of those of all sources.
 - *Lengths* mark padding, and samples from which a modality is *absent*. `WithLengths` is a tensor with its lengths; `Batch`
   holds the inputs and the lengths of one call.
 
@@ -40,14 +40,14 @@ from torch import Tensor, nn
 from typing_extensions import Self, TypeVar
 
 from topdown import masking, saving
-from topdown.backbone import check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
+from topdown.backbone import TakesLengths, check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
 from topdown.batch import Batch, Inputs, inputs_by_name, read_batch
 from topdown.feedback import Feedback, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
-from topdown.masking import Align, Combine, Masks, source_masks, target_mask
+from topdown.masking import Align, Combine, Masks, apply_masks, source_masks, target_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Modalities
-from topdown.sites import Site, Sites, check_sites, from_sequence, read_targets, run_masked
+from topdown.sites import AtSites, Site, Sites, check_batch_first, check_sites, from_sequence, read_targets, run_at_sites
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -111,7 +111,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             `input_sizes` and `encoding_sizes`, or unknown until the first call)
 
     All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes. `latch.feedback` is the module;
-    one that is set later is used as it is, with the targets and sources of the latch.
+    one that is set later is used as it is, with the pairs of the latch: nothing makes its logits begin at 0.
 
     Raises:
         TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
@@ -159,6 +159,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         # A backbone around a model may ask for a latch that is called as that model: see topdown.adapters.called_as_model.
         self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))
         self.wiring = Wiring(check_sources(sources), check_sites(sites, user_model(backbone)))
+        self._takes_lengths: dict[str, TakesLengths] = {}  # of encode, fuse and feedback: see __setattr__
         self.backbone, self.start = backbone, start  # before the options that are checked against them
         self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
         self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes
@@ -224,7 +225,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         batch = self.read(inputs, lengths, named)
         masks, by_source, encodings = self.compute_masks(batch)
         scaled = {k: {j: self.c * mask for j, mask in f.items()} for k, f in by_source.items()}
-        values, raw = {j: r.values for j, r in encodings.items()}, {k: batch.inputs[k] for k in masks if k not in self.sites}
+        values = {j: r.values for j, r in encodings.items()}
+        raw = {k: batch.inputs[k] for k in {**batch.targets, **masks} if k not in self.sites}
         return LatchTrace(self.predict(batch, masks), masks, scaled, values, self.sites, 0.5 * self.c, raw)
 
     def disabled(self) -> Disabled[Self]:
@@ -277,7 +279,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """
         saved, tensors = saving.read(Path(folder), backbone, functions)
         latch = cls(backbone, **saved["options"], **functions)
-        if saved["target_sizes"] is not None and latch._kind:
+        if saved["target_sizes"] and latch._kind:
             latch._build(latch.wiring.decide(saved["target_sizes"], saved["source_sizes"]))
         saving.copy_tensors(tensors, latch.feedback, backbone, saved["also"])
         return latch
@@ -286,6 +288,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def c(self) -> float:
         """The factor of the mask of each pair: 2 with start="identity", since 2 sigmoid(0) = 1, and else the option `scale`."""
         return 2.0 if self.start == "identity" else self.scale
+
+    _unbuilt = property(lambda self: self._kind is not None and not self.wiring.pairs)
 
     @property
     def sites(self) -> Sites:
@@ -299,7 +303,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         for target, sources in (self.wiring.pairs or self.wiring.sources or {}).items():
             site = f" ({self.sites[target]})" if target in self.sites else ""
             lines.append(f"masks {target!r}{site} by {' and '.join(map(repr, sources))}")
-        for name in () if isinstance(self.feedback, UnbuiltFeedback) else ("feedback", "backbone"):
+        for name in () if self._unbuilt else ("feedback", "backbone"):
             counts = [
                 sum(p.numel() for p in getattr(self, name).parameters() if p.requires_grad or frozen) for frozen in (0, 1)
             ]
@@ -317,27 +321,30 @@ class TopDownLatch(nn.Module, Generic[Model]):
         if name == "scale" and value != 1.0 and self.start == "identity":
             raise ValueError(f"scale={value} goes with start='random': with start='identity' masks begin at 1 by themselves")
         if name == "combine":
-            masking.check_rule(value, self.start, self.wiring.pairs or {}, self.wiring.target_sizes or {})
+            masking.check_rule(value, self.start, self.wiring.pairs, self.wiring.target_sizes)
         super().__setattr__(name, value)
         if name == "backbone":
             check_sites(self.sites, user_model(value))
-            self._takes_lengths = {"encode": takes_lengths(value.encode), "fuse": takes_lengths(value.fuse)}
+            takes = {half: takes_lengths(getattr(value, half)) for half in ("encode", "fuse")}
+            self._takes_lengths = {**self._takes_lengths, **takes}
             # Where one of both takes lengths, lengths may have an entry for any input, not only for modalities.
-            self._uses_lengths = getattr(value, "uses_lengths", {*self._takes_lengths.values()} != {"never"})
+            self._uses_lengths = getattr(value, "uses_lengths", {*takes.values()} != {"never"})
         elif name == "feedback":
-            self._feedback_takes_lengths, self._kind = takes_lengths(value), None
+            self._takes_lengths, self._kind = {**self._takes_lengths, "feedback": takes_lengths(value)}, None
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
         """Checks the arguments of a call, and builds feedback of unknown sizes. A disabled latch checks nothing."""
         inputs = inputs_by_name(inputs, named)
         if is_disabled(self):
             return Batch(inputs, lengths)
-        if isinstance(self.feedback, UnbuiltFeedback):
+        if self._unbuilt:
             self._build_from(inputs, lengths)
         return read_batch(inputs, lengths, self.wiring)
 
     def compute_masks(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Modalities]:
         """Runs the first passes, each on the raw inputs times the masks of the one before; none while the latch is disabled.
+
+        Masks multiply their targets in the next pass: see :func:`topdown.masking.apply_masks`.
 
         Returns:
             The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
@@ -346,44 +353,49 @@ class TopDownLatch(nn.Module, Generic[Model]):
         masks: dict[str, Tensor] = {}
         by_source: dict[str, dict[str, Tensor]] = {}
         encodings: Modalities = {}
-        c, dropout = self.c, self.mask_dropout if self.training else 0.0
+        dropout = self.mask_dropout if self.training else 0.0
         for _ in range(0 if is_disabled(self) else self.passes):
             encodings, at_sites = self._encode(batch, masks)
-            logits = run_feedback(self.feedback, encodings, self.wiring, self._feedback_takes_lengths)
-            pairs: Any = self.wiring.pairs or logits  # {target: sources}, which a ready module decides by its logits
-            targets = read_targets(batch, at_sites, self.wiring, pairs, encodings)
-            by_source = {k: source_masks(logits[k], encodings, x, self.align, k) for k, x in targets.items() if logits.get(k)}
-            masks = {k: target_mask(f, encodings, targets[k], pairs[k], self.combine, c, dropout) for k, f in by_source.items()}
-            masks |= {k: from_sequence(masks[k], x.values, self.sites[k]) for k, x in at_sites.items() if k in masks}
+            logits = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
+            check_batch_first(batch, self.sites)
+            decided = self.wiring if self.wiring.pairs else self.wiring.decide_by_logits(logits, batch.inputs)
+            targets = read_targets(batch, at_sites, decided, encodings)
+            masks, by_source = {}, {}
+            for k in [k for k, h in logits.items() if h and k in targets]:
+                f = by_source[k] = source_masks(logits[k], encodings, targets[k], self.align, k)
+                mask = target_mask(f, encodings, targets[k], decided.pairs[k], self.combine, self.c, dropout)
+                masks[k] = from_sequence(mask, at_sites[k].values, self.sites[k]) if k in at_sites else mask
         return masks, by_source, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
-        encode, fuse = (lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse"))
-        model: Any = self.backbone
-        run: Any = lambda inputs: model.fuse(model.encode(inputs, **encode), **fuse)  # noqa: E731
-        return run_masked(run, model, self.wiring, batch.inputs, masks)[0] if masks else run(batch.inputs)
+        to_encode, to_fuse = (lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse"))
+        model, inputs = cast(Any, self.backbone), apply_masks(batch.inputs, masks, self.sites)
+        sites = {k: site for k, site in self.sites.items() if k in masks}
+        run: Any = lambda: model.fuse(model.encode(inputs, **to_encode), **to_fuse)  # noqa: E731
+        return run_at_sites(run, model, sites, masks, inputs, self.wiring.source_sizes)[0]
 
-    def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, Modalities]:
-        """Encodes without a trace, and returns the encodings that feedback reads, and the values at sites before masks."""
+    def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
+        """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
         keyword, model = copied(lengths_keyword(batch.lengths, self._takes_lengths["encode"])), cast(Any, self.backbone)
+        inputs = copied(apply_masks(batch.inputs, masks, self.sites))
+        run: Any = lambda: model.encode(inputs, **keyword)  # noqa: E731
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(model):
-            output, at_sites = run_masked(lambda x: model.encode(copied(x), **keyword), model, self.wiring, batch.inputs, masks)
-            encodings = read_encodings(output, batch, self.wiring, self._uses_lengths)
+            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, self.wiring.source_sizes)
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
-        return encodings, at_sites
+        return read_encodings(encoded, batch, self.wiring, self._uses_lengths, detach=not self.encoder_grad), at_sites
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
-        kind = self._kind
-        feedback = build_feedback(kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
-        self.wiring, self.feedback = wiring, cast(PairwiseFeedback, feedback.train(self.training))
-        self._kind = kind  # which setting the feedback reset
+        feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
+        super().__setattr__("feedback", feedback.train(self.training))  # in our own __setattr__ it would be of no kind
+        self._takes_lengths = {**self._takes_lengths, "feedback": takes_lengths(feedback)}
+        self.wiring = wiring  # last: other threads see either all of it or none
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""
         with _build_lock:
-            if isinstance(self.feedback, UnbuiltFeedback):  # else it was given, or another thread has built it
+            if self._unbuilt:  # else it was passed, or another thread has built it
                 batch = read_batch(inputs, lengths, self.wiring)
                 check_complete(batch, self.wiring)
                 with FirstPass(self.backbone, evaluating=True):

@@ -115,8 +115,11 @@ def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Ten
         tensor([[[0., 0., 0.],
                  [0., 0., 0.]]])
     """
-    if torch.compiler.is_compiling():
-        return _in_graph(sequence, weights, training)
+    if torch.compiler.is_compiling():  # compilers and exporters would take torch's LSTM apart, into as many cells as steps
+        if torch.is_grad_enabled() and not _is_exporting():
+            return cast(Tensor, torch.compiler.disable(run_lstm)(sequence, weights, training))
+        dtype = autocast_dtype(sequence) or sequence.dtype  # graphs hold the casts of autocast, not autocast
+        return cast(Tensor, torch.ops.topdown.lstm(sequence.to(dtype), [weight.to(dtype) for weight in weights]))
     try:
         return _lstm(sequence, weights, training)
     except RuntimeError:  # "could not create a primitive descriptor ...": which types there are depends on the processor
@@ -125,17 +128,6 @@ def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Ten
             raise
         with torch.autocast("cpu", enabled=False):
             return _lstm(sequence.float(), [weight.float() for weight in weights], training).to(dtype)
-
-
-def _in_graph(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
-    """Runs an LSTM in code that is compiled or exported: as the operator of :mod:`topdown.export`, or outside of the graph.
-
-    Compilers and exporters would take torch's LSTM apart, into as many cells as the example has steps.
-    """
-    if torch.is_grad_enabled() and not _is_exporting():
-        return cast(Tensor, torch.compiler.disable(run_lstm)(sequence, weights, training))
-    dtype = autocast_dtype(sequence) or sequence.dtype  # graphs hold the casts of autocast, not autocast
-    return cast(Tensor, torch.ops.topdown.lstm(sequence.to(dtype), [weight.to(dtype) for weight in weights]))
 
 
 def autocast_dtype(values: Tensor) -> torch.dtype | None:

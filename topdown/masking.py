@@ -13,7 +13,7 @@ import copy
 import functools
 import math
 from collections import UserDict
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -23,8 +23,8 @@ from topdown.sequence import TIME_LAST, Modalities, WithLengths, along_batch, de
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
-Masks: TypeAlias = Mapping[str, Tensor]
 Presence: TypeAlias = Sequence[Tensor | None]
+Masks: TypeAlias = Mapping[str, Tensor]  # by target, or by source of one target
 
 CAUSES = f" (the first is an encoding, the second a site or input; one step more may be a class token; {TIME_LAST})"
 ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
@@ -32,7 +32,7 @@ ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
 COMBINE: dict[str, Any] = {"mean": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
 
 
-def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Presence = (), scale: float = 1.0) -> Tensor:
+def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Presence = (), c: float = 1.0) -> Tensor:
     r"""Combines the masks that the sources send to one target.
 
     .. math:: \tilde f_k = \frac{1}{J} \sum_j c f_{j \to k}      (Eq. 4 of the paper, J = 2, c = 1)
@@ -45,7 +45,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         rule: "mean" (Eq. 4), "max", "min", "product", or a function from (J, B, T, D) to (B, T, D). (Default: "mean")
         present: Samples in which each source is present, of shape (B,), or None for all. A sample in which no
             source is present gets an arbitrary mask. (Default: every source is present in every sample)
-        scale: c, the factor of each mask before they are combined. (Default: 1)
+        c: Factor of each mask before they are combined. (Default: 1)
 
     Returns:
         Mask of the target, of shape (B, T, D).
@@ -63,10 +63,10 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
     """
     marks = [None if p is None else along_batch(p, masks[0]) for p in present]
     if absent := [~p for p in marks if p is not None] if marks else []:
-        neutral = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / scale}[rule]
-        masks = [mask if p is None else torch.where(p, mask, neutral) for mask, p in zip(masks, marks, strict=True)]
+        ignored = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / c}[rule]
+        masks = [mask if p is None else torch.where(p, mask, ignored) for mask, p in zip(masks, marks, strict=True)]
     if callable(rule):
-        stacked = torch.stack(torch.broadcast_tensors(*masks)) * scale
+        stacked = torch.stack(torch.broadcast_tensors(*masks)) * c
         combined: Tensor = rule(stacked)
         if not isinstance(combined, Tensor) or combined.shape != stacked.shape[1:]:
             shape = tuple(stacked.shape)
@@ -76,9 +76,9 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
     if rule == "mean":
         count: Any = (len(masks) - torch.stack(absent).sum(0)).clamp(min=1).type_as(combined) if absent else len(masks)
         # One division, so that the mean of masks of 1 is 1 exactly, for any number of them; none for two masks and c = 2.
-        return combined if not absent and count == scale else combined / (count / scale)
-    scale = scale ** len(masks) if rule == "product" else scale
-    return combined if scale == 1.0 else combined * scale
+        return combined if not absent and count == c else combined / (count / c)
+    c = c ** len(masks) if rule == "product" else c
+    return combined if c == 1.0 else combined * c
 
 
 def check_rule(rule: Combine, start: str, pairs: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> None:
@@ -105,8 +105,7 @@ def pool_mask(mask: Tensor, lengths: Tensor | None) -> Tensor:
     dtype = torch.promote_types(mask.dtype, torch.float32)
     # Not mean(), which on a GPU multiplies by a rounded 1 / T, so that the mean of masks of 1/2 would not be 1/2.
     count: Any = mask.shape[1] if lengths is None else lengths.clamp(min=1).to(mask.device, dtype).view(-1, 1, 1)
-    mean: Tensor = zero_padding(mask, lengths).sum(1, keepdim=True, dtype=dtype) / count
-    return mean.to(mask.dtype)
+    return torch.div(zero_padding(mask, lengths).sum(1, keepdim=True, dtype=dtype), count).to(mask.dtype)
 
 
 def interpolate_mask(mask: Tensor, lengths: Tensor, target_steps: int, target_lengths: Tensor) -> Tensor:
@@ -209,13 +208,13 @@ def _between_grids(mask: WithLengths, grid: tuple[int, ...], align: Align, names
     return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2) + 0.5
 
 
-def source_masks(h: Masks, encodings: Modalities, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
+def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
     r"""Returns the mask of each source for one target, :math:`f = \sigma(h)`, with the steps of the target.
 
     Args:
         h: Logits of each source, of shape (B, T_j, D_k) or (B, D_k).
-        encodings: Encodings that they were computed from. A user-defined feedback may name a source without an encoding.
-        x: Values of the target.
+        r: Encodings that they were computed from. A user-defined feedback may name a source without an encoding.
+        x: Target, of which shape and lengths matter here; :func:`apply_masks` multiplies.
         align: Treatment of a source whose steps differ: see :func:`align_mask`.
         target: Name of the target, for messages.
 
@@ -225,7 +224,7 @@ def source_masks(h: Masks, encodings: Modalities, x: WithLengths, align: Align, 
     f: dict[str, Tensor] = {}
     shape, lengths, grid = x.values.shape, x.lengths, x.grid
     for j, logits in h.items():
-        f[j], encoding, dim = torch.sigmoid(logits), encodings.get(j) or WithLengths(logits), logits.dim()
+        f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or WithLengths(logits), logits.dim()
         # Equal lengths are one tensor: see WithLengths. Exporters would compare T with D where one of both has no time.
         if dim == len(shape) and logits.shape == shape and encoding.lengths is lengths and encoding.grid == grid:
             continue
@@ -233,8 +232,8 @@ def source_masks(h: Masks, encodings: Modalities, x: WithLengths, align: Align, 
         if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:
             shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
             raise ValueError(f"the feedback from {shapes}: the batch and the last size must be the same, the steps as encoded")
-        aligned = WithLengths(f[j], encoding.lengths if encoding.values.dim() == 3 else None, encoding.grid)
-        f[j] = align_mask(aligned, x, align, names=(j, target))
+        mask = WithLengths(f[j], encoding.lengths if encoding.values.dim() == 3 else None, encoding.grid)
+        f[j] = align_mask(mask, x, align, names=(j, target))
     return f
 
 
@@ -244,33 +243,34 @@ def target_mask(f: Masks, r: Modalities, x: WithLengths, sources: Iterable[str],
     Args:
         f: Masks of the sources that are present in the batch, from :func:`source_masks`.
         r: Encodings, which say in which samples each source is present.
-        x: Values of the target.
+        x: Target, of which shape and lengths matter here.
         sources: Sources of the target. A user-defined rule gets one mask of each, in their order.
         rule: Rule of :func:`combine_masks`.
         c: Factor of each mask.
         p: Probability of dropout on the mask.
     """
-    present = {j: encoding.present for j, encoding in r.items() if encoding.present is not None}
+    partial = {j: encoding.present for j, encoding in r.items() if encoding.present is not None}  # absent from some samples
     names = [*(sources if callable(rule) else f)]
     masks = [f[j] if j in f else torch.full_like(next(iter(f.values())), 0.5) for j in names]
-    mask = combine_masks(masks, rule, [present.get(j) for j in names] if present else (), c)
+    mask = combine_masks(masks, rule, [partial.get(j) for j in names] if partial else (), c)
     mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
     mask = torch.dropout(mask, p, True) if p else mask
-    if all([j in present for j in f]):
-        mask = torch.where(along_batch(torch.stack([present[j] for j in f]).any(0), mask), mask, 1.0)
+    if all([j in partial for j in f]):
+        mask = torch.where(along_batch(torch.stack([partial[j] for j in f]).any(0), mask), mask, 1.0)
     # Without a gradient at padded steps, which may hold anything: 0 times nan would be nan.
     return torch.where(x.valid, mask, mask.detach()) if x.valid is not None and mask.requires_grad else mask
 
 
-def apply_masks(inputs: Mapping[str, Any], masks: Masks) -> Mapping[str, Any]:
-    """Returns the inputs of the next pass: targets times their masks, and all other inputs unchanged.
+def apply_masks(inputs: Mapping[str, Any], masks: Masks, sites: Collection[str] = ()) -> Mapping[str, Any]:
+    """Returns the inputs of the next pass: targets times their masks, and all other inputs unchanged; not those at sites.
 
     Example:
         >>> masked = apply_masks({"a": torch.ones(1, 2), "b": "text"}, {"a": torch.full((1, 2), 0.5)})
         >>> masked["a"], masked["b"]
         (tensor([[0.5000, 0.5000]]), 'text')
     """
-    return replaced(inputs, {k: inputs[k] * mask.type_as(inputs[k]) for k, mask in masks.items()}) if masks else inputs
+    masked = {k: inputs[k] * mask.type_as(inputs[k]) for k, mask in masks.items() if k not in sites}
+    return replaced(inputs, masked) if masked else inputs
 
 
 def replaced(mapping: Mapping[str, Any], items: Mapping[str, Any]) -> Mapping[str, Any]:

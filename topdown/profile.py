@@ -18,7 +18,7 @@ class LatchTrace(NamedTuple):
     Args:
         output: Result of `fuse` after the second pass.
         masks: Mask that multiplied each target, of shape (B, T_k, D_k), or (B, D_k); at a site, in the layout of the site.
-        feedback: {target: {source: mask}}: the mask of each source before masks are combined, times c and the scale, in the
+        feedback: {target: {source: mask}}: the mask of each source before masks are combined, times c, in the
             time of the target.
         encodings: Encodings r_j from which the masks were computed, 0 at padded steps: those of the last first pass.
         sites: Sites of the latch, which say how masks at sites are laid out. (Default: none)

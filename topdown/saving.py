@@ -28,7 +28,7 @@ def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring,
     tensors = {**feedback.state_dict(prefix="feedback."), **_parts(backbone, also)}
     functions = {k: re.sub(" at 0x[0-9a-f]+", "", repr(v).partition("(\n")[0]) for k, v in options.items() if callable(v)}
     content: dict[str, Any] = {"format": FORMAT, "functions": functions, "encodings": _encodings(backbone), "also": also}
-    content |= {name: getattr(wiring, name) for name in SIZES} | {"declared": _declared(backbone)}
+    content |= {name: getattr(wiring, name) or None for name in SIZES} | {"declared": _declared(backbone)}
     content["options"] = {name: value for name, value in options.items() if name not in functions}
     content["tensors"] = {name: list(value.shape) for name, value in tensors.items()}
     text = json.dumps(content, indent=1, default=dataclasses.asdict) + "\n"

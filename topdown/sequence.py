@@ -36,7 +36,8 @@ class Padded(NamedTuple):
 class WithLengths(NamedTuple):
     """Holds an encoding or a target with its checked lengths, and the marks of valid steps that follow from them.
 
-    Within a call, equal lengths are one tensor, so `is` compares them (on the CPU; elsewhere other tensors may be equal, too).
+    Within a call, :class:`topdown.batch.Batch` makes equal lengths one tensor where it can, on the CPU. So `is` finds most of
+    those that are equal; the values of others are compared.
 
     Args:
         values: As in :class:`Padded`.
@@ -55,7 +56,7 @@ class WithLengths(NamedTuple):
     present: Tensor | None = None
 
 
-Modalities: TypeAlias = dict[str, WithLengths]  # encodings or targets, by name
+Modalities: TypeAlias = dict[str, WithLengths]  # the encodings, or the targets, of one pass
 
 
 def lengths_of(lengths: Lengths, name: str) -> Tensor | None:

@@ -15,12 +15,13 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from topdown.backbone import user_model
 from topdown.batch import BATCH_FIRST, Batch, check_target, input_targets
-from topdown.masking import Masks, apply_masks, replaced
-from topdown.sequence import Modalities, WithLengths, described, lengths_of
+from topdown.masking import Masks, replaced
+from topdown.sequence import Modalities, Padded, WithLengths, described, lengths_of
 from topdown.wiring import Names, Wiring, nearest
 
 T = TypeVar("T")
 Key: TypeAlias = int | str
+AtSites: TypeAlias = dict[str, Padded]  # values at sites, in their layout; lengths are those of a packed sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,23 +151,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
     return checked
 
 
-def optional_sites(inputs: Mapping[str, Any], sites: Names, model: nn.Module, more: Names = ()) -> list[str]:
-    """Returns the names of sites that a call need not reach, since a modality is absent.
-
-    Args:
-        inputs: Inputs of the call. Where one is None, any site may be left out; else those that are names of arguments or of
-            modalities, and not among the inputs.
-        sites: Names of the sites.
-        model: Model that has them.
-        more: Names of modalities that are not arguments. (Default: none)
-    """
-    if any(value is None for value in inputs.values()):
-        return [*sites]
-    possible = {*inspect.signature(model.forward).parameters, *more}
-    return [name for name in sites if name not in inputs and name in possible]
-
-
-def read_targets(batch: Batch, at_sites: Modalities, wiring: Wiring, targets: Names, encodings: Modalities) -> Modalities:
+def read_targets(batch: Batch, at_sites: AtSites, wiring: Wiring, encodings: Modalities) -> Modalities:
     """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites as sequences.
 
     A site has the lengths of the encoding of the same name, or of the only encoding if the call has none for the name, where
@@ -175,53 +160,63 @@ def read_targets(batch: Batch, at_sites: Modalities, wiring: Wiring, targets: Na
     Args:
         batch: Inputs and lengths of the call.
         at_sites: Values in the layout of their sites.
-        wiring: Sites, and the sizes of targets, as far as they are known.
-        targets: Names of the targets. Absent ones are left out.
+        wiring: Pairs and sites, and the sizes of targets as far as they are known.
         encodings: Encodings of the pass.
 
     Raises:
         TypeError: if a mask cannot multiply a value.
         ValueError: if a shape does not fit.
     """
-    sizes: Mapping[str, int | None] = wiring.target_sizes or dict.fromkeys(targets)
-    # Those of unknown sizes were not read with the batch.
-    inputs = batch.targets if wiring.target_sizes else input_targets(batch, {k: None for k in targets if k not in wiring.sites})
-    if not at_sites:
-        return inputs
+    unread = [k for k in wiring.pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
+    targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))}
     only = [*encodings.values()] if len(wiring.source_sizes or encodings) == 1 else []
-    values, is_first = dict(inputs), all([site.layout.split()[0] == "b" for site in wiring.sites.values()])
-    for k, (value, packed, *_) in at_sites.items():
-        if k in targets:
-            if packed is not None:
-                raise TypeError(f"{k!r}, the {wiring.sites[k]}, is a PackedSequence: choose a site before it is packed")
-            x, _, grid, *_ = to_sequence(value, wiring.sites[k])
-            check_target(batch, k, x, sizes[k])
-            like = [encodings[k]] if k in encodings else only if lengths_of(batch.lengths, k) is None else []
-            like = [r for r in like if r.lengths is not None and (*r.values.shape[1:-1], r.grid) == (*x.shape[1:-1], grid)]
-            values[k] = like[0]._replace(values=x) if like else batch.with_lengths(k, x, None, grid)
-    counts = [v.shape[0] for v in batch.inputs.values() if isinstance(v, Tensor) and v.dim()]
-    name, shape = batch.first or ("", counts)
-    if counts and is_first and not torch.compiler.is_compiling() and shape[0] not in counts:
-        raise ValueError(f"{name!r} has shape {shape}, but the inputs have {counts[0]} samples: {BATCH_FIRST}")
-    return values
+    for k in [k for k in at_sites if k in wiring.pairs]:
+        if at_sites[k].lengths is not None:
+            raise TypeError(f"{k!r}, the {wiring.sites[k]}, is a PackedSequence: choose a site before it is packed")
+        x, _, grid, *_ = to_sequence(at_sites[k].values, wiring.sites[k])
+        check_target(batch, k, x, wiring.target_sizes.get(k))
+        like = [encodings[k]] if k in encodings else only if lengths_of(batch.lengths, k) is None else []
+        like = [r for r in like if x.dim() == 3 and (*r.values.shape[1:-1], r.grid) == (*x.shape[1:-1], grid)]
+        targets[k] = like[0]._replace(values=x) if like else batch.with_lengths(k, x, None, grid)
+    return targets
 
 
-def run_masked(run: Callable[[Any], T], backbone: nn.Module, wiring: Wiring, inputs: Any, masks: Masks) -> tuple[T, Modalities]:
-    """Runs a function of a backbone on inputs times their masks; hooks multiply the values at sites by theirs.
+def check_batch_first(batch: Batch, sites: Sites) -> None:
+    """Raises a ValueError if no input is a target, and encodings have another number of samples than all inputs."""
+    counts = [] if batch.targets else [x.shape[0] for x in batch.inputs.values() if isinstance(x, Tensor) and x.dim()]
+    is_first = all([site.layout.split()[0] == "b" for site in sites.values()])
+    if counts and is_first and batch.first and not torch.compiler.is_compiling() and batch.first[1][0] not in counts:
+        raise ValueError("{!r} has shape {}, but the inputs have {} samples: {}".format(*batch.first, counts[0], BATCH_FIRST))
 
-    A site that has a mask must be reached, and the others, too, if no modality is absent.
+
+def run_at_sites(
+    run: Callable[[], T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names
+) -> tuple[T, AtSites]:
+    """Runs a function that calls a backbone, and reads and masks the values at sites: see :func:`run_with_hooks`.
+
+    A site that has a mask must be reached. Others may be left out where an input is None, or where they have the name of an
+    argument or a modality that is not among the inputs.
+
+    Args:
+        run: Function without arguments.
+        backbone: Backbone that it calls.
+        sites: Sites by name.
+        masks: Masks in the layout of their sites.
+        inputs: Inputs of the call.
+        names: Names of the modalities.
 
     Returns:
         Result of the function, and the values at sites before they are masked.
     """
-    if not wiring.sites:
-        return run(apply_masks(inputs, masks)), {}
-    masked, model = apply_masks(inputs, {k: mask for k, mask in masks.items() if k not in wiring.sites}), user_model(backbone)
-    optional = optional_sites(inputs, wiring.sites, model, wiring.source_sizes or () if model is backbone else ())
-    return run_with_hooks(lambda: run(masked), model, wiring.sites, masks, [name for name in optional if name not in masks])
+    if not sites:
+        return run(), {}
+    model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
+    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())}
+    optional = [name for name in sites if name not in masks and (is_absent or (name not in inputs and name in possible))]
+    return run_with_hooks(run, model, sites, masks, optional)
 
 
-def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, Modalities]:
+def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, AtSites]:
     """Runs a function that calls a model, and reads and masks the values at sites of the model, in the calling thread alone.
 
     Args:
@@ -250,17 +245,17 @@ def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: 
         raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
     thread, learns, handles = threading.get_ident(), torch.is_grad_enabled(), []
     places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
-    values: Modalities = {}
+    values: AtSites = {}
 
     def visit(name: str, container: Any, keys: tuple[Key, ...]) -> Any:
         value, mask = _pick(container, keys, sites[name]), masks.get(name)
         if name in values:
             raise ValueError(f"{places[name]} runs more than once in a call: choose a module that runs once, outside of loops")
         if mask is None:  # a copy, since the model may change the value in place
-            copied = pad_packed_sequence(value, batch_first=True) if isinstance(value, PackedSequence) else [value.clone()]
-            values[name] = WithLengths(*copied)
+            padded = pad_packed_sequence(value, batch_first=True) if isinstance(value, PackedSequence) else [value.clone()]
+            values[name] = Padded(*padded)
             return None
-        values[name] = WithLengths(value)
+        values[name] = Padded(value)
         if learns:
             _check_learns(places[name], mask, run_with_hooks.__code__)
         if mask.shape != value.shape:

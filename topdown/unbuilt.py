@@ -1,5 +1,6 @@
 """Feedback of unknown sizes, which the first call measures."""
 
+import dataclasses
 import numbers
 from typing import Any, NoReturn
 
@@ -9,7 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from topdown.batch import Batch
 from topdown.sequence import Modalities
-from topdown.sites import read_targets
+from topdown.sites import AtSites, read_targets
 from topdown.wiring import Wiring, who_masks_whom
 
 
@@ -62,7 +63,7 @@ def check_complete(batch: Batch, wiring: Wiring) -> None:
         raise ValueError(f"{absent} are None, but the first call measures all modalities: pass example_inputs=")
 
 
-def measure(batch: Batch, encodings: Modalities, at_sites: Modalities, wiring: Wiring) -> Wiring:
+def measure(batch: Batch, encodings: Modalities, at_sites: AtSites, wiring: Wiring) -> Wiring:
     """Decides a wiring for the sizes in a call.
 
     Args:
@@ -76,9 +77,9 @@ def measure(batch: Batch, encodings: Modalities, at_sites: Modalities, wiring: W
     """
     inputs = [name for name, value in batch.inputs.items() if wiring.sources is not None or is_modality(value)]
     pairs = who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encodings)
-    if unreached := [k for k in pairs if k in wiring.sites and k not in at_sites]:
-        raise ValueError(f"the sites {unreached} were not reached, but the first call measures all: pass example_inputs=")
-    targets = read_targets(batch, at_sites, wiring, pairs, encodings)
+    for k in [k for k in wiring.sites if k in pairs and k not in at_sites]:
+        raise ValueError(f"{k!r}, the {wiring.sites[k]}, was not reached in this call, which measures it: pass example_inputs=")
+    targets = read_targets(batch, at_sites, dataclasses.replace(wiring, pairs=pairs), encodings)
     return wiring.decide(*({name: x.values.shape[-1] for name, x in group.items()} for group in (targets, encodings)))
 
 

@@ -35,10 +35,10 @@ class Wiring:
     Args:
         sources: The option `sources`.
         sites: Site of each target that is not an input. (Default: none)
-        pairs: {target: [sources]}, as decided; None until the sizes are known, and for a ready feedback module, whose logits
-            name the pairs in each pass. The sizes are None as long. (Default: None)
-        target_sizes: Features D_k of each target. (Default: None)
-        source_sizes: Size d_j of each encoding. (Default: None)
+        pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known, and for a ready
+            feedback module, whose logits name the pairs of each pass. (Default: {})
+        target_sizes: Features D_k of each target. (Default: {})
+        source_sizes: Size d_j of each encoding. (Default: {})
 
     Example:
         >>> Wiring(None).decide({"a": 3, "b": 2, "labels": 1}, {"a": 8, "b": 8}).pairs
@@ -47,9 +47,9 @@ class Wiring:
 
     sources: Sources | None
     sites: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    pairs: Sources | None = None
-    target_sizes: Sizes | None = None
-    source_sizes: Sizes | None = None
+    pairs: Sources = dataclasses.field(default_factory=dict)
+    target_sizes: Sizes = dataclasses.field(default_factory=dict)
+    source_sizes: Sizes = dataclasses.field(default_factory=dict)
 
     def decide(self, target_sizes: Sizes, source_sizes: Sizes) -> Self:
         """Returns a wiring with pairs and sizes, for the sizes of all possible targets and of all encodings."""
@@ -57,6 +57,16 @@ class Wiring:
         # Sizes may be integers of numpy, which JSON cannot hold.
         sizes = {k: int(target_sizes[k]) for k in pairs}, {j: int(size) for j, size in source_sizes.items()}
         return dataclasses.replace(self, pairs=pairs, target_sizes=sizes[0], source_sizes=sizes[1])
+
+    def decide_by_logits(self, logits: Mapping[str, Names], inputs: Names) -> Self:
+        """Returns a wiring for one pass of a ready feedback module: the pairs are those that its logits name.
+
+        Raises:
+            ValueError: if they name no input and no site.
+        """
+        if (names := [k for k in logits if k not in self.sites]) and not {*names} & {*inputs}:
+            raise ValueError(f"the feedback masks {names}, but the inputs are {nearest(names[0], inputs)}")
+        return dataclasses.replace(self, pairs={k: [*by_source] for k, by_source in logits.items() if by_source})
 
 
 def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodings: Names) -> dict[str, list[str]]:

@@ -166,7 +166,7 @@ def test_a_mask_is_one_where_no_source_is_present_and_learns_nothing_from_paddin
 @pytest.mark.parametrize("rule", RULES)
 def test_the_scale_acts_before_masks_are_combined(rule):
     f = masks(3, (2, 3, 4), 0)
-    torch.testing.assert_close(combine_masks(f, rule, scale=2.0), combine_masks([2.0 * mask for mask in f], rule))
+    torch.testing.assert_close(combine_masks(f, rule, c=2.0), combine_masks([2.0 * mask for mask in f], rule))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -10,7 +10,7 @@ from toys import Toy
 import topdown
 from topdown import LatchTrace, SequenceLSTM, TopDownLatch, explain
 from topdown.plots import draw_profile, plot_sample, write_page
-from topdown.sequence import Padded, WithLengths, readable
+from topdown.sequence import Padded, readable
 
 SIZES = {"a": 3, "b": 2}
 
@@ -71,10 +71,10 @@ def test_lengths_of_an_encoding_hold_for_its_site_only_with_as_many_steps():
     from topdown.sites import Site, read_targets
     from topdown.wiring import Wiring
 
-    batch, wiring = Batch({}, {"a": torch.tensor([4, 3])}), Wiring(None, {"a": Site("layer")})
+    batch, wiring = Batch({}, {"a": torch.tensor([4, 3])}), Wiring(None, {"a": Site("layer")}, {"a": ["a"]})
     short = batch.attach(torch.tensor([2, 1]), "a", torch.zeros(2, 2, 5), None, ())
     for steps, expected in ((2, [2, 1]), (4, [4, 3])):
-        targets = read_targets(batch, {"a": WithLengths(torch.zeros(2, steps, 7))}, wiring, ["a"], {"a": short})
+        targets = read_targets(batch, {"a": Padded(torch.zeros(2, steps, 7))}, wiring, {"a": short})
         assert targets["a"].lengths.tolist() == expected
     assert isinstance(Padded(torch.zeros(1, 2, 3), None), tuple)
 

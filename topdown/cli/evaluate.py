@@ -196,7 +196,7 @@ def mean_masks(latch: TopDownLatch, data: SequenceDataset, batch_size: int) -> l
 
 def _mask_columns(trained: Trained) -> list[str]:
     latch = trained.model
-    targets = (latch.wiring.target_sizes or {}) if isinstance(latch, TopDownLatch) else {}
+    targets = latch.wiring.target_sizes if isinstance(latch, TopDownLatch) else {}
     names = trained.about.get("feature_names") or {}
     sizes = {k: size for k, size in trained.description.input_sizes.items() if k in targets}
     return [f"mask {k} {names[k][i] if k in names else i}" for k, size in sizes.items() for i in range(size)]

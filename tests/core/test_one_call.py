@@ -1,0 +1,168 @@
+"""One call of a latch: what its passes see, what they leave, and whose lengths its targets have."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from topdown import Padded, Site, TopDownLatch, in_first_pass
+from topdown.adapters import HookedBackbone
+
+
+class TwoLayers(nn.Module):
+    """Encodes a and b by a layer each, and uses a third layer in both halves."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.shared, self.head = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1)
+
+    def encode(self, inputs):
+        layers = {"a": self.a, "b": self.b}
+        return {name: layers[name](x) for name, x in inputs.items() if x is not None}
+
+    def fuse(self, encodings):
+        return self.head(sum(r.mean(1) for r in encodings.values()))
+
+
+INPUTS = {"a": torch.randn(2, 4, 2), "b": torch.randn(2, 4, 2)}
+
+
+class Pairs(nn.Module):
+    """Feedback whose logits are constants."""
+
+    def __init__(self, **logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, encodings):
+        size = {"a": 2, "b": 2, "early": 3, "again": 3}
+        return {k: {j: torch.full((2, 4, size[k]), h) for j, h in f.items()} for k, f in self.logits.items()}
+
+
+def test_the_product_of_masks_of_zero_logits_is_one_with_scale_two():
+    latch = TopDownLatch(TwoLayers(), Pairs(a={"a": 0.0, "b": 0.0}), start="random", scale=2.0, combine="product")
+    assert (latch.masks(INPUTS)["a"] == 1).all()
+    latch.combine = lambda masks: masks.prod(0)
+    assert (latch.masks(INPUTS)["a"] == 1).all()
+
+
+@pytest.mark.parametrize("lengths", [[4, 4], [4, 3]])
+def test_a_site_has_the_lengths_of_the_padded_encoding_of_its_name_even_where_these_are_full(lengths):
+    class Resampled(TwoLayers):
+        def encode(self, inputs, lengths=None):
+            return {"a": Padded(self.a(inputs["a"]), torch.tensor(self.counts)), "b": self.b(inputs["b"])}
+
+        def fuse(self, encodings, lengths=None):
+            return super().fuse({**encodings, "a": encodings["a"].values})
+
+    backbone = Resampled()
+    backbone.counts = lengths
+    latch = TopDownLatch(backbone, start="random", sites={"a": "a"}, sources={"a": ["a"]}, example_inputs=INPUTS)
+    call = {"a": torch.tensor([4, 2])}
+    assert latch.masks(INPUTS, call)["a"].shape == (2, 4, 3)  # no error of lengths that differ
+
+
+def test_gradients_that_encode_turns_on_see_inputs_that_require_them_and_end_at_the_encodings():
+    class Explained(TwoLayers):
+        def encode(self, inputs):
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self.a(inputs["a"]).pow(2).sum(), inputs["a"], create_graph=True)
+                return {"a": self.a(inputs["a"]) + gradient.sum(), "b": self.b(inputs["b"])}
+
+    class On(TwoLayers):
+        def encode(self, inputs):
+            torch.set_grad_enabled(True)
+            return super().encode(inputs)
+
+    inputs = {name: x.clone().requires_grad_() for name, x in INPUTS.items()}
+    for backbone in (Explained(), On()):
+        latch = TopDownLatch(backbone, "linear", example_inputs=INPUTS if isinstance(backbone, On) else inputs)
+        trace = latch.trace(inputs)
+        assert trace.output.requires_grad
+        assert not any(r.requires_grad for r in trace.encodings.values())
+
+
+def test_a_site_without_a_mask_has_no_hook_in_the_second_pass():
+    class Twice(TwoLayers):
+        def encode(self, inputs):
+            return {"a": self.shared(self.a(inputs["a"])), "b": self.b(inputs["b"])}
+
+        def fuse(self, encodings):
+            return super().fuse({**encodings, "a": self.shared(encodings["a"])})
+
+    latch = TopDownLatch(Twice(), Pairs(early={"b": 0.0}), start="random", sites={"early": "a", "again": "shared"})
+    assert latch(INPUTS).shape == (2, 1)
+    latch.feedback = Pairs(early={"b": 0.0}, again={"b": 0.0})
+    with pytest.raises(ValueError, match="'again', the output of 'shared', runs more than once in a call"):
+        latch(INPUTS)
+
+
+def test_a_copy_of_an_unbuilt_latch_builds_nothing_for_its_original():
+    latch = TopDownLatch(TwoLayers(), "linear", sources={"a": ["a", "b"]})
+    copy.copy(latch)(INPUTS)
+    with pytest.raises(ValueError, match=r"\['b'\] are None, but the first call measures all modalities"):
+        latch({"a": INPUTS["a"], "b": None})
+    latch(INPUTS)
+    assert latch.wiring.pairs == {"a": ["a", "b"]}
+
+
+def test_masks_have_the_order_of_the_option_sources():
+    sources = {"early": ["a"], "b": ["a"], "a": ["b"]}
+    latch = TopDownLatch(TwoLayers(), "linear", sources=sources, sites={"early": "a"}, example_inputs=INPUTS)
+    assert [*latch.masks(INPUTS)] == [*latch.trace(INPUTS).feedback] == [*sources]
+    trace = latch.trace({"a": INPUTS["a"], "b": None})
+    assert [*trace.masks] == ["early"]
+    assert [*trace.inputs] == ["a"]  # a target without any source that is present
+
+
+def test_a_backbone_that_says_it_uses_no_lengths_gets_those_that_it_takes():
+    class Takes(TwoLayers):
+        uses_lengths = False
+
+        def encode(self, inputs, lengths):
+            self.seen = lengths
+            return super().encode({name: inputs[name] for name in "ab"})
+
+    latch = TopDownLatch(Takes(), "linear", example_inputs=INPUTS)
+    lengths = torch.tensor([4, 2])
+    latch(INPUTS, lengths)
+    assert torch.equal(latch.backbone.seen, lengths)
+    with pytest.raises(ValueError, match="lengths name 'c', but the modalities are"):
+        latch({**INPUTS, "c": torch.zeros(2, 3)}, {"c": torch.tensor([3, 1])})
+
+
+def test_encodings_with_time_first_are_named_where_the_only_target_is_absent():
+    class TimeFirst(TwoLayers):
+        def encode(self, inputs):
+            return {name: r.transpose(0, 1) for name, r in super().encode(inputs).items()}
+
+    inputs = {name: torch.randn(3, 3, 2) for name in "ab"}
+    latch = TopDownLatch(TimeFirst(), "linear", sources={"a": ["b"]}, example_inputs=inputs)
+    with pytest.raises(ValueError, match="but the inputs have 2 samples: make the model batch_first"):
+        latch({"a": None, "b": torch.randn(2, 5, 2)})
+
+
+def test_a_site_that_the_first_call_does_not_reach_is_named():
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 3), nn.Linear(2, 3)
+
+        def forward(self, a, b=None):
+            return self.a(a).mean(1) + (0 if b is None else self.b(b).mean(1))
+
+    latch = TopDownLatch(HookedBackbone(Optional(), {"a": "a"}), "linear", sites={"a": "a", "b": "b"})
+    with pytest.raises(ValueError, match="'b', the output of 'b', was not reached in this call"):
+        latch(a=INPUTS["a"])
+    assert latch(**INPUTS).shape == (2, 3)
+    assert latch(a=INPUTS["a"]).shape == (2, 3)
+
+
+@pytest.mark.uncovered
+@pytest.mark.parametrize("name", ["forward", "masks"])
+def test_compiled_code_with_sites_leaves_the_first_pass(name):
+    latch = TopDownLatch(TwoLayers(), "linear", sites={"a": Site("a"), "b": Site("b")}, example_inputs=INPUTS)
+    with torch.no_grad():
+        torch.compile(getattr(latch, name), backend="eager")(INPUTS)
+    assert not in_first_pass()
