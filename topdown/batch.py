@@ -62,7 +62,8 @@ class Batch:
             if steps != first_steps:
                 remedy = "return topdown.Padded(values, lengths)" if self.by_name else "pass a mapping from modality to lengths"
                 raise ValueError(f"lengths of {first!r} ({first_steps} steps) cannot serve {name!r} ({steps} steps): {remedy}")
-        return self.attach(lengths, name, values, steps, grid)
+        checked = self.attach(lengths, name, values, steps, grid)
+        return checked if checked.valid is not None else WithLengths(values, None, grid)
 
     def attach(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> WithLengths:
         """Returns values with lengths, checked; the other arguments are those of :meth:`with_lengths`."""
@@ -94,10 +95,8 @@ class Batch:
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
             raise ValueError(f"lengths[{at}] of {name!r} is {numbers[at]}{has}: {rule}")
-        if numbers and shortest == steps:
-            return None, None, None
         lengths = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
-        valid = None if steps is None else valid_steps(lengths, steps, device).unsqueeze(-1)
+        valid = None if steps is None or (numbers and shortest == steps) else valid_steps(lengths, steps, device).unsqueeze(-1)
         marks = (lengths, valid, None if for_all or (numbers and shortest > 0) else lengths > 0)
         self._by_numbers.update({key: marks} if numbers else {})
         return marks

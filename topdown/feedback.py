@@ -359,7 +359,7 @@ def run_feedback(feedback: nn.Module, encodings: Mapping[str, WithLengths], wiri
         takes: Whether it takes lengths.
     """
     values = {name: r.values for name, r in encodings.items()}
-    lengths = {name: r.lengths for name, r in encodings.items() if r.lengths is not None and r.values.dim() == 3}
+    lengths = {name: cast(Tensor, r.lengths) for name, r in encodings.items() if r.valid is not None and r.values.dim() == 3}
     return check_logits(feedback(values, **lengths_keyword(lengths or None, takes)), feedback, wiring)
 
 

@@ -371,17 +371,19 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
         to_encode, to_fuse = (lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse"))
         model, inputs = cast(Any, self.backbone), apply_masks(batch.inputs, masks, self.sites)
-        sites = {k: site for k, site in self.sites.items() if k in masks}
         run: Any = lambda: model.fuse(model.encode(inputs, **to_encode), **to_fuse)  # noqa: E731
-        return run_at_sites(run, model, sites, masks, inputs, self.wiring.source_sizes)[0]
+        return run_at_sites(run, model, {k: site for k, site in self.sites.items() if k in masks}, masks, inputs, ())[0]
 
     def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
         keyword, model = copied(lengths_keyword(batch.lengths, self._takes_lengths["encode"])), cast(Any, self.backbone)
-        inputs = copied(apply_masks(batch.inputs, masks, self.sites))
+        inputs, names = (
+            copied(apply_masks(batch.inputs, masks, self.sites)),
+            None if self._unbuilt else self.wiring.source_sizes,
+        )
         run: Any = lambda: model.encode(inputs, **keyword)  # noqa: E731
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(model):
-            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, self.wiring.source_sizes)
+            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, None if self._unbuilt else names)
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, self._uses_lengths, detach=not self.encoder_grad), at_sites

@@ -169,15 +169,15 @@ def read_targets(batch: Batch, at_sites: AtSites, wiring: Wiring, encodings: Mod
     """
     unread = [k for k in wiring.pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
     targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))}
-    only = [*encodings.values()] if len(wiring.source_sizes or encodings) == 1 else []
+    only = [*encodings.values(), None][0] if len(wiring.source_sizes or encodings) == 1 else None
     for k in [k for k in at_sites if k in wiring.pairs]:
         if at_sites[k].lengths is not None:
             raise TypeError(f"{k!r}, the {wiring.sites[k]}, is a PackedSequence: choose a site before it is packed")
-        x, _, grid, *_ = to_sequence(at_sites[k].values, wiring.sites[k])
-        check_target(batch, k, x, wiring.target_sizes.get(k))
-        like = [encodings[k]] if k in encodings else only if lengths_of(batch.lengths, k) is None else []
-        like = [r for r in like if x.dim() == 3 and (*r.values.shape[1:-1], r.grid) == (*x.shape[1:-1], grid)]
-        targets[k] = like[0]._replace(values=x) if like else batch.with_lengths(k, x, None, grid)
+        x = to_sequence(at_sites[k].values, wiring.sites[k])
+        check_target(batch, k, x.values, wiring.target_sizes.get(k))
+        r = encodings.get(k, only if lengths_of(batch.lengths, k) is None else None)
+        fits = r and r.lengths is not None and r.grid == x.grid and r.values.shape[1:-1] == x.values.shape[1:-1] != ()
+        targets[k] = r._replace(values=x.values) if r and fits else batch.with_lengths(k, x.values, None, x.grid)
     return targets
 
 
@@ -190,7 +190,7 @@ def check_batch_first(batch: Batch, sites: Sites) -> None:
 
 
 def run_at_sites(
-    run: Callable[[], T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names
+    run: Callable[[], T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names | None
 ) -> tuple[T, AtSites]:
     """Runs a function that calls a backbone, and reads and masks the values at sites: see :func:`run_with_hooks`.
 
@@ -203,7 +203,7 @@ def run_at_sites(
         sites: Sites by name.
         masks: Masks in the layout of their sites.
         inputs: Inputs of the call.
-        names: Names of the modalities.
+        names: Names of the modalities; None in a call that measures sizes, which must reach all sites.
 
     Returns:
         Result of the function, and the values at sites before they are masked.
@@ -211,9 +211,9 @@ def run_at_sites(
     if not sites:
         return run(), {}
     model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
-    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())}
+    possible = {*inspect.signature(model.forward).parameters, *((names or ()) if model is backbone else ())}
     optional = [name for name in sites if name not in masks and (is_absent or (name not in inputs and name in possible))]
-    return run_with_hooks(run, model, sites, masks, optional)
+    return run_with_hooks(run, model, sites, masks, [] if names is None else optional)
 
 
 def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, AtSites]:

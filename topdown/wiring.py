@@ -66,7 +66,7 @@ class Wiring:
         """
         if (names := [k for k in logits if k not in self.sites]) and not {*names} & {*inputs}:
             raise ValueError(f"the feedback masks {names}, but the inputs are {nearest(names[0], inputs)}")
-        return dataclasses.replace(self, pairs={k: [*by_source] for k, by_source in logits.items() if by_source})
+        return dataclasses.replace(self, pairs={k: [*by_source] for k, by_source in logits.items()})
 
 
 def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodings: Names) -> dict[str, list[str]]:
