@@ -143,14 +143,16 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
             continue
         if not is_encoding:
             raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
+        # An encoding with the steps of its target has its lengths.
+        like = t if (t := batch.targets.get(name)) and returned is r and r.shape[:-1] == t.values.shape[:-1] else None
         batch.first = batch.first or (name, tuple(r.shape))
-        if r.dim() > 3 or r.shape[0] != batch.first[1][0]:
+        if not like and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
             shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
             raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
         if sizes and r.shape[-1] != sizes.get(name):
             built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
             raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-        _, lengths, grid, valid, present = _encoding_with_lengths(name, returned, batch)
+        _, lengths, grid, valid, present = like or _encoding_with_lengths(name, returned, batch)
         r = r.detach() if detach and r.requires_grad else r
         encodings[name] = WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
     if lost := [name for name in wanted if name not in encoded and inputs.get(name) is not None]:
@@ -162,26 +164,23 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
 
 
 def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, batch: Batch) -> WithLengths:
-    """Returns an encoding with its lengths.
+    """Returns an encoding of other steps than its target, or without a target, with its lengths.
 
     The first case that fits decides:
 
     - `Padded` with lengths: these.
-    - As many steps as its target: the lengths of the target.
     - No lengths in the call, `Padded` without lengths, or tokens that were made of a vector: all steps are valid.
     - Steps that are not those of an input that has lengths: an error, since they no longer fit.
     - Else: the lengths of its name.
     """
     encoding = WithLengths(*returned) if isinstance(returned, (Padded, WithLengths)) else WithLengths(returned)
-    r, value, target = encoding.values, batch.inputs.get(name), batch.targets.get(name)
+    r, value = encoding.values, batch.inputs.get(name)
     if encoding.lengths is not None:
         return batch.attach(encoding.lengths, name, r, None, encoding.grid)
-    if target and r is returned and r.shape[:-1] == target.values.shape[:-1]:
-        return WithLengths(r, *target[1:])
     shape = value.shape if isinstance(value, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and value.is_floating_point()  # type: ignore[union-attr]
     # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
-    times = shape[1:-1] if target else shape[1:] if shape[:1] == r.shape[:1] else shape
+    times = shape[1:-1] if name in batch.targets else shape[1:] if shape[:1] == r.shape[:1] else shape
     fits = r.dim() == 2 or len(shape) < 2 or bool(encoding.grid) or r.shape[1] in times
     if batch.lengths is None or isinstance(returned, Padded) or (is_vector and not (fits or batch.by_name)):
         return encoding

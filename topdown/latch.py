@@ -350,10 +350,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
             The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
             encodings that they were computed from.
         """
-        masks: dict[str, Tensor] = {}
-        by_source: dict[str, dict[str, Tensor]] = {}
-        encodings: Modalities = {}
-        dropout = self.mask_dropout if self.training else 0.0
+        result: tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Modalities] = ({}, {}, {})
+        masks, by_source, encodings = result
+        c, dropout = self.c, self.mask_dropout if self.training else 0.0
         for _ in range(0 if is_disabled(self) else self.passes):
             encodings, at_sites = self._encode(batch, masks)
             logits = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
@@ -363,7 +362,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             masks, by_source = {}, {}
             for k in [k for k, h in logits.items() if h and k in targets]:
                 f = by_source[k] = source_masks(logits[k], encodings, targets[k], self.align, k)
-                mask = target_mask(f, encodings, targets[k], decided.pairs[k], self.combine, self.c, dropout)
+                mask = target_mask(f, encodings, targets[k], decided.pairs[k], self.combine, c, dropout)
                 masks[k] = from_sequence(mask, at_sites[k].values, self.sites[k]) if k in at_sites else mask
         return masks, by_source, encodings
 

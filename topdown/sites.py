@@ -168,7 +168,7 @@ def read_targets(batch: Batch, at_sites: AtSites, wiring: Wiring, encodings: Mod
         ValueError: if a shape does not fit.
     """
     unread = [k for k in wiring.pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
-    targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))}
+    targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))} if unread or at_sites else batch.targets
     only = [*encodings.values(), None][0] if len(wiring.source_sizes or encodings) == 1 else None
     for k in [k for k in at_sites if k in wiring.pairs]:
         if at_sites[k].lengths is not None:

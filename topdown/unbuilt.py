@@ -96,6 +96,5 @@ def parameter_like(backbone: nn.Module, encoding: Tensor | None) -> Tensor | Non
 
     It is an encoding; before the first call, or within autocast, it is a parameter of the backbone.
     """
-    if encoding is None or (not encoding.is_meta and torch.is_autocast_enabled(encoding.device.type)):
-        return next((p for p in backbone.parameters() if p.is_floating_point() and not p.is_meta), encoding)
-    return encoding
+    fits = encoding is not None and (encoding.is_meta or not torch.is_autocast_enabled(encoding.device.type))
+    return encoding if fits else next((p for p in backbone.parameters() if p.is_floating_point() and not p.is_meta), encoding)
