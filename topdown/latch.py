@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, TypeVar
 
 from topdown import masking, saving
-from topdown.backbone import TakesLengths, check_backbone, lengths_keyword, read_encodings, takes_lengths, user_model
+from topdown.backbone import TakesLengths, check_backbone, lengths_keyword, read_encodings, takes_lengths
 from topdown.batch import Batch, Inputs, inputs_by_name, read_batch
 from topdown.feedback import Feedback, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
@@ -158,7 +158,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         check_feedback(feedback, sources)
         # A backbone around a model may ask for a latch that is called as that model: see topdown.adapters.called_as_model.
         self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))
-        self.wiring = Wiring(check_sources(sources), check_sites(sites, user_model(backbone)))
+        self.wiring = Wiring(check_sources(sources), check_sites(sites, backbone))
         self._takes_lengths: dict[str, TakesLengths] = {}  # of encode, fuse and feedback: see __setattr__
         self.backbone, self.start = backbone, start  # before the options that are checked against them
         self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
@@ -324,7 +324,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             masking.check_rule(value, self.start, self.wiring.pairs, self.wiring.target_sizes)
         super().__setattr__(name, value)
         if name == "backbone":
-            check_sites(self.sites, user_model(value))
+            check_sites(self.sites, value)
             takes = {half: takes_lengths(getattr(value, half)) for half in ("encode", "fuse")}
             self._takes_lengths = {**self._takes_lengths, **takes}
             # Where one of both takes lengths, lengths may have an entry for any input, not only for modalities.
@@ -350,8 +350,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
             The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
             encodings that they were computed from.
         """
-        result: tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Modalities] = ({}, {}, {})
-        masks, by_source, encodings = result
+        masks: dict[str, Tensor] = {}
+        by_source: dict[str, dict[str, Tensor]] = {}
+        encodings: Modalities = {}
         c, dropout = self.c, self.mask_dropout if self.training else 0.0
         for _ in range(0 if is_disabled(self) else self.passes):
             encodings, at_sites = self._encode(batch, masks)
@@ -371,18 +372,17 @@ class TopDownLatch(nn.Module, Generic[Model]):
         to_encode, to_fuse = (lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse"))
         model, inputs = cast(Any, self.backbone), apply_masks(batch.inputs, masks, self.sites)
         run: Any = lambda: model.fuse(model.encode(inputs, **to_encode), **to_fuse)  # noqa: E731
-        return run_at_sites(run, model, {k: site for k, site in self.sites.items() if k in masks}, masks, inputs, ())[0]
+        sites = {k: site for k, site in self.sites.items() if k in masks}
+        return run_at_sites(run, model, sites, masks, inputs, ())[0] if sites else run()
 
     def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
-        keyword, model = copied(lengths_keyword(batch.lengths, self._takes_lengths["encode"])), cast(Any, self.backbone)
-        inputs, names = (
-            copied(apply_masks(batch.inputs, masks, self.sites)),
-            None if self._unbuilt else self.wiring.source_sizes,
-        )
+        masked, model = apply_masks(batch.inputs, masks, self.sites) if masks else batch.inputs, cast(Any, self.backbone)
+        inputs, keyword = copied((masked, lengths_keyword(batch.lengths, self._takes_lengths["encode"])))
         run: Any = lambda: model.encode(inputs, **keyword)  # noqa: E731
+        modalities = None if self._unbuilt else self.wiring.source_sizes  # None: the call that measures must reach all sites
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(model):
-            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, None if self._unbuilt else names)
+            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, modalities) if self.sites else (run(), {})
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, self._uses_lengths, detach=not self.encoder_grad), at_sites

@@ -131,7 +131,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
 
     Args:
         sites: {name: Site or path}, or None.
-        model: Module in which they are.
+        model: Model in which they are, or a backbone around it.
         option: Name of the argument, for messages. (Default: "sites")
 
     Raises:
@@ -142,6 +142,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
     if not all(isinstance(name, str) and isinstance(site, (str, Site)) for name, site in items):
         raise TypeError(f"{option}={sites!r} must be a mapping from names to Site(path, ...) or a path")
     checked = {name: Site(site) if isinstance(site, str) else site for name, site in items}
+    model = user_model(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     for place, path in [(f"{option}[{name!r}]", site.path) for name, site in checked.items()]:
         if path not in modules:
@@ -169,7 +170,7 @@ def read_targets(batch: Batch, at_sites: AtSites, wiring: Wiring, encodings: Mod
     """
     unread = [k for k in wiring.pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
     targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))} if unread or at_sites else batch.targets
-    only = [*encodings.values(), None][0] if len(wiring.source_sizes or encodings) == 1 else None
+    only = next(iter(encodings.values()), None) if len(wiring.source_sizes or encodings) == 1 else None
     for k in [k for k in at_sites if k in wiring.pairs]:
         if at_sites[k].lengths is not None:
             raise TypeError(f"{k!r}, the {wiring.sites[k]}, is a PackedSequence: choose a site before it is packed")
@@ -208,8 +209,6 @@ def run_at_sites(
     Returns:
         Result of the function, and the values at sites before they are masked.
     """
-    if not sites:
-        return run(), {}
     model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
     possible = {*inspect.signature(model.forward).parameters, *((names or ()) if model is backbone else ())}
     optional = [name for name in sites if name not in masks and (is_absent or (name not in inputs and name in possible))]
