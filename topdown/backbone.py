@@ -136,10 +136,10 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
         # An entry with the name of an input that can be masked must be an encoding: an error below says so.
         is_source = name in wanted if wanted else (is_encoding or can_be_masked(inputs.get(name)))
-        # An encoding of nothing, such as a learned one, is no source where its modality is absent. A name that is neither input
-        # nor target may be that of an encoding without an input.
-        is_absent = inputs.get(name) is None and (name in inputs or name in wiring.target_sizes)
-        if r is None or not is_source or (is_absent and name not in wiring.sites):
+        # An encoding of nothing, such as a learned one, is no source where its modality is absent. A site needs no input of its
+        # name, and a name that is neither input nor target may be that of an encoding without an input.
+        is_absent = inputs.get(name) is None and (name in inputs or name in wiring.target_sizes) and name not in wiring.sites
+        if r is None or is_absent or not is_source:
             continue
         if not is_encoding:
             raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")

@@ -83,7 +83,7 @@ class Batch:
         samples, for_all = self.first[1][0] if self.first else len(lengths), lengths is self.lengths
         if lengths.shape != (samples,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {samples} samples: pass ({samples},)")
-        numbers = lengths.tolist() if readable(lengths) else []
+        numbers = lengths.tolist() if readable(lengths) else []  # none: Python cannot read them
         if grid and (stray := {*numbers} - {0, steps}):
             raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
         key = (device, steps, for_all, *numbers)
