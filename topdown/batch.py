@@ -66,7 +66,10 @@ class Batch:
         return checked if checked.valid is not None else WithLengths(values, None, grid)
 
     def attach(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> WithLengths:
-        """Returns values with lengths, checked; the other arguments are those of :meth:`with_lengths`."""
+        """Returns values with lengths, checked, also where all steps are valid.
+
+        The other arguments are those of :meth:`with_lengths`.
+        """
         is_sequence = values.dim() == 3
         key = (values.shape[1] if is_sequence else steps, values.device, grid)
         same = [marks for tensor, of, marks in self._by_tensor if tensor is lengths and of == key]

@@ -289,6 +289,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """The factor of the mask of each pair: 2 with start="identity", since 2 sigmoid(0) = 1, and else the option `scale`."""
         return 2.0 if self.start == "identity" else self.scale
 
+    # Whether the first call has to build the feedback. A ready module has no pairs either, but it is of no kind.
     _unbuilt = property(lambda self: self._kind is not None and not self.wiring.pairs)
 
     @property
@@ -313,7 +314,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def __setattr__(self, name: str, value: Any) -> None:
         """Checks a new option, backbone or feedback, and reads from the signatures of the latter two whether they take lengths.
 
-        Feedback that a user sets is of no kind; `__init__` and `_build` set `_kind` after it.
+        Feedback that is set here is of no kind: `__init__` sets `_kind` after it, and `_build` does not come here.
         """
         if name in ("sources", "sites") or (name == "start" and name in self.__dict__):
             raise ValueError(f"{name} cannot change, since the parameters depend on it: make a new latch")

@@ -62,7 +62,7 @@ class Wiring:
         """Returns a wiring for one pass of a ready feedback module: the pairs are those that its logits name.
 
         Raises:
-            ValueError: if they name no input and no site.
+            ValueError: if they name targets that are no sites, and none of these is an input.
         """
         if (names := [k for k in logits if k not in self.sites]) and not {*names} & {*inputs}:
             raise ValueError(f"the feedback masks {names}, but the inputs are {nearest(names[0], inputs)}")
