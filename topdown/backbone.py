@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from topdown.batch import Batch, Inputs, can_be_masked
 from topdown.sequence import MAPPING, Lengths, Padded, WithLengths, described, lengths_of
-from topdown.wiring import SAY_WHO, Wiring, who_masks_whom
+from topdown.wiring import SAY_WHO, Names, Sizes, Wiring, who_masks_whom
 
 
 @runtime_checkable
@@ -126,41 +126,59 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
     """
     if not isinstance(encoded, MAPPING):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
-    # Without the option `sources`, none is wanted by name, and all encodings are sources.
-    sizes, inputs, wanted = wiring.source_sizes, batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
+    inputs, wanted = batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
     if wanted and not wiring.pairs:
         who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encoded)  # raises for an unknown name
-    encodings: dict[str, WithLengths] = {}
-    for name, returned in encoded.items():
-        r = returned.values if isinstance(returned, (Padded, WithLengths)) else returned
-        is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
-        # An entry with the name of an input that can be masked must be an encoding: an error below says so.
-        is_source = name in wanted if wanted else (is_encoding or can_be_masked(inputs.get(name)))
-        # An encoding of nothing, such as a learned one, is no source where its modality is absent. A site needs no input of its
-        # name, and a name that is neither input nor target may be that of an encoding without an input.
-        is_absent = inputs.get(name) is None and (name in inputs or name in wiring.target_sizes) and name not in wiring.sites
-        if r is None or is_absent or not is_source:
-            continue
-        if not is_encoding:
-            raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
-        # An encoding with the steps of its target has its lengths.
-        like = t if (t := batch.targets.get(name)) and returned is r and r.shape[:-1] == t.values.shape[:-1] else None
-        batch.first = batch.first or (name, tuple(r.shape))
-        if not like and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
-            shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
-            raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
-        if sizes and r.shape[-1] != sizes.get(name):
-            built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
-            raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-        _, lengths, grid, valid, present = like or _encoding_with_lengths(name, returned, batch)
-        r = r.detach() if detach and r.requires_grad else r
-        encodings[name] = WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
+    sources = {name: r for name, r in encoded.items() if _is_source(name, r, batch, wiring, wanted)}
+    encodings = {name: _read_encoding(name, r, batch, wiring.source_sizes, detach) for name, r in sources.items()}
     if lost := [name for name in wanted if name not in encoded and inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
-        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *sizes)
+        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *wiring.source_sizes)
         batch.check_names([*names, *(inputs if uses_lengths else ())])
     return encodings
+
+
+def _is_source(name: str, returned: Any, batch: Batch, wiring: Wiring, wanted: Names) -> bool:
+    """Returns whether feedback reads an entry of the result of `encode`: names in `wanted`, or else all encodings.
+
+    An encoding of nothing, such as a learned one, is no source where the input of its name is absent.
+    """
+    r, x = _values(returned), batch.inputs.get(name)
+    # A site needs no input of its name, and what is neither input nor target may be an encoding without an input.
+    is_absent = x is None and (name in batch.inputs or name in wiring.target_sizes) and name not in wiring.sites
+    if r is None or is_absent:
+        return False
+    # An entry with the name of an input that can be masked must be an encoding: _read_encoding raises if it is not.
+    return name in wanted if wanted else (_is_encoding(r) or can_be_masked(x))
+
+
+def _read_encoding(name: str, returned: Any, batch: Batch, sizes: Sizes, detach: bool) -> WithLengths:
+    """Checks one encoding, and returns it with its lengths, 0 where it is padded or absent."""
+    r = _values(returned)
+    if not _is_encoding(r):
+        raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
+    batch.first = batch.first or (name, tuple(r.shape))
+    # An encoding with the steps of its target has its lengths.
+    like = t if (t := batch.targets.get(name)) and returned is r and r.shape[:-1] == t.values.shape[:-1] else None
+    if not like and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
+        shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
+        raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
+    if sizes and r.shape[-1] != sizes.get(name):
+        built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
+        raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
+    _, lengths, grid, valid, present = like or _encoding_with_lengths(name, returned, batch)
+    r = r.detach() if detach and r.requires_grad else r
+    return WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
+
+
+def _values(returned: Any) -> Any:
+    """Returns what an entry of the result of `encode` holds, without its lengths."""
+    return returned.values if isinstance(returned, (Padded, WithLengths)) else returned
+
+
+def _is_encoding(r: Any) -> bool:
+    return isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
 
 
 def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, batch: Batch) -> WithLengths:

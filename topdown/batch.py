@@ -30,8 +30,7 @@ class Batch:
         self.first: tuple[str, tuple[int, ...]] | None = None
         # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
         self._steps: dict[str, tuple[str, int]] = {}
-        self._by_tensor: list[tuple[Tensor, Any, Any]] = []  # what was checked: modalities may share a tensor,
-        self._by_numbers: dict[Any, tuple[Any, ...]] = {}  # or have equal ones
+        self._checked: dict[Any, tuple[Any, ...]] = {}  # lengths by their numbers: modalities may have equal ones
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises a ValueError if the lengths have an entry of another name."""
@@ -71,10 +70,7 @@ class Batch:
         The other arguments are those of :meth:`with_lengths`.
         """
         is_sequence = values.dim() == 3
-        key = (values.shape[1] if is_sequence else steps, values.device, grid)
-        same = [marks for tensor, of, marks in self._by_tensor if tensor is lengths and of == key]
-        checked, valid, present = same[0] if same else self._check(name, lengths, *key)
-        self._by_tensor.append((lengths, key, (checked, valid, present)))
+        checked, valid, present = self._check(name, lengths, values.shape[1] if is_sequence else steps, values.device, grid)
         valid = valid if is_sequence else None if present is None else along_batch(present, values)
         return WithLengths(values, checked, grid, valid, present)
 
@@ -87,11 +83,12 @@ class Batch:
         if lengths.shape != (samples,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {samples} samples: pass ({samples},)")
         numbers = lengths.tolist() if readable(lengths) else []  # none: Python cannot read them
+        # By identity where they cannot be read. Compiled code removes what is computed twice, and its sizes have no hash.
+        key = (steps, device, grid, for_all, *(numbers or [lengths]))
+        if not torch.compiler.is_compiling() and key in self._checked:
+            return self._checked[key]
         if grid and (stray := {*numbers} - {0, steps}):
             raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
-        key = (device, steps, for_all, *numbers)
-        if numbers and key in self._by_numbers:  # symbolic sizes have no hash
-            return self._by_numbers[key]
         least, most, shortest = int(for_all), math.inf if steps is None else steps, min(numbers, default=0)
         if numbers and not least <= shortest <= max(numbers) <= most:
             at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
@@ -101,7 +98,7 @@ class Batch:
         lengths = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
         valid = None if steps is None or (numbers and shortest == steps) else valid_steps(lengths, steps, device).unsqueeze(-1)
         marks = (lengths, valid, None if for_all or (numbers and shortest > 0) else lengths > 0)
-        self._by_numbers.update({key: marks} if numbers else {})
+        self._checked.update({} if torch.compiler.is_compiling() else {key: marks})
         return marks
 
 

@@ -47,7 +47,7 @@ from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, source_masks, target_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Modalities
-from topdown.sites import AtSites, Site, Sites, check_batch_first, check_sites, from_sequence, read_targets, run_at_sites
+from topdown.sites import AtSites, Site, Sites, check_sites, in_layouts, read_targets, run_at_sites
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -352,21 +352,17 @@ class TopDownLatch(nn.Module, Generic[Model]):
             encodings that they were computed from.
         """
         masks: dict[str, Tensor] = {}
-        by_source: dict[str, dict[str, Tensor]] = {}
+        f: dict[str, dict[str, Tensor]] = {}
         encodings: Modalities = {}
         c, dropout = self.c, self.mask_dropout if self.training else 0.0
         for _ in range(0 if is_disabled(self) else self.passes):
             encodings, at_sites = self._encode(batch, masks)
-            logits = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
-            check_batch_first(batch, self.sites)
-            decided = self.wiring if self.wiring.pairs else self.wiring.decide_by_logits(logits, batch.inputs)
-            targets = read_targets(batch, at_sites, decided, encodings)
-            masks, by_source = {}, {}
-            for k in [k for k, h in logits.items() if h and k in targets]:
-                f = by_source[k] = source_masks(logits[k], encodings, targets[k], self.align, k)
-                mask = target_mask(f, encodings, targets[k], decided.pairs[k], self.combine, c, dropout)
-                masks[k] = from_sequence(mask, at_sites[k].values, self.sites[k]) if k in at_sites else mask
-        return masks, by_source, encodings
+            h = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
+            targets, sources = read_targets(batch, h, encodings, at_sites, self.wiring), self.wiring.pairs or h
+            f = {k: source_masks(h[k], encodings, x, self.align, k) for k, x in targets.items()}
+            masks = {k: target_mask(f[k], encodings, x, sources[k], self.combine, c, dropout) for k, x in targets.items()}
+            masks = in_layouts(masks, at_sites, self.sites) if at_sites else masks
+        return masks, f, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""

@@ -152,7 +152,9 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
     return checked
 
 
-def read_targets(batch: Batch, at_sites: AtSites, wiring: Wiring, encodings: Modalities) -> Modalities:
+def read_targets(
+    batch: Batch, pairs: Mapping[str, Names], encodings: Modalities, at_sites: AtSites, wiring: Wiring
+) -> Modalities:
     """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites as sequences.
 
     A site has the lengths of the encoding of the same name, or of the only encoding if the call has none for the name, where
@@ -160,18 +162,21 @@ def read_targets(batch: Batch, at_sites: AtSites, wiring: Wiring, encodings: Mod
 
     Args:
         batch: Inputs and lengths of the call.
-        at_sites: Values in the layout of their sites.
-        wiring: Pairs and sites, and the sizes of targets as far as they are known.
+        pairs: Sources by target, such as logits. A target without any source is left out, as is one that is absent.
         encodings: Encodings of the pass.
+        at_sites: Values in the layout of their sites.
+        wiring: Sites, and the sizes of targets as far as they are known.
 
     Raises:
         TypeError: if a mask cannot multiply a value.
-        ValueError: if a shape does not fit.
+        ValueError: if a shape does not fit, or no target is an input or a site.
     """
-    unread = [k for k in wiring.pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
-    targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))} if unread or at_sites else batch.targets
+    unread = [k for k in pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
+    if unread and not (wiring.pairs or {*unread} & {*batch.inputs}):
+        raise ValueError(f"the feedback masks {unread}, but the inputs are {nearest(unread[0], batch.inputs)}")
+    targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))}
     only = next(iter(encodings.values()), None) if len(wiring.source_sizes or encodings) == 1 else None
-    for k in [k for k in at_sites if k in wiring.pairs]:
+    for k in [k for k in at_sites if k in pairs]:
         if at_sites[k].lengths is not None:
             raise TypeError(f"{k!r}, the {wiring.sites[k]}, is a PackedSequence: choose a site before it is packed")
         x = to_sequence(at_sites[k].values, wiring.sites[k])
@@ -179,7 +184,13 @@ def read_targets(batch: Batch, at_sites: AtSites, wiring: Wiring, encodings: Mod
         r = encodings.get(k, only if lengths_of(batch.lengths, k) is None else None)
         fits = r and r.lengths is not None and r.grid == x.grid and r.values.shape[1:-1] == x.values.shape[1:-1] != ()
         targets[k] = r._replace(values=x.values) if r and fits else batch.with_lengths(k, x.values, None, x.grid)
-    return targets
+    check_batch_first(batch, wiring.sites)
+    return {k: targets[k] for k, sources in pairs.items() if sources and k in targets}
+
+
+def in_layouts(masks: Masks, at_sites: AtSites, sites: Sites) -> dict[str, Tensor]:
+    """Returns masks of targets in the layout of their sites; those of inputs stay as they are."""
+    return {k: from_sequence(mask, at_sites[k].values, sites[k]) if k in at_sites else mask for k, mask in masks.items()}
 
 
 def check_batch_first(batch: Batch, sites: Sites) -> None:

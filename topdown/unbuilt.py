@@ -1,6 +1,5 @@
 """Feedback of unknown sizes, which the first call measures."""
 
-import dataclasses
 import numbers
 from typing import Any, NoReturn
 
@@ -77,7 +76,7 @@ def measure(batch: Batch, encodings: Modalities, at_sites: AtSites, wiring: Wiri
     """
     inputs = [name for name, value in batch.inputs.items() if wiring.sources is not None or is_modality(value)]
     pairs = who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encodings)
-    targets = read_targets(batch, at_sites, dataclasses.replace(wiring, pairs=pairs), encodings)
+    targets = read_targets(batch, pairs, encodings, at_sites, wiring)
     return wiring.decide(*({name: x.values.shape[-1] for name, x in group.items()} for group in (targets, encodings)))
 
 

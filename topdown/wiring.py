@@ -35,8 +35,8 @@ class Wiring:
     Args:
         sources: The option `sources`.
         sites: Site of each target that is not an input. (Default: none)
-        pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known, and for a ready
-            feedback module, whose logits name the pairs of each pass. (Default: {})
+        pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known. They stay empty for
+            a ready feedback module, since its logits are of the pairs that it masks. (Default: {})
         target_sizes: Features D_k of each target. (Default: {})
         source_sizes: Size d_j of each encoding. (Default: {})
 
@@ -57,16 +57,6 @@ class Wiring:
         # Sizes may be integers of numpy, which JSON cannot hold.
         sizes = {k: int(target_sizes[k]) for k in pairs}, {j: int(size) for j, size in source_sizes.items()}
         return dataclasses.replace(self, pairs=pairs, target_sizes=sizes[0], source_sizes=sizes[1])
-
-    def decide_by_logits(self, logits: Mapping[str, Names], inputs: Names) -> Self:
-        """Returns a wiring for one pass of a ready feedback module: the pairs are those that its logits name.
-
-        Raises:
-            ValueError: if they name targets that are no sites, and none of these is an input.
-        """
-        if (names := [k for k in logits if k not in self.sites]) and not {*names} & {*inputs}:
-            raise ValueError(f"the feedback masks {names}, but the inputs are {nearest(names[0], inputs)}")
-        return dataclasses.replace(self, pairs={k: [*by_source] for k, by_source in logits.items()})
 
 
 def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodings: Names) -> dict[str, list[str]]:
