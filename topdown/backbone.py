@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from topdown.batch import Batch, Inputs, can_be_masked
 from topdown.sequence import MAPPING, Lengths, Padded, WithLengths, described, lengths_of
-from topdown.wiring import SAY_WHO, Names, Sizes, Wiring, who_masks_whom
+from topdown.wiring import SAY_WHO, Sizes, Wiring, who_masks_whom
 
 
 @runtime_checkable
@@ -126,59 +126,48 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
     """
     if not isinstance(encoded, MAPPING):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
-    inputs, wanted = batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
+    sizes, inputs, wanted = wiring.encoding_sizes, batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
     if wanted and not wiring.pairs:
         who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encoded)  # raises for an unknown name
-    sources = {name: r for name, r in encoded.items() if _is_source(name, r, batch, wiring, wanted)}
-    encodings = {name: _read_encoding(name, r, batch, wiring.source_sizes, detach) for name, r in sources.items()}
+    encodings: dict[str, WithLengths] = {}
+    for name, returned in encoded.items():
+        r, x = _values(returned), inputs.get(name)
+        is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
+        # An encoding of nothing, such as a learned one, is no source where the input of its name is absent. A site needs no
+        # input of its name, and what has the name of neither input nor target may be an encoding without an input.
+        is_absent = x is None and (name in inputs or name in wiring.target_sizes) and name not in wiring.sites
+        # What has the name of an input that can be masked must be an encoding.
+        if r is None or is_absent or not (name in wanted if wanted else is_encoding or can_be_masked(x)):
+            continue
+        if not is_encoding or r.is_nested:
+            raise TypeError(f"encode() returned {name!r} with {described(r)}: encodings are padded floats, (B, T, d) or (B, d)")
+        encodings[name] = _read_encoding(name, returned, r.detach() if detach and r.requires_grad else r, batch, sizes)
     if lost := [name for name in wanted if name not in encoded and inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
-        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *wiring.source_sizes)
+        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *sizes)
         batch.check_names([*names, *(inputs if uses_lengths else ())])
     return encodings
 
 
-def _is_source(name: str, returned: Any, batch: Batch, wiring: Wiring, wanted: Names) -> bool:
-    """Returns whether feedback reads an entry of the result of `encode`: names in `wanted`, or else all encodings.
-
-    An encoding of nothing, such as a learned one, is no source where the input of its name is absent.
-    """
-    r, x = _values(returned), batch.inputs.get(name)
-    # A site needs no input of its name, and what is neither input nor target may be an encoding without an input.
-    is_absent = x is None and (name in batch.inputs or name in wiring.target_sizes) and name not in wiring.sites
-    if r is None or is_absent:
-        return False
-    # An entry with the name of an input that can be masked must be an encoding: _read_encoding raises if it is not.
-    return name in wanted if wanted else (_is_encoding(r) or can_be_masked(x))
-
-
-def _read_encoding(name: str, returned: Any, batch: Batch, sizes: Sizes, detach: bool) -> WithLengths:
-    """Checks one encoding, and returns it with its lengths, 0 where it is padded or absent."""
-    r = _values(returned)
-    if not _is_encoding(r):
-        raise TypeError(f"encode() returned {name!r} with {described(r)}: an encoding has floats, (B, T, d) or (B, d)")
+def _read_encoding(name: str, returned: Any, r: Tensor, batch: Batch, sizes: Sizes) -> WithLengths:
+    """Checks one encoding r, which `encode` returned, and returns it with its lengths, 0 where it is padded or absent."""
     batch.first = batch.first or (name, tuple(r.shape))
-    # An encoding with the steps of its target has its lengths.
-    like = t if (t := batch.targets.get(name)) and returned is r and r.shape[:-1] == t.values.shape[:-1] else None
-    if not like and (r.dim() > 3 or r.shape[0] != batch.first[1][0]):
+    if r.dim() > 3 or r.shape[0] != batch.first[1][0]:
         shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
         raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
     if sizes and r.shape[-1] != sizes.get(name):
         built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
         raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-    _, lengths, grid, valid, present = like or _encoding_with_lengths(name, returned, batch)
-    r = r.detach() if detach and r.requires_grad else r
+    # An encoding with the steps of its target has its lengths.
+    same = isinstance(returned, Tensor) and (x := batch.targets.get(name)) and r.shape[:-1] == x.values.shape[:-1]
+    _, lengths, grid, valid, present = x if same and x else _encoding_with_lengths(name, returned, batch)
     return WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
 
 
 def _values(returned: Any) -> Any:
-    """Returns what an entry of the result of `encode` holds, without its lengths."""
+    """Returns what an entry of the result of `encode` holds, without its lengths. HookedBackbone returns `WithLengths`."""
     return returned.values if isinstance(returned, (Padded, WithLengths)) else returned
-
-
-def _is_encoding(r: Any) -> bool:
-    return isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
 
 
 def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, batch: Batch) -> WithLengths:
@@ -195,12 +184,14 @@ def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, b
     r, value = encoding.values, batch.inputs.get(name)
     if encoding.lengths is not None:
         return batch.attach(encoding.lengths, name, r, None, encoding.grid)
+    if batch.lengths is None or isinstance(returned, Padded):
+        return encoding
     shape = value.shape if isinstance(value, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and value.is_floating_point()  # type: ignore[union-attr]
     # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
     times = shape[1:-1] if name in batch.targets else shape[1:] if shape[:1] == r.shape[:1] else shape
     fits = r.dim() == 2 or len(shape) < 2 or bool(encoding.grid) or r.shape[1] in times
-    if batch.lengths is None or isinstance(returned, Padded) or (is_vector and not (fits or batch.by_name)):
+    if is_vector and not fits and not batch.by_name:
         return encoding
     if not fits and lengths_of(batch.lengths, name) is not None:
         change = f"{r.shape[1]} steps for an input of {described(value)}, whose lengths no longer fit"

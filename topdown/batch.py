@@ -1,6 +1,5 @@
 """The inputs and lengths of one call, read and checked once."""
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -38,7 +37,7 @@ class Batch:
             raise ValueError(f"lengths name {stray[0]!r}, but the modalities are {nearest(stray[0], names)}")
 
     def with_lengths(self, name: str, values: Tensor, steps: int | None = None, grid: tuple[int, ...] = ()) -> WithLengths:
-        """Returns values with the lengths of their name; without lengths where all steps are valid.
+        """Returns values with the lengths of their name in the call, if it has any.
 
         Args:
             name: Name of an input, a site or an encoding.
@@ -51,7 +50,7 @@ class Batch:
             TypeError: if the lengths are not a tensor of integers.
             ValueError: if their shape or a value does not fit, or they were used for another number of steps.
         """
-        lengths = lengths_of(self.lengths, name) if self.by_name else self.lengths
+        lengths = lengths_of(self.lengths, name)
         is_sequence = values.dim() == 3
         if lengths is None or not (is_sequence or self.by_name):
             return WithLengths(values, None, grid)
@@ -61,14 +60,10 @@ class Batch:
             if steps != first_steps:
                 remedy = "return topdown.Padded(values, lengths)" if self.by_name else "pass a mapping from modality to lengths"
                 raise ValueError(f"lengths of {first!r} ({first_steps} steps) cannot serve {name!r} ({steps} steps): {remedy}")
-        checked = self.attach(lengths, name, values, steps, grid)
-        return checked if checked.valid is not None else WithLengths(values, None, grid)
+        return self.attach(lengths, name, values, steps, grid)
 
     def attach(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> WithLengths:
-        """Returns values with lengths, checked, also where all steps are valid.
-
-        The other arguments are those of :meth:`with_lengths`.
-        """
+        """Returns values with lengths, checked: those of the call, or of an encoding. See :meth:`with_lengths`."""
         is_sequence = values.dim() == 3
         checked, valid, present = self._check(name, lengths, values.shape[1] if is_sequence else steps, values.device, grid)
         valid = valid if is_sequence else None if present is None else along_batch(present, values)
@@ -83,18 +78,17 @@ class Batch:
         if lengths.shape != (samples,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {samples} samples: pass ({samples},)")
         numbers = lengths.tolist() if readable(lengths) else []  # none: Python cannot read them
-        # By identity where they cannot be read. Compiled code removes what is computed twice, and its sizes have no hash.
+        # A tensor that cannot be read is its own key. Compiled code needs no cache, and its sizes have no hash.
         key = (steps, device, grid, for_all, *(numbers or [lengths]))
         if not torch.compiler.is_compiling() and key in self._checked:
             return self._checked[key]
         if grid and (stray := {*numbers} - {0, steps}):
             raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
-        least, most, shortest = int(for_all), math.inf if steps is None else steps, min(numbers, default=0)
-        if numbers and not least <= shortest <= max(numbers) <= most:
-            at = next(i for i, n in enumerate(numbers) if not least <= n <= most)
+        least, most, shortest = int(for_all), float("inf") if steps is None else steps, min(numbers, default=0)
+        if outside := [i for i, n in enumerate(numbers) if not least <= n <= most]:
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
-            raise ValueError(f"lengths[{at}] of {name!r} is {numbers[at]}{has}: {rule}")
+            raise ValueError(f"lengths[{outside[0]}] of {name!r} is {numbers[outside[0]]}{has}: {rule}")
         lengths = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
         valid = None if steps is None or (numbers and shortest == steps) else valid_steps(lengths, steps, device).unsqueeze(-1)
         marks = (lengths, valid, None if for_all or (numbers and shortest > 0) else lengths > 0)
@@ -144,8 +138,8 @@ def input_targets(batch: Batch, sizes: Mapping[str, int | None]) -> dict[str, Wi
         batch: Inputs and lengths of the call.
         sizes: Features D_k of each, or None where they are unknown.
     """
-    present = {k: x for k in sizes if (x := batch.inputs.get(k)) is not None}
-    return {k: batch.with_lengths(k, check_target(batch, k, x, sizes[k])) for k, x in present.items()}
+    inputs = {k: batch.inputs.get(k) for k in sizes}
+    return {k: batch.with_lengths(k, check_target(batch, k, x, sizes[k])) for k, x in inputs.items() if x is not None}
 
 
 def check_target(batch: Batch, name: str, x: Any, size: int | None) -> Tensor:
@@ -171,4 +165,4 @@ def check_target(batch: Batch, name: str, x: Any, size: int | None) -> Tensor:
 
 def can_be_masked(value: Any) -> bool:
     """Returns whether a value has the type and shape of a target."""
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() in (2, 3)
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() in (2, 3) and not value.is_nested

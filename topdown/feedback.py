@@ -197,8 +197,8 @@ class SharedFeedback(nn.Module):
     def __init__(self, source_sizes: Sizes, target_sizes: Sizes, sources: Sources, *, bidirectional: bool = False) -> None:
         super().__init__()
         used = {j: source_sizes[j] for names in sources.values() for j in names}
-        trunk = partial(SequenceLSTM, bidirectional=bidirectional, directions="sum")
-        self.trunk = ModalityDict({source: trunk(size, size) for source, size in used.items()})
+        lstm = partial(SequenceLSTM, bidirectional=bidirectional, directions="sum")
+        self.trunk = ModalityDict({j: lstm(d, d) for j, d in used.items()})
         self.head = PairwiseFeedback(LinearFeedback, source_sizes, target_sizes, sources)
 
     def __getitem__(self, target: str) -> ModalityDict[nn.Module]:
@@ -316,7 +316,7 @@ def build_feedback(kind: Feedback, start: Start, combine: Combine, wiring: Wirin
     # Parameters that are created in inference mode cannot be trained.
     with torch.inference_mode(False), contextlib.nullcontext() if like is None else like.device:
         check_rule(combine, start, wiring.pairs, wiring.target_sizes)
-        feedback = factory(wiring.source_sizes, wiring.target_sizes, wiring.pairs)
+        feedback = factory(wiring.encoding_sizes, wiring.target_sizes, wiring.pairs)
         if not isinstance(feedback, nn.Module):
             raise TypeError(f"the factory of the feedback returned a {type(feedback).__name__}: it must return a module")
         if start == "identity" and is_kind:

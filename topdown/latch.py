@@ -47,7 +47,7 @@ from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, source_masks, target_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Modalities
-from topdown.sites import AtSites, Site, Sites, check_sites, in_layouts, read_targets, run_at_sites
+from topdown.sites import AtSites, Site, Sites, check_sites, from_sequence, read_targets, run_at_sites
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -157,7 +157,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         check_backbone(backbone)
         check_feedback(feedback, sources)
         # A backbone around a model may ask for a latch that is called as that model: see topdown.adapters.called_as_model.
-        self.__class__ = getattr(backbone, "latch_class", lambda kind: kind)(type(self))
+        if latch_class := getattr(backbone, "latch_class", None):
+            self.__class__ = latch_class(type(self))
         self.wiring = Wiring(check_sources(sources), check_sites(sites, backbone))
         self._takes_lengths: dict[str, TakesLengths] = {}  # of encode, fuse and feedback: see __setattr__
         self.backbone, self.start = backbone, start  # before the options that are checked against them
@@ -167,7 +168,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
             warnings.warn("masks near 1/2 shift the statistics of batch norm: pass start='identity' or scale=2", stacklevel=2)
         ready = (feedback if start == "random" else ZeroStart(feedback)) if isinstance(feedback, nn.Module) else None
         self.feedback = cast(PairwiseFeedback, UnbuiltFeedback() if ready is None else ready)
-        self._kind: Any = None if isinstance(feedback, nn.Module) else feedback  # kind or factory; None for a ready module
+        # The option of which feedback is built, a kind or a factory; None for a ready module.
+        self._recipe: Any = None if isinstance(feedback, nn.Module) else feedback
         sizes: Any = [getattr(backbone, attribute, None) for attribute in ("input_sizes", "encoding_sizes")]
         if example_inputs is not None:
             self._build_from(inputs_by_name(example_inputs, {}), None)
@@ -241,7 +243,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def options(self) -> dict[str, Any]:
         """Returns the options by name: `TopDownLatch(backbone, **latch.options())` has the same."""
         ready = self.feedback.network if isinstance(self.feedback, ZeroStart) else self.feedback
-        fixed = {"feedback": self._kind or ready, "sources": self.wiring.sources if self._kind else None, "sites": self.sites}
+        fixed = {"feedback": self._recipe or ready, "sources": self._recipe and self.wiring.sources, "sites": self.sites}
         return {**fixed, **{name: getattr(self, name) for name in OPTIONS}}
 
     def save_pretrained(self, folder: str | Path, also: Collection[str] = ()) -> None:
@@ -279,7 +281,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """
         saved, tensors = saving.read(Path(folder), backbone, functions)
         latch = cls(backbone, **saved["options"], **functions)
-        if saved["target_sizes"] and latch._kind:
+        if saved["target_sizes"] and latch._recipe:
             latch._build(latch.wiring.decide(saved["target_sizes"], saved["source_sizes"]))
         saving.copy_tensors(tensors, latch.feedback, backbone, saved["also"])
         return latch
@@ -289,8 +291,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """The factor of the mask of each pair: 2 with start="identity", since 2 sigmoid(0) = 1, and else the option `scale`."""
         return 2.0 if self.start == "identity" else self.scale
 
-    # Whether the first call has to build the feedback. A ready module has no pairs either, but it is of no kind.
-    _unbuilt = property(lambda self: self._kind is not None and not self.wiring.pairs)
+    # Whether the first call has to build the feedback. A ready module has no pairs either, but it has no recipe.
+    _unbuilt = property(lambda self: self._recipe is not None and not self.wiring.pairs)
 
     @property
     def sites(self) -> Sites:
@@ -305,16 +307,14 @@ class TopDownLatch(nn.Module, Generic[Model]):
             site = f" ({self.sites[target]})" if target in self.sites else ""
             lines.append(f"masks {target!r}{site} by {' and '.join(map(repr, sources))}")
         for name in () if self._unbuilt else ("feedback", "backbone"):
-            counts = [
-                sum(p.numel() for p in getattr(self, name).parameters() if p.requires_grad or frozen) for frozen in (0, 1)
-            ]
+            counts = [sum(p.numel() for p in getattr(self, name).parameters() if p.requires_grad or every) for every in (0, 1)]
             lines.append("trains {:,} of {:,} parameters of the {}".format(*counts, name))
         return "\n".join(lines)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Checks a new option, backbone or feedback, and reads from the signatures of the latter two whether they take lengths.
 
-        Feedback that is set here is of no kind: `__init__` sets `_kind` after it, and `_build` does not come here.
+        Feedback that is set has no recipe: `__init__` and `_build` set `_recipe` after it.
         """
         if name in ("sources", "sites") or (name == "start" and name in self.__dict__):
             raise ValueError(f"{name} cannot change, since the parameters depend on it: make a new latch")
@@ -331,7 +331,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             # Where one of both takes lengths, lengths may have an entry for any input, not only for modalities.
             self._uses_lengths = getattr(value, "uses_lengths", {*takes.values()} != {"never"})
         elif name == "feedback":
-            self._takes_lengths, self._kind = {**self._takes_lengths, "feedback": takes_lengths(value)}, None
+            self._takes_lengths, self._recipe = {**self._takes_lengths, "feedback": takes_lengths(value)}, None
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
         """Checks the arguments of a call, and builds feedback of unknown sizes. A disabled latch checks nothing."""
@@ -351,44 +351,47 @@ class TopDownLatch(nn.Module, Generic[Model]):
             The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
             encodings that they were computed from.
         """
+        if is_disabled(self):
+            return {}, {}, {}
         masks: dict[str, Tensor] = {}
-        f: dict[str, dict[str, Tensor]] = {}
-        encodings: Modalities = {}
         c, dropout = self.c, self.mask_dropout if self.training else 0.0
-        for _ in range(0 if is_disabled(self) else self.passes):
+        for _ in range(self.passes):
             encodings, at_sites = self._encode(batch, masks)
             h = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
-            targets, sources = read_targets(batch, h, encodings, at_sites, self.wiring), self.wiring.pairs or h
+            targets = read_targets(batch, h, encodings, at_sites, self.wiring)
+            sources = self.wiring.pairs or h
             f = {k: source_masks(h[k], encodings, x, self.align, k) for k, x in targets.items()}
             masks = {k: target_mask(f[k], encodings, x, sources[k], self.combine, c, dropout) for k, x in targets.items()}
-            masks = in_layouts(masks, at_sites, self.sites) if at_sites else masks
+            masks |= {k: from_sequence(masks[k], at_sites[k].values, self.sites[k]) for k in at_sites if k in masks}
         return masks, f, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
         to_encode, to_fuse = (lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse"))
-        model, inputs = cast(Any, self.backbone), apply_masks(batch.inputs, masks, self.sites)
+        model = cast(Any, self.backbone)
+        inputs = apply_masks(batch.inputs, masks, self.sites)
         run: Any = lambda: model.fuse(model.encode(inputs, **to_encode), **to_fuse)  # noqa: E731
         sites = {k: site for k, site in self.sites.items() if k in masks}
         return run_at_sites(run, model, sites, masks, inputs, ())[0] if sites else run()
 
     def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
-        masked, model = apply_masks(batch.inputs, masks, self.sites) if masks else batch.inputs, cast(Any, self.backbone)
+        model = cast(Any, self.backbone)
+        masked = apply_masks(batch.inputs, masks, self.sites) if masks else batch.inputs
         inputs, keyword = copied((masked, lengths_keyword(batch.lengths, self._takes_lengths["encode"])))
         run: Any = lambda: model.encode(inputs, **keyword)  # noqa: E731
-        modalities = None if self._unbuilt else self.wiring.source_sizes  # None: the call that measures must reach all sites
+        names = self.wiring.encoding_sizes
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(model):
-            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, modalities) if self.sites else (run(), {})
+            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, names) if self.sites else (run(), {})
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, self._uses_lengths, detach=not self.encoder_grad), at_sites
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
-        feedback = build_feedback(self._kind, self.start, self.combine, wiring, parameter_like(self.backbone, like))
-        super().__setattr__("feedback", feedback.train(self.training))  # in our own __setattr__ it would be of no kind
-        self._takes_lengths = {**self._takes_lengths, "feedback": takes_lengths(feedback)}
-        self.wiring = wiring  # last: other threads see either all of it or none
+        feedback = build_feedback(self._recipe, self.start, self.combine, wiring, parameter_like(self.backbone, like))
+        recipe = self._recipe
+        self.feedback = cast(PairwiseFeedback, feedback.train(self.training))
+        self._recipe, self.wiring = recipe, wiring
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import TIME_LAST, Modalities, WithLengths, along_batch, described, zero_padding
+from topdown.sequence import TIME_LAST, Modalities, WithLengths, along_batch, described, same_lengths, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
@@ -175,7 +175,7 @@ def align_mask(mask: WithLengths, target: WithLengths, align: Align, names: tupl
     steps, target_steps = mask.values.shape[1], target.values.shape[1]
     if mask.grid != target.grid:
         return _between_grids(mask, target.grid, align, names)
-    if steps == target_steps and mask.lengths is target.lengths:
+    if steps == target_steps and same_lengths(mask, target):
         return mask.values
     if align == "error" and steps != target_steps:
         raise ValueError(f"{names[0]!r} has {steps} steps but {names[1]!r} has {target_steps}: {ALIGN_FIRST}{CAUSES}")
@@ -222,11 +222,11 @@ def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: 
         ValueError: if a shape or the number of steps does not fit.
     """
     f: dict[str, Tensor] = {}
-    shape, lengths, grid = x.values.shape, x.lengths, x.grid
+    shape = x.values.shape
     for j, logits in h.items():
         f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or WithLengths(logits), logits.dim()
-        # Equal lengths are one tensor: see WithLengths. Exporters would compare T with D where one of both has no time.
-        if dim == len(shape) and logits.shape == shape and encoding.lengths is lengths and encoding.grid == grid:
+        # Exporters would compare T with D where one of both has no time.
+        if dim == len(shape) and logits.shape == shape and same_lengths(encoding, x):
             continue
         changed = dim == encoding.values.dim() == 3 and logits.shape[1] != encoding.values.shape[1]
         if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:

@@ -17,7 +17,7 @@ from topdown.sites import Site
 from topdown.wiring import OPTIONS, Names, Wiring, check_name, nearest
 
 FORMAT, OPTIONS_FILE, TENSORS_FILE = 1, "topdown.json", "feedback.safetensors"
-SIZES, DECLARED = ("target_sizes", "source_sizes"), ("input_sizes", "encoding_sizes")  # of a wiring, and of a backbone
+SIZES, DECLARED = ("target_sizes", "source_sizes"), ("input_sizes", "encoding_sizes")  # in the file, and of a backbone
 
 Options: TypeAlias = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def save(folder: Path, feedback: nn.Module, backbone: nn.Module, wiring: Wiring,
     tensors = {**feedback.state_dict(prefix="feedback."), **_parts(backbone, also)}
     functions = {k: re.sub(" at 0x[0-9a-f]+", "", repr(v).partition("(\n")[0]) for k, v in options.items() if callable(v)}
     content: dict[str, Any] = {"format": FORMAT, "functions": functions, "encodings": _encodings(backbone), "also": also}
-    content |= {name: getattr(wiring, name) or None for name in SIZES} | {"declared": _declared(backbone)}
+    content |= {"target_sizes": wiring.target_sizes, "source_sizes": wiring.encoding_sizes, "declared": _declared(backbone)}
     content["options"] = {name: value for name, value in options.items() if name not in functions}
     content["tensors"] = {name: list(value.shape) for name, value in tensors.items()}
     text = json.dumps(content, indent=1, default=dataclasses.asdict) + "\n"

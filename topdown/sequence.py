@@ -34,10 +34,18 @@ class Padded(NamedTuple):
 
 
 class WithLengths(NamedTuple):
-    """Holds an encoding or a target with its checked lengths, and the marks of valid steps that follow from them.
+    """Holds an encoding or a target with its checked lengths, and the marks that follow from them.
 
-    Within a call, :class:`topdown.batch.Batch` makes equal lengths one tensor where it can, on the CPU. So `is` finds most of
-    those that are equal; the values of others are compared.
+    =============================  =======  =====  =======
+    samples                        lengths  valid  present
+    =============================  =======  =====  =======
+    without lengths                None     None   None
+    all full                       tensor   None   None
+    some padded                    tensor   marks  None
+    the modality absent from some  tensor   marks  marks
+    =============================  =======  =====  =======
+
+    Where Python may not read lengths, marks are made as if some samples were padded, or absent.
 
     Args:
         values: As in :class:`Padded`.
@@ -57,6 +65,14 @@ class WithLengths(NamedTuple):
 
 
 Modalities: TypeAlias = dict[str, WithLengths]  # the encodings, or the targets, of one pass
+
+
+def same_lengths(a: WithLengths, b: WithLengths) -> bool:
+    """Returns whether two sequences, of as many steps, surely have equal lengths. False says nothing: compare the numbers.
+
+    :class:`topdown.batch.Batch` makes equal lengths one tensor where Python may read them, so this reads no values.
+    """
+    return a.lengths is b.lengths and a.grid == b.grid
 
 
 def lengths_of(lengths: Lengths, name: str) -> Tensor | None:
@@ -80,7 +96,9 @@ def lengths_of(lengths: Lengths, name: str) -> Tensor | None:
 
 def described(value: Any) -> str:
     """Describes a value in a message."""
-    return f"shape {tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+    if isinstance(value, Tensor) and not value.is_nested:
+        return f"shape {tuple(value.shape)} and {value.dtype}"
+    return f"type {'NestedTensor' if isinstance(value, Tensor) else type(value).__name__}"
 
 
 def readable(lengths: Tensor) -> bool:

@@ -20,6 +20,7 @@ from topdown.sequence import Modalities, Padded, WithLengths, described, lengths
 from topdown.wiring import Names, Wiring, nearest
 
 T = TypeVar("T")
+Run: TypeAlias = Callable[[], T]
 Key: TypeAlias = int | str
 AtSites: TypeAlias = dict[str, Padded]  # values at sites, in their layout; lengths are those of a packed sequence
 
@@ -152,9 +153,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
     return checked
 
 
-def read_targets(
-    batch: Batch, pairs: Mapping[str, Names], encodings: Modalities, at_sites: AtSites, wiring: Wiring
-) -> Modalities:
+def read_targets(batch: Batch, pairs: Mapping[str, Names], r: Modalities, at_sites: AtSites, wiring: Wiring) -> Modalities:
     """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites as sequences.
 
     A site has the lengths of the encoding of the same name, or of the only encoding if the call has none for the name, where
@@ -163,7 +162,7 @@ def read_targets(
     Args:
         batch: Inputs and lengths of the call.
         pairs: Sources by target, such as logits. A target without any source is left out, as is one that is absent.
-        encodings: Encodings of the pass.
+        r: Encodings of the pass.
         at_sites: Values in the layout of their sites.
         wiring: Sites, and the sizes of targets as far as they are known.
 
@@ -174,23 +173,23 @@ def read_targets(
     unread = [k for k in pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
     if unread and not (wiring.pairs or {*unread} & {*batch.inputs}):
         raise ValueError(f"the feedback masks {unread}, but the inputs are {nearest(unread[0], batch.inputs)}")
-    targets = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))}
-    only = next(iter(encodings.values()), None) if len(wiring.source_sizes or encodings) == 1 else None
-    for k in [k for k in at_sites if k in pairs]:
-        if at_sites[k].lengths is not None:
-            raise TypeError(f"{k!r}, the {wiring.sites[k]}, is a PackedSequence: choose a site before it is packed")
-        x = to_sequence(at_sites[k].values, wiring.sites[k])
-        check_target(batch, k, x.values, wiring.target_sizes.get(k))
-        r = encodings.get(k, only if lengths_of(batch.lengths, k) is None else None)
-        fits = r and r.lengths is not None and r.grid == x.grid and r.values.shape[1:-1] == x.values.shape[1:-1] != ()
-        targets[k] = r._replace(values=x.values) if r and fits else batch.with_lengths(k, x.values, None, x.grid)
+    inputs = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))} if unread else batch.targets
+    targets = {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in pairs}}
     check_batch_first(batch, wiring.sites)
     return {k: targets[k] for k, sources in pairs.items() if sources and k in targets}
 
 
-def in_layouts(masks: Masks, at_sites: AtSites, sites: Sites) -> dict[str, Tensor]:
-    """Returns masks of targets in the layout of their sites; those of inputs stay as they are."""
-    return {k: from_sequence(mask, at_sites[k].values, sites[k]) if k in at_sites else mask for k, mask in masks.items()}
+def _read_site(batch: Batch, name: str, value: Padded, encodings: Modalities, wiring: Wiring) -> WithLengths:
+    """Returns the value at one site as a target: see :func:`read_targets`."""
+    if value.lengths is not None:
+        raise TypeError(f"{name!r}, the {wiring.sites[name]}, is a PackedSequence: choose a site before it is packed")
+    x = to_sequence(value.values, wiring.sites[name])
+    check_target(batch, name, x.values, wiring.target_sizes.get(name))
+    is_only = len(wiring.encoding_sizes or encodings) == 1 and lengths_of(batch.lengths, name) is None
+    r = encodings.get(name) or (next(iter(encodings.values()), None) if is_only else None)
+    if r and r.lengths is not None and x.values.dim() == 3 and (r.values.shape[1:-1], r.grid) == (x.values.shape[1:-1], x.grid):
+        return r._replace(values=x.values)
+    return batch.with_lengths(name, x.values, None, x.grid)
 
 
 def check_batch_first(batch: Batch, sites: Sites) -> None:
@@ -201,9 +200,7 @@ def check_batch_first(batch: Batch, sites: Sites) -> None:
         raise ValueError("{!r} has shape {}, but the inputs have {} samples: {}".format(*batch.first, counts[0], BATCH_FIRST))
 
 
-def run_at_sites(
-    run: Callable[[], T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names | None
-) -> tuple[T, AtSites]:
+def run_at_sites(run: Run[T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names) -> tuple[T, AtSites]:
     """Runs a function that calls a backbone, and reads and masks the values at sites: see :func:`run_with_hooks`.
 
     A site that has a mask must be reached. Others may be left out where an input is None, or where they have the name of an
@@ -215,18 +212,18 @@ def run_at_sites(
         sites: Sites by name.
         masks: Masks in the layout of their sites.
         inputs: Inputs of the call.
-        names: Names of the modalities; None in a call that measures sizes, which must reach all sites.
+        names: Names of the encodings, as far as they are known.
 
     Returns:
         Result of the function, and the values at sites before they are masked.
     """
     model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
-    possible = {*inspect.signature(model.forward).parameters, *((names or ()) if model is backbone else ())}
+    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())}
     optional = [name for name in sites if name not in masks and (is_absent or (name not in inputs and name in possible))]
-    return run_with_hooks(run, model, sites, masks, [] if names is None else optional)
+    return run_with_hooks(run, model, sites, masks, optional)
 
 
-def run_with_hooks(run: Callable[[], T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, AtSites]:
+def run_with_hooks(run: Run[T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, AtSites]:
     """Runs a function that calls a model, and reads and masks the values at sites of the model, in the calling thread alone.
 
     Args:

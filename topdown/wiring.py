@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias, get_args
@@ -22,7 +21,7 @@ OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "align": (object, lambda v: v in [*get_args(Align)], f"one of {[*get_args(Align)]}"),
     "encoder_grad": (bool, lambda v: True, "True or False"),
     "mask_dropout": (numbers.Real, lambda v: 0.0 <= v < 1.0, "a number in [0, 1)"),
-    "scale": (numbers.Real, lambda v: 0.0 < v < math.inf, "a positive number"),
+    "scale": (numbers.Real, lambda v: 0.0 < v < float("inf"), "a positive number"),
     "passes": (int, lambda v: v >= 1, "a whole number, at least 1"),
 }
 SAY_WHO = "say who masks whom with sources={target: [sources]}"
@@ -38,7 +37,7 @@ class Wiring:
         pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known. They stay empty for
             a ready feedback module, since its logits are of the pairs that it masks. (Default: {})
         target_sizes: Features D_k of each target. (Default: {})
-        source_sizes: Size d_j of each encoding. (Default: {})
+        encoding_sizes: Size d_j of each encoding. (Default: {})
 
     Example:
         >>> Wiring(None).decide({"a": 3, "b": 2, "labels": 1}, {"a": 8, "b": 8}).pairs
@@ -49,21 +48,22 @@ class Wiring:
     sites: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pairs: Sources = dataclasses.field(default_factory=dict)
     target_sizes: Sizes = dataclasses.field(default_factory=dict)
-    source_sizes: Sizes = dataclasses.field(default_factory=dict)
+    encoding_sizes: Sizes = dataclasses.field(default_factory=dict)
 
-    def decide(self, target_sizes: Sizes, source_sizes: Sizes) -> Self:
+    def decide(self, possible_targets: Sizes, encoding_sizes: Sizes) -> Self:
         """Returns a wiring with pairs and sizes, for the sizes of all possible targets and of all encodings."""
-        pairs = who_masks_whom(self.sources, self.sites, target_sizes, source_sizes)
+        pairs = who_masks_whom(self.sources, self.sites, possible_targets, encoding_sizes)
         # Sizes may be integers of numpy, which JSON cannot hold.
-        sizes = {k: int(target_sizes[k]) for k in pairs}, {j: int(size) for j, size in source_sizes.items()}
-        return dataclasses.replace(self, pairs=pairs, target_sizes=sizes[0], source_sizes=sizes[1])
+        target_sizes = {k: int(possible_targets[k]) for k in pairs}
+        encoding_sizes = {j: int(size) for j, size in encoding_sizes.items()}
+        return dataclasses.replace(self, pairs=pairs, target_sizes=target_sizes, encoding_sizes=encoding_sizes)
 
 
 def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodings: Names) -> dict[str, list[str]]:
     """Returns the sources of each target.
 
     Without `sources`, the targets are the sites, or else the inputs that have an encoding of their name. Every OTHER encoding
-    masks a target; where there is no other, the encoding of its name does.
+    masks a target; where there is no other, the encoding of its name does. A single encoding masks all sites.
 
     Args:
         sources: Sources of each target that the user named, or None.
@@ -89,10 +89,11 @@ def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodi
             for name in names:
                 check_name(name, encodings, "encodings", f"sources[{target!r}] = {names}: ", more)
         return {target: list(names) for target, names in sources.items()}
+    if sites and len(encodings) == 1:  # whatever its name
+        return {k: [*encodings] for k in sites}
     possible = [*(sites or targets)]
     unmatched, extra = [k for k in possible if k not in encodings], [j for j in encodings if j not in possible]
-    # A single encoding is the source of all sites, whatever its name.
-    if not (sites and len(encodings) == 1) and (len(unmatched) == len(possible) or (unmatched and extra)):
+    if len(unmatched) == len(possible) or (unmatched and extra):
         raise ValueError(f"inputs or sites {unmatched} and encodings {extra} have different names: {SAY_WHO}")
     return {k: [j for j in encodings if j != k] or [k] for k in possible if sites or k in encodings}
 

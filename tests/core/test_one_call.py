@@ -166,3 +166,39 @@ def test_compiled_code_with_sites_leaves_the_first_pass(name):
     with torch.no_grad():
         torch.compile(getattr(latch, name), backend="eager")(INPUTS)
     assert not in_first_pass()
+
+
+def test_nested_tensors_are_refused_as_encodings_and_as_targets():
+    """They ended in an internal error of torch."""
+
+    class Nests(TwoLayers):
+        def encode(self, inputs):
+            return dict.fromkeys(inputs, nested)
+
+    nested = torch.nested.nested_tensor([torch.zeros(5, 2), torch.zeros(2, 2)], layout=torch.jagged)
+    with pytest.raises(TypeError, match=r"'a' with type NestedTensor: encodings are padded floats, \(B, T, d\) or \(B, d\)"):
+        TopDownLatch(Nests(), "linear")(INPUTS)
+    with pytest.raises(TypeError, match="'a' has type NestedTensor: a mask multiplies floating-point"):
+        TopDownLatch(TwoLayers(), "linear", example_inputs=INPUTS)({"a": nested, "b": nested})
+
+
+def test_the_call_that_measures_sizes_must_reach_all_sites():
+    class Skips(TwoLayers):
+        def forward(self, early):
+            """Names the site, which later calls may leave out."""
+
+        def encode(self, inputs):
+            return {"b": self.b(inputs["b"])} if "a" not in inputs else super().encode(inputs)
+
+    latch = TopDownLatch(Skips(), "linear", sources={"early": ["b"]}, sites={"early": "a"})
+    with pytest.raises(ValueError, match="'early', the output of 'a', was not reached in this call: the first must reach all"):
+        latch({"b": INPUTS["b"]})
+    assert latch(INPUTS).shape == (2, 1)
+    assert latch({"b": INPUTS["b"]}).shape == (2, 1)
+
+
+def test_logits_of_ready_feedback_for_a_site_and_for_no_input_are_refused():
+    latch = TopDownLatch(TwoLayers(), Pairs(early={"b": 0.0}, typo={"b": 0.0}), sites={"early": "a"}, start="random")
+    latch.feedback.forward = lambda encodings: {k: {"b": torch.zeros(2, 4, 3)} for k in ("early", "typo")}
+    with pytest.raises(ValueError, match=r"the feedback masks \['typo'\], but the inputs are \["):
+        latch(INPUTS)
