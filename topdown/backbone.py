@@ -63,7 +63,7 @@ def user_model(backbone: nn.Module) -> nn.Module:
     return cast(nn.Module, getattr(backbone, "user_model", backbone))
 
 
-TakesLengths: TypeAlias = Literal["always", "optional", "never"]
+TakesLengths: TypeAlias = Literal["required", "optional", "never"]
 
 
 def takes_lengths(function: Any) -> TakesLengths:
@@ -73,11 +73,11 @@ def takes_lengths(function: Any) -> TakesLengths:
     function that takes none.
 
     Returns:
-        "always" for a parameter without default, "optional" or "never".
+        "required" for a parameter without default, "optional" or "never".
 
     Example:
         >>> takes_lengths(lambda inputs, lengths: inputs), takes_lengths(lambda inputs, lengths=None: inputs)
-        ('always', 'optional')
+        ('required', 'optional')
         >>> takes_lengths(nn.Linear(2, 3)), takes_lengths(lambda *args, **kwargs: args)
         ('never', 'optional')
     """
@@ -87,9 +87,9 @@ def takes_lengths(function: Any) -> TakesLengths:
         parameters = inspect.signature(function, follow_wrapped=False).parameters
     except ValueError:  # a method of TorchScript, which accepts lengths=None, or a function written in C
         arguments = getattr(getattr(function, "schema", None), "arguments", ())
-        return "always" if "lengths" in [argument.name for argument in arguments] else "never"
+        return "required" if "lengths" in [argument.name for argument in arguments] else "never"
     if "lengths" in parameters:
-        return "always" if parameters["lengths"].default is inspect.Parameter.empty else "optional"
+        return "required" if parameters["lengths"].default is inspect.Parameter.empty else "optional"
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return "never"
     inner = getattr(function, "__wrapped__", function.func if isinstance(function, functools.partial) else None)
@@ -100,7 +100,7 @@ def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]
     """Returns the keyword arguments of a function that may take `lengths`: see :func:`takes_lengths`.
 
     Example:
-        >>> lengths_keyword(None, "always"), lengths_keyword(None, "optional"), lengths_keyword(torch.tensor([2]), "never")
+        >>> lengths_keyword(None, "required"), lengths_keyword(None, "optional"), lengths_keyword(torch.tensor([2]), "never")
         ({'lengths': None}, {}, {})
     """
     return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
@@ -131,10 +131,12 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encoded)  # raises for an unknown name
     encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
-        r, x = _values(returned), inputs.get(name)
+        # HookedBackbone returns encodings as WithLengths.
+        r = returned.values if isinstance(returned, (Padded, WithLengths)) else returned
+        x = inputs.get(name)
         is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
-        # An encoding of nothing, such as a learned one, is no source where the input of its name is absent. A site needs no
-        # input of its name, and what has the name of neither input nor target may be an encoding without an input.
+        # Where an input is None, an encoding of its name is no source: a learned token, say, encodes nothing. Two need no input
+        # of their name: the encoding at a site, and one whose name is neither that of an input nor of a target.
         is_absent = x is None and (name in inputs or name in wiring.target_sizes) and name not in wiring.sites
         # What has the name of an input that can be masked must be an encoding.
         if r is None or is_absent or not (name in wanted if wanted else is_encoding or can_be_masked(x)):
@@ -160,14 +162,10 @@ def _read_encoding(name: str, returned: Any, r: Tensor, batch: Batch, sizes: Siz
         built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
         raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
     # An encoding with the steps of its target has its lengths.
-    same = isinstance(returned, Tensor) and (x := batch.targets.get(name)) and r.shape[:-1] == x.values.shape[:-1]
-    _, lengths, grid, valid, present = x if same and x else _encoding_with_lengths(name, returned, batch)
+    target = batch.targets.get(name)
+    like = target if target and isinstance(returned, Tensor) and r.shape[:-1] == target.values.shape[:-1] else None
+    _, lengths, grid, valid, present = like or _encoding_with_lengths(name, returned, batch)
     return WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
-
-
-def _values(returned: Any) -> Any:
-    """Returns what an entry of the result of `encode` holds, without its lengths. HookedBackbone returns `WithLengths`."""
-    return returned.values if isinstance(returned, (Padded, WithLengths)) else returned
 
 
 def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, batch: Batch) -> WithLengths:
@@ -176,8 +174,10 @@ def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, b
     The first case that fits decides:
 
     - `Padded` with lengths: these.
-    - No lengths in the call, `Padded` without lengths, or tokens that were made of a vector: all steps are valid.
-    - Steps that are not those of an input that has lengths: an error, since they no longer fit.
+    - No lengths in the call, or `Padded` without lengths: all steps are valid.
+    - Several steps that were made of a vector (B, D), and one tensor of lengths, which counts the steps of other inputs: all
+      steps are valid.
+    - Other steps than the input of its name, which has lengths: an error, since they no longer fit.
     - Else: the lengths of its name.
     """
     encoding = WithLengths(*returned) if isinstance(returned, (Padded, WithLengths)) else WithLengths(returned)

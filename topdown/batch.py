@@ -29,7 +29,8 @@ class Batch:
         self.first: tuple[str, tuple[int, ...]] | None = None
         # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
         self._steps: dict[str, tuple[str, int]] = {}
-        self._checked: dict[Any, tuple[Any, ...]] = {}  # lengths by their numbers: modalities may have equal ones
+        # Lengths, what they were checked for, their numbers and marks: modalities may share a tensor, or have equal ones.
+        self._checked: list[tuple[Tensor, Any, list[int], Any]] = []
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises a ValueError if the lengths have an entry of another name."""
@@ -65,7 +66,9 @@ class Batch:
     def attach(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> WithLengths:
         """Returns values with lengths, checked: those of the call, or of an encoding. See :meth:`with_lengths`."""
         is_sequence = values.dim() == 3
-        checked, valid, present = self._check(name, lengths, values.shape[1] if is_sequence else steps, values.device, grid)
+        key = (values.shape[1] if is_sequence else steps, values.device, grid)
+        same = [marks for tensor, of, _, marks in self._checked if tensor is lengths and of == key]
+        checked, valid, present = same[0] if same else self._check(name, lengths, *key)
         valid = valid if is_sequence else None if present is None else along_batch(present, values)
         return WithLengths(values, checked, grid, valid, present)
 
@@ -78,10 +81,8 @@ class Batch:
         if lengths.shape != (samples,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {samples} samples: pass ({samples},)")
         numbers = lengths.tolist() if readable(lengths) else []  # none: Python cannot read them
-        # A tensor that cannot be read is its own key. Compiled code needs no cache, and its sizes have no hash.
-        key = (steps, device, grid, for_all, *(numbers or [lengths]))
-        if not torch.compiler.is_compiling() and key in self._checked:
-            return self._checked[key]
+        if same := [marks for _, of, n, marks in self._checked if numbers and n == numbers and of == (steps, device, grid)]:
+            return same[0]  # type: ignore[no-any-return]
         if grid and (stray := {*numbers} - {0, steps}):
             raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
         least, most, shortest = int(for_all), float("inf") if steps is None else steps, min(numbers, default=0)
@@ -89,10 +90,10 @@ class Batch:
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
             raise ValueError(f"lengths[{outside[0]}] of {name!r} is {numbers[outside[0]]}{has}: {rule}")
-        lengths = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
-        valid = None if steps is None or (numbers and shortest == steps) else valid_steps(lengths, steps, device).unsqueeze(-1)
-        marks = (lengths, valid, None if for_all or (numbers and shortest > 0) else lengths > 0)
-        self._checked.update({} if torch.compiler.is_compiling() else {key: marks})
+        n = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
+        valid = None if steps is None or (numbers and shortest == steps) else valid_steps(n, steps, device).unsqueeze(-1)
+        marks = (n, valid, None if for_all or (numbers and shortest > 0) else n > 0)
+        self._checked.append((lengths, (steps, device, grid), numbers, marks))
         return marks
 
 

@@ -381,7 +381,7 @@ def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
         for j, h in by_source.items():
             if not isinstance(h, Tensor):
                 raise TypeError(f"the feedback from {j!r} to {k!r} must be a tensor of logits, got {type(h).__name__}")
-            if j not in (wiring.pairs or logits).get(k, ()):
+            if j not in wiring.pairs_of(logits).get(k, ()):
                 before = f"{type(network).__name__} returned logits from {j!r} to {k!r}: "
                 check_name(k, wiring.pairs, "targets", before)
                 check_name(j, wiring.pairs[k], "sources", before)

@@ -47,7 +47,7 @@ from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, source_masks, target_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Modalities
-from topdown.sites import AtSites, Site, Sites, check_sites, from_sequence, read_targets, run_at_sites
+from topdown.sites import AtSites, Site, Sites, check_batch_first, check_sites, from_sequence, read_targets, run_at_sites
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -91,7 +91,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
             sources, as in Eq. 4; a single modality is its own source)
         sites: {target: Site or path}: masks multiply the output or the input of a submodule, in place of a raw input; see
             :class:`topdown.Site`. Without `sources` the sites are the only targets; with `sources`, raw inputs may be targets,
-            too. Where there is one encoding, a site of as many steps has its lengths. (Default: None, raw inputs)
+            too. A site has the lengths of its name; where the model has a single encoding, a site with as many steps has the
+            lengths of the encoding. (Default: None, raw inputs)
         align: Treatment of a source whose steps differ from those of its target: "error", "interpolate" by relative position
             within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default: "error"; the
             paper's modalities are word-aligned)
@@ -328,7 +329,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             check_sites(self.sites, value)
             takes = {half: takes_lengths(getattr(value, half)) for half in ("encode", "fuse")}
             self._takes_lengths = {**self._takes_lengths, **takes}
-            # Where one of both takes lengths, lengths may have an entry for any input, not only for modalities.
+            # Such a backbone may need lengths of inputs that are no modalities, so they may name any input.
             self._uses_lengths = getattr(value, "uses_lengths", {*takes.values()} != {"never"})
         elif name == "feedback":
             self._takes_lengths, self._recipe = {**self._takes_lengths, "feedback": takes_lengths(value)}, None
@@ -357,11 +358,12 @@ class TopDownLatch(nn.Module, Generic[Model]):
         c, dropout = self.c, self.mask_dropout if self.training else 0.0
         for _ in range(self.passes):
             encodings, at_sites = self._encode(batch, masks)
-            h = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
-            targets = read_targets(batch, h, encodings, at_sites, self.wiring)
-            sources = self.wiring.pairs or h
-            f = {k: source_masks(h[k], encodings, x, self.align, k) for k, x in targets.items()}
-            masks = {k: target_mask(f[k], encodings, x, sources[k], self.combine, c, dropout) for k, x in targets.items()}
+            logits = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
+            pairs = self.wiring.pairs_of(logits)
+            check_batch_first(batch, self.sites)
+            targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
+            f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
+            masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
             masks |= {k: from_sequence(masks[k], at_sites[k].values, self.sites[k]) for k in at_sites if k in masks}
         return masks, f, encodings
 

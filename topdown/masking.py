@@ -249,14 +249,14 @@ def target_mask(f: Masks, r: Modalities, x: WithLengths, sources: Iterable[str],
         c: Factor of each mask.
         p: Probability of dropout on the mask.
     """
-    lacking: list[Any] = [r[j].present for j in f if j in r and r[j].present is not None]  # of sources that some samples lack
+    partly: list[Any] = [r[j].present for j in f if j in r and r[j].present is not None]  # sources that some samples lack
     names = [*(sources if callable(rule) else f)]
     masks = [f[j] if j in f else torch.full_like(next(iter(f.values())), 0.5) for j in names]
-    mask = combine_masks(masks, rule, [r[j].present if j in r else None for j in names] if lacking else (), c)
+    mask = combine_masks(masks, rule, [r[j].present if j in r else None for j in names] if partly else (), c)
     mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
     mask = torch.dropout(mask, p, True) if p else mask
-    if len(lacking) == len(f):
-        mask = torch.where(along_batch(torch.stack(lacking).any(0), mask), mask, 1.0)
+    if len(partly) == len(f):  # a sample may lack all of them
+        mask = torch.where(along_batch(torch.stack(partly).any(0), mask), mask, 1.0)
     # Without a gradient at padded steps, which may hold anything: 0 times nan would be nan.
     return torch.where(x.valid, mask, mask.detach()) if x.valid is not None and mask.requires_grad else mask
 

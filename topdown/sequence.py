@@ -45,7 +45,8 @@ class WithLengths(NamedTuple):
     the modality absent from some  tensor   marks  marks
     =============================  =======  =====  =======
 
-    Where Python may not read lengths, marks are made as if some samples were padded, or absent.
+    Where Python may not read lengths, on a GPU or in compiled code, a tensor of lengths has both marks, or `valid` alone if one
+    tensor serves all modalities.
 
     Args:
         values: As in :class:`Padded`.

@@ -161,7 +161,7 @@ def read_targets(batch: Batch, pairs: Mapping[str, Names], r: Modalities, at_sit
 
     Args:
         batch: Inputs and lengths of the call.
-        pairs: Sources by target, such as logits. A target without any source is left out, as is one that is absent.
+        pairs: Sources by target. A target that is absent is left out.
         r: Encodings of the pass.
         at_sites: Values in the layout of their sites.
         wiring: Sites, and the sizes of targets as far as they are known.
@@ -171,12 +171,10 @@ def read_targets(batch: Batch, pairs: Mapping[str, Names], r: Modalities, at_sit
         ValueError: if a shape does not fit, or no target is an input or a site.
     """
     unread = [k for k in pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
-    if unread and not (wiring.pairs or {*unread} & {*batch.inputs}):
+    if unread and not wiring.pairs and not {*unread} & {*batch.inputs}:
         raise ValueError(f"the feedback masks {unread}, but the inputs are {nearest(unread[0], batch.inputs)}")
     inputs = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))} if unread else batch.targets
-    targets = {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in pairs}}
-    check_batch_first(batch, wiring.sites)
-    return {k: targets[k] for k, sources in pairs.items() if sources and k in targets}
+    return {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in pairs}}
 
 
 def _read_site(batch: Batch, name: str, value: Padded, encodings: Modalities, wiring: Wiring) -> WithLengths:
@@ -203,8 +201,8 @@ def check_batch_first(batch: Batch, sites: Sites) -> None:
 def run_at_sites(run: Run[T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names) -> tuple[T, AtSites]:
     """Runs a function that calls a backbone, and reads and masks the values at sites: see :func:`run_with_hooks`.
 
-    A site that has a mask must be reached. Others may be left out where an input is None, or where they have the name of an
-    argument or a modality that is not among the inputs.
+    A site that has a mask must be reached. Others may be left out in two cases: an input is None; or the site has the name of
+    a modality, or of an argument of the model, that the call leaves out.
 
     Args:
         run: Function without arguments.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from topdown import Padded, Site, TopDownLatch, in_first_pass
+from topdown import Padded, PairwiseFeedback, Site, TopDownLatch, in_first_pass
 from topdown.adapters import HookedBackbone
 
 
@@ -202,3 +202,21 @@ def test_logits_of_ready_feedback_for_a_site_and_for_no_input_are_refused():
     latch.feedback.forward = lambda encodings: {k: {"b": torch.zeros(2, 4, 3)} for k in ("early", "typo")}
     with pytest.raises(ValueError, match=r"the feedback masks \['typo'\], but the inputs are \["):
         latch(INPUTS)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_compiled_code_aligns_sequences_that_share_narrow_lengths_as_eager_code_does(by_name):
+    """A mask that needs no alignment holds at padded steps, too, which this backbone reads."""
+    latch = TopDownLatch(TwoLayers(), "linear", align="interpolate", start="random", example_inputs=INPUTS)
+    shared = torch.tensor([4, 2], dtype=torch.int32)
+    lengths = {"a": shared, "b": shared} if by_name else shared
+    compiled = torch.compile(latch, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(INPUTS, lengths), latch(INPUTS, lengths))
+
+
+def test_feedback_may_name_an_input_that_is_no_target_without_sources():
+    """`PairwiseFeedback` returns an empty mapping for a target whose sources are no encodings of this latch."""
+    latch = TopDownLatch(TwoLayers(), "linear", sources={"a": ["b"]}, example_inputs=INPUTS)
+    latch.feedback = PairwiseFeedback(nn.Linear, {"a": 3, "b": 3}, {"a": 2, "b": 2}, {"a": ["b"], "b": ["a"]})
+    latch.backbone.b = nn.Embedding(5, 3)
+    assert [*latch.masks({"a": INPUTS["a"], "b": torch.ones(2, 4, dtype=torch.int64)})] == ["a"]
