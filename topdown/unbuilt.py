@@ -75,7 +75,7 @@ def measure(batch: Batch, encodings: Modalities, at_sites: AtSites, wiring: Wiri
         ValueError: if a site was not reached, or no rule decides who masks whom.
     """
     if unreached := [f"{k!r}, the {site}," for k, site in wiring.sites.items() if k not in at_sites]:
-        raise ValueError(f"{unreached[0]} was not reached in this call: the first must reach all sites; pass example_inputs=")
+        raise ValueError(f"{unreached[0]} was not reached in this call, which measures sizes: pass others as example_inputs=")
     inputs = [name for name, value in batch.inputs.items() if wiring.sources is not None or is_modality(value)]
     pairs = who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encodings)
     targets = read_targets(batch, pairs, encodings, at_sites, wiring)
