@@ -12,7 +12,7 @@ paper                       here                      shape
                             or, by default, (0, 2)
 :math:`\tilde i_k`          masked inputs             (B, T_k, D_k)
 Stage I, Stage II           first and second pass
-:math:`a_{kl}, m_{kl}`      cross-modal, symmetric    attention (`topdown.adapters`)
+:math:`a_{kl}, m_{kl}`      `topdown.adapters`        cross-modal, symmetric attention
 ==========================  ========================  ====================================
 """
 

@@ -4,7 +4,7 @@ With inputs :math:`i_k` and encodings :math:`r_k` of the modalities :math:`k`, o
 
 .. math::
     r &= \mathrm{encode}(i) & \text{first pass, without gradient} \\
-    f_{j \to k} &= \sigma(h_{j \to k}(r_j)) & \text{feedback, for every source } j \ne k \\
+    f_{j \to k} &= \sigma(h_{j \to k}(r_j)) & \text{feedback, for every source } j \\
     \tilde i_k &= \tfrac{c}{J} \sum_j f_{j \to k} \odot i_k & \text{Eq. 4 of the paper} \\
     y &= \mathrm{fuse}(\mathrm{encode}(\tilde i)) & \text{second pass}
 
@@ -13,14 +13,16 @@ masks begin at 1.
 
 :meth:`TopDownLatch.forward` is `read`, `compute_masks`, `predict`. The words for it:
 
+- A *modality* is a name that an input, its encoding and its lengths share.
 - The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
-  from all of them. The first pass is `encode`, without a trace; the second pass is `encode` and `fuse`.
+  from all of them. The first pass is `encode` without side effects; the second pass is `encode` and `fuse`.
 - A *source* is an encoding that feedback reads. A *target* is what a mask multiplies: an input, or the value at a *site* within
-  the model. They form a *pair*; `Wiring` holds the pairs.
-- *Feedback* is one module for all pairs. It maps the encodings to *logits*, whose sigmoid is the mask of a pair. `align` brings
-  that to the steps of the target, and `combine` makes one mask of those of all sources.
-- *Lengths* mark padding, and samples from which a modality is *absent*. `WithLengths` is a tensor with its lengths; `Batch`
-  holds the inputs and the lengths of one call.
+  the model. They form a *pair*. By default every other encoding is a source of a target; a single one is its own. `Wiring`
+  holds the pairs.
+- *Feedback* is one module for all pairs. It maps the encodings to *logits*. The mask of a pair is their sigmoid; `align` brings
+  it to the steps of the target. The mask of a target is what `combine` makes of those of all sources, times c.
+- *Lengths* mark padding, and samples from which a modality is *absent*: as a source it is left out, and a target without any
+  source keeps its values. `WithLengths` is a tensor with its lengths; `Batch` holds the inputs and the lengths of one call.
 
 Beside it, a latch of unknown sizes builds its feedback in its first call, and a latch that is disabled is its backbone.
 
@@ -167,14 +169,14 @@ class TopDownLatch(nn.Module, Generic[Model]):
         self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes
         if start == "random" and scale == 1.0 and any("running_mean" in name for name, _ in backbone.named_buffers()):
             warnings.warn("masks near 1/2 shift the statistics of batch norm: pass start='identity' or scale=2", stacklevel=2)
-        ready = (feedback if start == "random" else ZeroStart(feedback)) if isinstance(feedback, nn.Module) else None
-        self.feedback = cast(PairwiseFeedback, UnbuiltFeedback() if ready is None else ready)
-        # The option of which feedback is built, a kind or a factory; None for a ready module.
-        self._recipe: Any = None if isinstance(feedback, nn.Module) else feedback
+        if isinstance(feedback, nn.Module):
+            self._set_feedback(feedback if start == "random" else ZeroStart(feedback), None)
+        else:
+            self._set_feedback(UnbuiltFeedback(), feedback)
         sizes: Any = [getattr(backbone, attribute, None) for attribute in ("input_sizes", "encoding_sizes")]
         if example_inputs is not None:
             self._build_from(inputs_by_name(example_inputs, {}), None)
-        elif ready is None and not self.sites and all(isinstance(size, Mapping) for size in sizes):
+        elif self._unbuilt and not self.sites and all(isinstance(size, Mapping) for size in sizes):
             self._build(self.wiring.decide(*sizes))
 
     def forward(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> Any:
@@ -203,8 +205,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
 
-        It runs the first passes alone, and changes no buffer: modules of feedback with buffers, such as a batch norm of your
-        own, are in evaluation mode, too, so that in training their masks may not be those of the next call. It builds feedback
+        It runs the first passes alone, and changes no buffer: feedback counts as part of them here. Its modules with buffers,
+        such as a batch norm of your own, are in evaluation mode, so that in training their masks may not be those of the next
+        call, and within it :func:`topdown.in_first_pass` is true. It builds feedback
         of unknown sizes, as any first call does. Masks have a gradient, for regularizers. Values at padded steps, and in
         samples in which the target is absent, have no meaning.
 
@@ -313,10 +316,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return "\n".join(lines)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Checks a new option, backbone or feedback, and reads from the signatures of the latter two whether they take lengths.
-
-        Feedback that is set has no recipe: `__init__` and `_build` set `_recipe` after it.
-        """
+        """Checks a new option, backbone or feedback, and reads from the signatures of the latter two if they take lengths."""
         if name in ("sources", "sites") or (name == "start" and name in self.__dict__):
             raise ValueError(f"{name} cannot change, since the parameters depend on it: make a new latch")
         value = check_option(name, value) if name in OPTIONS else check_backbone(value) if name == "backbone" else value
@@ -324,6 +324,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
             raise ValueError(f"scale={value} goes with start='random': with start='identity' masks begin at 1 by themselves")
         if name == "combine":
             masking.check_rule(value, self.start, self.wiring.pairs, self.wiring.target_sizes)
+        if name == "feedback":
+            return self._set_feedback(value, None)
         super().__setattr__(name, value)
         if name == "backbone":
             check_sites(self.sites, value)
@@ -331,8 +333,11 @@ class TopDownLatch(nn.Module, Generic[Model]):
             self._takes_lengths = {**self._takes_lengths, **takes}
             # Such a backbone may need lengths of inputs that are no modalities, so they may name any input.
             self._uses_lengths = getattr(value, "uses_lengths", {*takes.values()} != {"never"})
-        elif name == "feedback":
-            self._takes_lengths, self._recipe = {**self._takes_lengths, "feedback": takes_lengths(value)}, None
+
+    def _set_feedback(self, feedback: nn.Module, recipe: Any) -> None:
+        """Sets the feedback, and the option of which it is built, a kind or a factory; None for a ready module."""
+        super().__setattr__("feedback", feedback)
+        self._recipe, self._takes_lengths = recipe, {**self._takes_lengths, "feedback": takes_lengths(feedback)}
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
         """Checks the arguments of a call, and builds feedback of unknown sizes. A disabled latch checks nothing."""
@@ -360,7 +365,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             encodings, at_sites = self._encode(batch, masks)
             logits = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
             pairs = self.wiring.pairs_of(logits)
-            check_batch_first(batch, self.sites)
+            check_batch_first(batch, self.sites)  # before targets at sites, whose errors would name other causes
             targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
             f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
             masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
@@ -391,9 +396,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._recipe, self.start, self.combine, wiring, parameter_like(self.backbone, like))
-        recipe = self._recipe
-        self.feedback = cast(PairwiseFeedback, feedback.train(self.training))
-        self._recipe, self.wiring = recipe, wiring
+        self._set_feedback(feedback.train(self.training), self._recipe)
+        self.wiring = wiring  # last: other threads see either all of it or none
 
     def _build_from(self, inputs: Inputs, lengths: Lengths) -> None:
         """Builds the feedback from the sizes of inputs and of their encodings, in evaluation mode; only once."""

@@ -199,40 +199,21 @@ def check_batch_first(batch: Batch, sites: Sites) -> None:
 
 
 def run_at_sites(run: Run[T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names) -> tuple[T, AtSites]:
-    """Runs a function that calls a backbone, and reads and masks the values at sites: see :func:`run_with_hooks`.
+    """Runs a function that calls a backbone, and reads and masks the values at sites, in the calling thread alone.
 
-    A site that has a mask must be reached. Others may be left out in two cases: an input is None; or the site has the name of
-    a modality, or of an argument of the model, that the call leaves out.
+    Each site must be reached exactly once. One without a mask may be left out in two cases: an input is None; or the site has
+    the name of a modality, or of an argument of the model, that the call leaves out.
 
     Args:
         run: Function without arguments.
         backbone: Backbone that it calls.
         sites: Sites by name.
-        masks: Masks in the layout of their sites.
+        masks: Masks in the layout of their sites, which multiply the values.
         inputs: Inputs of the call.
         names: Names of the encodings, as far as they are known.
 
     Returns:
-        Result of the function, and the values at sites before they are masked.
-    """
-    model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
-    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())}
-    optional = [name for name in sites if name not in masks and (is_absent or (name not in inputs and name in possible))]
-    return run_with_hooks(run, model, sites, masks, optional)
-
-
-def run_with_hooks(run: Run[T], model: nn.Module, sites: Sites, masks: Masks, optional: Names) -> tuple[T, AtSites]:
-    """Runs a function that calls a model, and reads and masks the values at sites of the model, in the calling thread alone.
-
-    Args:
-        run: Function without arguments.
-        model: Module that it calls.
-        sites: Sites by name, each of which must be reached exactly once.
-        masks: Masks in the layout of their sites, which multiply the values.
-        optional: Names of sites that need not be reached.
-
-    Returns:
-        Result of `run`, and the values at the sites before they are masked, in their layout.
+        Result of the function, and the values at the sites before they are masked, in their layout.
 
     Raises:
         RuntimeError: while a program is exported.
@@ -241,13 +222,16 @@ def run_with_hooks(run: Run[T], model: nn.Module, sites: Sites, masks: Masks, op
 
     Example:
         >>> model, masks = nn.Sequential(nn.Identity(), nn.ReLU()), {"x": torch.tensor([[3.0, 0.5]])}
-        >>> run_with_hooks(lambda: model(torch.ones(1, 2)), model, {"x": Site("0")}, masks, [])[0]
+        >>> run_at_sites(lambda: model(torch.ones(1, 2)), model, {"x": Site("0")}, masks, {}, ())[0]
         tensor([[3.0000, 0.5000]])
     """
     if torch.compiler.is_dynamo_compiling():  # compilers do not see hooks that come and go
-        return torch.compiler.disable(run_with_hooks)(run, model, sites, masks, optional)  # type: ignore[no-any-return]
+        return torch.compiler.disable(run_at_sites)(run, backbone, sites, masks, inputs, names)  # type: ignore[no-any-return]
     if torch.compiler.is_compiling():
         raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
+    model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
+    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())}
+    optional = [name for name in sites if name not in masks and (is_absent or (name not in inputs and name in possible))]
     thread, learns, handles = threading.get_ident(), torch.is_grad_enabled(), []
     places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
     values: AtSites = {}
@@ -262,7 +246,7 @@ def run_with_hooks(run: Run[T], model: nn.Module, sites: Sites, masks: Masks, op
             return None
         values[name] = Padded(value)
         if learns:
-            _check_learns(places[name], mask, run_with_hooks.__code__)
+            _check_learns(places[name], mask, run_at_sites.__code__)
         if mask.shape != value.shape:
             shapes = f"{tuple(mask.shape)} in the first pass, but now {tuple(value.shape)}"
             raise ValueError(f"{places[name]} had shape {shapes}: choose a site whose size masks do not change")
@@ -297,8 +281,7 @@ def run_with_hooks(run: Run[T], model: nn.Module, sites: Sites, masks: Masks, op
 
 def _check_not_compiled(place: str, path: str, model: nn.Module) -> None:
     """Raises an error for a site within compiled code, which torch would compile anew for each call."""
-    names = path.split(".")
-    for outer in ["", *[".".join(names[: i + 1]) for i in range(len(names))]]:
+    for outer in ["", *[path[:end] for end, letter in enumerate(f"{path}.") if letter == "."]]:
         module = model.get_submodule(outer)
         if (hasattr(module, "_orig_mod") and outer != path) or getattr(module, "_compiled_call_impl", None) is not None:
             raise ValueError(f"{place} lies within {outer!r}, which is compiled by itself: choose a site outside of it")
