@@ -81,8 +81,6 @@ class Batch:
         if lengths.shape != (samples,):
             raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {samples} samples: pass ({samples},)")
         numbers = lengths.tolist() if readable(lengths) else []  # none: Python cannot read them
-        if same := [marks for _, of, n, marks in self._checked if numbers and n == numbers and of == (steps, device, grid)]:
-            return same[0]  # type: ignore[no-any-return]
         if grid and (stray := {*numbers} - {0, steps}):
             raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
         least, most, shortest = int(for_all), float("inf") if steps is None else steps, min(numbers, default=0)
@@ -90,6 +88,8 @@ class Batch:
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
             raise ValueError(f"lengths[{outside[0]}] of {name!r} is {numbers[outside[0]]}{has}: {rule}")
+        if same := [marks for _, of, n, marks in self._checked if numbers and n == numbers and of == (steps, device, grid)]:
+            return same[0]  # type: ignore[no-any-return]
         n = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
         valid = None if steps is None or (numbers and shortest == steps) else valid_steps(n, steps, device).unsqueeze(-1)
         marks = (n, valid, None if for_all or (numbers and shortest > 0) else n > 0)

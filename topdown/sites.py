@@ -168,7 +168,7 @@ def read_targets(batch: Batch, pairs: Mapping[str, Names], r: Modalities, at_sit
 
     Raises:
         TypeError: if a mask cannot multiply a value.
-        ValueError: if a shape does not fit, or no target is an input or a site.
+        ValueError: if a shape does not fit, or feedback masks inputs none of which is in the call.
     """
     unread = [k for k in pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
     if unread and not wiring.pairs and not {*unread} & {*batch.inputs}:

@@ -220,3 +220,13 @@ def test_feedback_may_name_an_input_that_is_no_target_without_sources():
     latch.feedback = PairwiseFeedback(nn.Linear, {"a": 3, "b": 3}, {"a": 2, "b": 2}, {"a": ["b"], "b": ["a"]})
     latch.backbone.b = nn.Embedding(5, 3)
     assert [*latch.masks({"a": INPUTS["a"], "b": torch.ones(2, 4, dtype=torch.int64)})] == ["a"]
+
+
+def test_one_tensor_of_lengths_may_not_hold_0_where_an_encoding_has_equal_lengths():
+    class Own(TwoLayers):
+        def encode(self, inputs):
+            return {name: Padded(r, torch.tensor([4, 0])) for name, r in super().encode(inputs).items()}
+
+    latch = TopDownLatch(Own(), "linear", sites={"early": "a"}, sources={"early": ["b"]}, example_inputs=INPUTS)
+    with pytest.raises(ValueError, match=r"lengths\[1\] of 'early' is 0, but it has 4 steps: a length must lie in 1..4"):
+        latch(INPUTS, torch.tensor([4, 0]))
