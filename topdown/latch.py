@@ -331,7 +331,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             check_sites(self.sites, value)
             takes = {half: takes_lengths(getattr(value, half)) for half in ("encode", "fuse")}
             self._takes_lengths = {**self._takes_lengths, **takes}
-            # Such a backbone may need lengths of inputs that are no modalities, so they may name any input.
+            # A backbone that takes lengths may need those of inputs that are no modalities, so they may name any input.
             self._uses_lengths = getattr(value, "uses_lengths", {*takes.values()} != {"never"})
 
     def _set_feedback(self, feedback: nn.Module, recipe: Any) -> None:
