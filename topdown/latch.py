@@ -369,7 +369,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
             f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
             masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
-            masks |= {k: from_sequence(masks[k], at_sites[k].values, self.sites[k]) for k in at_sites if k in masks}
+            masks.update({k: from_sequence(masks[k], at_sites[k].values, self.sites[k]) for k in at_sites if k in masks})
         return masks, f, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
