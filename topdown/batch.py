@@ -29,8 +29,9 @@ class Batch:
         self.first: tuple[str, tuple[int, ...]] | None = None
         # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
         self._steps: dict[str, tuple[str, int]] = {}
-        # Lengths, what they were checked for, their numbers and marks: modalities may share a tensor, or have equal ones.
-        self._checked: list[tuple[Tensor, Any, list[int], Any]] = []
+        # Lengths, what they were checked for, their numbers and marks: modalities may share a tensor, or have equal numbers in
+        # lengths of their own.
+        self._checked: list[tuple[Tensor, Any, list[int] | None, Any]] = []
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises a ValueError if the lengths have an entry of another name."""
@@ -88,12 +89,12 @@ class Batch:
             has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
             rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
             raise ValueError(f"lengths[{outside[0]}] of {name!r} is {numbers[outside[0]]}{has}: {rule}")
-        if same := [marks for _, of, n, marks in self._checked if numbers and n == numbers and of == (steps, device, grid)]:
+        if same := [marks for _, of, n, marks in self._checked if not for_all and n == numbers and of == (steps, device, grid)]:
             return same[0]  # type: ignore[no-any-return]
         n = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
         valid = None if steps is None or (numbers and shortest == steps) else valid_steps(n, steps, device).unsqueeze(-1)
         marks = (n, valid, None if for_all or (numbers and shortest > 0) else n > 0)
-        self._checked.append((lengths, (steps, device, grid), numbers, marks))
+        self._checked.append((lengths, (steps, device, grid), numbers if numbers and not for_all else None, marks))
         return marks
 
 

@@ -230,3 +230,18 @@ def test_one_tensor_of_lengths_may_not_hold_0_where_an_encoding_has_equal_length
     latch = TopDownLatch(Own(), "linear", sites={"early": "a"}, sources={"early": ["b"]}, example_inputs=INPUTS)
     with pytest.raises(ValueError, match=r"lengths\[1\] of 'early' is 0, but it has 4 steps: a length must lie in 1..4"):
         latch(INPUTS, torch.tensor([4, 0]))
+
+
+def test_lengths_of_an_encoding_are_aligned_alike_in_compiled_code():
+    """Lengths of an encoding that equal those of the call are not theirs: both kinds of code align the mask."""
+
+    class Own(TwoLayers):
+        def encode(self, inputs):
+            return {name: Padded(r, torch.tensor([4, 2])) for name, r in super().encode(inputs).items()}
+
+        def fuse(self, encodings):
+            return super().fuse({name: r.values for name, r in encodings.items()})
+
+    latch = TopDownLatch(Own(), "linear", align="interpolate", start="random", example_inputs=INPUTS)
+    compiled = torch.compile(latch, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(INPUTS, torch.tensor([4, 2])), latch(INPUTS, torch.tensor([4, 2])))
