@@ -58,9 +58,8 @@ class ModalityDict(nn.Module, Generic[M]):
             self.add_module(self.names[name], module)
 
     def _key(self, name: str) -> str:
-        taken = hasattr(type(self), name) or name in ("", "names", "training")
-        plain = "." not in name and not name.startswith(("%", "_")) and not taken
-        return name if plain else "%" + name.replace("%", "%25").replace(".", "%2E")
+        plain = name not in ("", "names", "training") and "." not in name and not name.startswith(("%", "_"))
+        return name if plain and not hasattr(type(self), name) else "%" + name.replace("%", "%25").replace(".", "%2E")
 
     def __getitem__(self, name: str) -> M:
         if name not in self.names:

@@ -70,7 +70,7 @@ class FirstPass:
     """
 
     def __init__(self, module: nn.Module, evaluating: bool = False) -> None:
-        self.in_training = [m for m in module.modules() if m.training and (m._buffers or evaluating)]
+        self.in_training = [m for m in _all_modules(module) if m.training and (m._buffers or evaluating)]
 
     def __enter__(self) -> None:
         """Sets the mode of the modules."""
@@ -85,6 +85,11 @@ class FirstPass:
         _thread.in_first_pass, parametrize._cache_enabled = self.before, self.cached
         for module in self.in_training:
             module.training = True
+
+
+def _all_modules(module: nn.Module) -> list[nn.Module]:
+    """Returns a module and those within it, faster than `module.modules()`, which makes names, too."""
+    return [module, *[m for child in module._modules.values() if child is not None for m in _all_modules(child)]]
 
 
 def copied(value: Any) -> Any:

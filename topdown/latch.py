@@ -374,7 +374,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
-        to_encode, to_fuse = (lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse"))
+        to_encode, to_fuse = [lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse")]
         model = cast(Any, self.backbone)
         inputs = apply_masks(batch.inputs, masks, self.sites)
         run: Any = lambda: model.fuse(model.encode(inputs, **to_encode), **to_fuse)  # noqa: E731

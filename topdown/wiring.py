@@ -50,13 +50,12 @@ class Wiring:
     target_sizes: Sizes = dataclasses.field(default_factory=dict)
     encoding_sizes: Sizes = dataclasses.field(default_factory=dict)
 
-    def decide(self, possible_targets: Sizes, encoding_sizes: Sizes) -> Self:
+    def decide(self, targets: Sizes, encodings: Sizes) -> Self:
         """Returns a wiring with pairs and sizes, for the sizes of all possible targets and of all encodings."""
-        pairs = who_masks_whom(self.sources, self.sites, possible_targets, encoding_sizes)
+        pairs = who_masks_whom(self.sources, self.sites, targets, encodings)
         # Sizes may be integers of numpy, which JSON cannot hold.
-        target_sizes = {k: int(possible_targets[k]) for k in pairs}
-        encoding_sizes = {j: int(size) for j, size in encoding_sizes.items()}
-        return dataclasses.replace(self, pairs=pairs, target_sizes=target_sizes, encoding_sizes=encoding_sizes)
+        sizes = {j: int(size) for j, size in encodings.items()}
+        return dataclasses.replace(self, pairs=pairs, target_sizes={k: int(targets[k]) for k in pairs}, encoding_sizes=sizes)
 
     def pairs_of(self, logits: Mapping[str, Names]) -> Mapping[str, Names]:
         """Returns the pairs: those that were decided or, for a ready feedback module, those of its logits in this pass."""
