@@ -20,7 +20,7 @@ masks begin at 1.
   the model. They form a *pair*. By default every other encoding is a source of a target; a single one is its own. `Wiring`
   holds the pairs.
 - *Feedback* is one module for all pairs. It maps the encodings to *logits*. The mask of a pair is their sigmoid; `align` brings
-  it to the steps of the target. The mask of a target is what `combine` makes of those of all sources, times c.
+  it to the steps of the target. The mask of a target is what `combine` makes of those of all its sources, each times c.
 - *Lengths* mark padding, and samples from which a modality is *absent*: as a source it is left out, and a target without any
   source keeps its values. `WithLengths` is a tensor with its lengths; `Batch` holds the inputs and the lengths of one call.
 
