@@ -15,7 +15,7 @@ BATCH_FIRST = "make the model batch_first, or say Site(path, 't b d')"
 
 
 class Batch:
-    """Holds the inputs and the lengths of one call. It checks each tensor of lengths once, and makes its marks once.
+    """Holds the inputs and the lengths of one call. It checks the lengths, and makes the marks of equal ones once.
 
     Args:
         inputs: Inputs by name.

@@ -196,8 +196,8 @@ class SharedFeedback(nn.Module):
     def __init__(self, source_sizes: Sizes, target_sizes: Sizes, sources: Sources, *, bidirectional: bool = False) -> None:
         super().__init__()
         used = {j: source_sizes[j] for names in sources.values() for j in names}
-        lstm = partial(SequenceLSTM, bidirectional=bidirectional, directions="sum")
-        self.trunk = ModalityDict({j: lstm(d, d) for j, d in used.items()})
+        trunk = partial(SequenceLSTM, bidirectional=bidirectional, directions="sum")
+        self.trunk = ModalityDict({source: trunk(size, size) for source, size in used.items()})
         self.head = PairwiseFeedback(LinearFeedback, source_sizes, target_sizes, sources)
 
     def __getitem__(self, target: str) -> ModalityDict[nn.Module]:

@@ -163,7 +163,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         if latch_class := getattr(backbone, "latch_class", None):
             self.__class__ = latch_class(type(self))
         self.wiring = Wiring(check_sources(sources), check_sites(sites, backbone))
-        self._takes_lengths: dict[str, TakesLengths] = {}  # of encode, fuse and feedback: see __setattr__
+        self._takes_lengths: dict[str, TakesLengths] = {}  # of encode, fuse and feedback, read as these are set
         self.backbone, self.start = backbone, start  # before the options that are checked against them
         self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
         self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes

@@ -20,7 +20,7 @@ from topdown.sequence import Modalities, Padded, WithLengths, described, lengths
 from topdown.wiring import Names, Wiring, nearest
 
 T = TypeVar("T")
-Run: TypeAlias = Callable[[], T]
+Pass: TypeAlias = Callable[[], T]  # of a backbone, as a function without arguments
 Key: TypeAlias = int | str
 AtSites: TypeAlias = dict[str, Padded]  # values at sites, in their layout; lengths are those of a packed sequence
 
@@ -198,7 +198,7 @@ def check_batch_first(batch: Batch, sites: Sites) -> None:
         raise ValueError("{!r} has shape {}, but the inputs have {} samples: {}".format(*batch.first, counts[0], BATCH_FIRST))
 
 
-def run_at_sites(run: Run[T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names) -> tuple[T, AtSites]:
+def run_at_sites(run: Pass[T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names) -> tuple[T, AtSites]:
     """Runs a function that calls a backbone, and reads and masks the values at sites, in the calling thread alone.
 
     Each site must be reached exactly once. One without a mask may be left out in two cases: an input is None; or the site has

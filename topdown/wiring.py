@@ -34,8 +34,8 @@ class Wiring:
     Args:
         sources: The option `sources`.
         sites: Site of each target that is not an input. (Default: none)
-        pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known. They stay empty for
-            a ready feedback module, since its logits are of the pairs that it masks. (Default: {})
+        pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known, and always for a
+            ready feedback module, whose logits name the pairs of each pass. (Default: {})
         target_sizes: Features D_k of each target. (Default: {})
         encoding_sizes: Size d_j of each encoding. (Default: {})
 

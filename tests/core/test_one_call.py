@@ -36,7 +36,7 @@ class Pairs(nn.Module):
         self.logits = logits
 
     def forward(self, encodings):
-        size = {"a": 2, "b": 2, "early": 3, "again": 3}
+        size = {"a": 2, "b": 2, "early": 3, "again": 3, "typo": 3}
         return {k: {j: torch.full((2, 4, size[k]), h) for j, h in f.items()} for k, f in self.logits.items()}
 
 
@@ -199,7 +199,6 @@ def test_the_call_that_measures_sizes_must_reach_all_sites():
 
 def test_logits_of_ready_feedback_for_a_site_and_for_no_input_are_refused():
     latch = TopDownLatch(TwoLayers(), Pairs(early={"b": 0.0}, typo={"b": 0.0}), sites={"early": "a"}, start="random")
-    latch.feedback.forward = lambda encodings: {k: {"b": torch.zeros(2, 4, 3)} for k in ("early", "typo")}
     with pytest.raises(ValueError, match=r"the feedback masks \['typo'\], but the inputs are \["):
         latch(INPUTS)
 
