@@ -10,15 +10,15 @@ from torch import nn
 
 from topdown.adapters.called_as_model import latch_class
 from topdown.backbone import takes_lengths
-from topdown.sequence import Lengths
-from topdown.sites import Site, check_sites, run_at_sites, to_sequence
+from topdown.sequence import Lengths, Padded, WithLengths
+from topdown.sites import Site, check_sites, from_layout, run_at_sites
 
 
 class Run(dict[str, Any]):
     """Holds the encodings of one run of a model, and the output of the model.
 
     Args:
-        encodings: Encodings by name: tensors, or :class:`topdown.Padded` where their lengths or their grid are known.
+        encodings: Encodings by name: tensors, :class:`topdown.Padded` of a packed sequence, or `WithLengths` of a map.
         output: Output of the model.
     """
 
@@ -105,8 +105,12 @@ class HookedBackbone(nn.Module):
         first = [inputs[name] for name in self.positional if name in inputs]
         more |= {name: value for name, value in inputs.items() if name not in self.positional}
         output, values = run_at_sites(lambda: self.model(*first, **more), self, self.encodings, {}, inputs, ())
-        read = {k: to_sequence(values[k].values, site, values[k].lengths) for k, site in self.encodings.items() if k in values}
-        return Run({k: r if r.grid or r.lengths is not None else r.values for k, r in read.items()}, output)
+        encodings: dict[str, Any] = {}
+        for name, site in self.encodings.items():
+            if name in values:
+                r, n = from_layout(values[name].values, site), values[name].lengths
+                encodings[name] = Padded(r, n) if n is not None else WithLengths(r) if r.dim() > 3 else r
+        return Run(encodings, output)
 
     def fuse(self, encodings: Run) -> Any:
         """Returns the output of the run."""

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
@@ -96,14 +96,16 @@ def takes_lengths(function: Any) -> TakesLengths:
     return "optional" if inner is None else takes_lengths(inner)
 
 
-def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]:
-    """Returns the keyword arguments of a function that may take `lengths`: see :func:`takes_lengths`.
+def invoke(function: Callable[..., Any], *arguments: Any, lengths: Lengths, takes: TakesLengths) -> Any:
+    """Calls a function with `lengths`, if it takes them: see :func:`takes_lengths`.
 
     Example:
-        >>> lengths_keyword(None, "required"), lengths_keyword(None, "optional"), lengths_keyword(torch.tensor([2]), "never")
-        ({'lengths': None}, {}, {})
+        >>> invoke(lambda x, lengths=None: (x, lengths), 1, lengths=torch.tensor([2]), takes="optional")
+        (1, tensor([2]))
     """
-    return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
+    if takes == "never" or (lengths is None and takes == "optional"):
+        return function(*arguments)
+    return function(*arguments, lengths=lengths)
 
 
 def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: bool, *, detach: bool) -> dict[str, WithLengths]:
@@ -126,75 +128,79 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
     """
     if not isinstance(encoded, MAPPING):
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
-    sizes, inputs, wanted = wiring.encoding_sizes, batch.inputs, {j for names in (wiring.sources or {}).values() for j in names}
+    wanted = {j for names in (wiring.sources or {}).values() for j in names}
     if wanted and not wiring.pairs:
-        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *inputs], encoded)  # raises for an unknown name
+        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)  # raises for an unknown name
     encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
-        # HookedBackbone returns encodings as WithLengths.
+        # HookedBackbone returns maps (B, H, W, d) as WithLengths.
         r = returned.values if isinstance(returned, (Padded, WithLengths)) else returned
-        x = inputs.get(name)
-        is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
-        # Where an input is None, an encoding of its name is no source: a learned token, say, encodes nothing. Two need no input
-        # of their name: the encoding at a site, and one whose name is neither that of an input nor of a target.
-        is_absent = x is None and (name in inputs or name in wiring.target_sizes) and name not in wiring.sites
-        # What has the name of an input that can be masked must be an encoding.
-        if r is None or is_absent or not (name in wanted if wanted else is_encoding or can_be_masked(x)):
-            continue
-        if not is_encoding or r.is_nested:
-            raise TypeError(f"encode() returned {name!r} with {described(r)}: encodings are padded floats, (B, T, d) or (B, d)")
-        encodings[name] = _read_encoding(name, returned, r.detach() if detach and r.requires_grad else r, batch, sizes)
-    if lost := [name for name in wanted if name not in encoded and inputs.get(name) is not None]:
+        if _is_source(name, r, batch, wiring, wanted):
+            r = r.detach() if detach and r.requires_grad else r
+            encodings[name] = _read_encoding(name, r, returned, batch, wiring.encoding_sizes)
+    if lost := [name for name in wanted if name not in encoded and batch.inputs.get(name) is not None]:
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
-        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.target_sizes or wiring.sources or ()), *sizes)
-        batch.check_names([*names, *(inputs if uses_lengths else ())])
+        names = (*encoded, *batch.targets, *wiring.sites, *(wiring.sources or wiring.target_sizes), *wiring.encoding_sizes)
+        batch.check_names([*names, *(batch.inputs if uses_lengths else ())])
     return encodings
 
 
-def _read_encoding(name: str, returned: Any, r: Tensor, batch: Batch, sizes: Sizes) -> WithLengths:
+def _is_source(name: str, r: Any, batch: Batch, wiring: Wiring, wanted: Collection[str]) -> bool:
+    """Returns whether feedback reads an item of the result of `encode`, or raises a TypeError if it should, but cannot.
+
+    It reads those that the option `sources` names, or else all encodings, but none of an input that is absent: a learned token,
+    say, encodes nothing. An item with the name of an input that can be masked must be an encoding.
+    """
+    x = batch.inputs.get(name)
+    # Two need no input of their name: the encoding at a site, and one whose name is neither that of an input nor of a target.
+    is_absent = x is None and (name in batch.inputs or name in wiring.target_sizes) and name not in wiring.sites
+    if r is None or is_absent or (wanted and name not in wanted):
+        return False
+    is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
+    if r.is_nested if is_encoding else wanted or can_be_masked(x):
+        raise TypeError(f"encode() returned {name!r} with {described(r)}: encodings are padded floats, (B, T, d) or (B, d)")
+    return is_encoding
+
+
+def _read_encoding(name: str, r: Tensor, returned: Any, batch: Batch, sizes: Sizes) -> WithLengths:
     """Checks one encoding r, which `encode` returned, and returns it with its lengths, 0 where it is padded or absent."""
     batch.first = batch.first or (name, tuple(r.shape))
-    if r.dim() > 3 or r.shape[0] != batch.first[1][0]:
+    if (r.dim() > 3 and not isinstance(returned, WithLengths)) or r.shape[0] != batch.first[1][0]:
         shape = f"of shape {tuple(r.shape)} for a batch of {batch.first[1][0]}"
         raise ValueError(f"encode() returned {name!r} {shape}: feedback reads (B, T, d) or (B, d); {SAY_WHO}")
     if sizes and r.shape[-1] != sizes.get(name):
         built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
         raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-    # An encoding with the steps of its target has its lengths.
-    target = batch.targets.get(name)
-    like = target if target and isinstance(returned, Tensor) and r.shape[:-1] == target.values.shape[:-1] else None
-    _, lengths, grid, valid, present = like or _encoding_with_lengths(name, returned, batch)
-    return WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, grid, valid, present)
+    _, lengths, valid, present = _with_its_lengths(name, r, returned, batch)
+    return WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, valid, present)
 
 
-def _encoding_with_lengths(name: str, returned: Tensor | Padded | WithLengths, batch: Batch) -> WithLengths:
-    """Returns an encoding of other steps than its target, or without a target, with its lengths.
+def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> WithLengths:
+    """Returns an encoding r with its lengths, by the first case that fits.
 
-    The first case that fits decides:
-
-    - `Padded` with lengths: these.
-    - No lengths in the call, or `Padded` without lengths: all steps are valid.
-    - Several steps that were made of a vector (B, D), and one tensor of lengths, which counts the steps of other inputs: all
-      steps are valid.
-    - Other steps than the input of its name, which has lengths: an error, since they no longer fit.
-    - Else: the lengths of its name.
+    - It is a `Padded` with lengths: these.
+    - It is a `Padded` without lengths, or the call has no lengths: all steps are valid.
+    - It has the steps of its target: the lengths of the target.
+    - It has the steps of its input, or no steps to compare (a vector, a map, or an input that is no tensor): the lengths of its
+      name in the call.
+    - Its input is a vector, and the call has one tensor of lengths, which counts the steps of others: all steps are valid.
+    - Else the lengths of its name no longer fit: an error.
     """
-    encoding = WithLengths(*returned) if isinstance(returned, (Padded, WithLengths)) else WithLengths(returned)
-    r, value = encoding.values, batch.inputs.get(name)
-    if encoding.lengths is not None:
-        return batch.attach(encoding.lengths, name, r, None, encoding.grid)
+    if isinstance(returned, Padded) and returned.lengths is not None:
+        return batch.attach(returned.lengths, name, r, r.shape[1:-1])
     if batch.lengths is None or isinstance(returned, Padded):
-        return encoding
-    shape = value.shape if isinstance(value, Tensor) else torch.Size()
-    is_vector = len(shape) == 2 and value.is_floating_point()  # type: ignore[union-attr]
+        return WithLengths(r)
+    target, x = batch.targets.get(name), batch.inputs.get(name)
+    if target and r.shape[:-1] == target.values.shape[:-1]:
+        return target
+    shape = x.shape if isinstance(x, Tensor) else torch.Size()
+    is_vector = len(shape) == 2 and x.is_floating_point()  # type: ignore[union-attr]
     # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
-    times = shape[1:-1] if name in batch.targets else shape[1:] if shape[:1] == r.shape[:1] else shape
-    fits = r.dim() == 2 or len(shape) < 2 or bool(encoding.grid) or r.shape[1] in times
-    if is_vector and not fits and not batch.by_name:
-        return encoding
-    if not fits and lengths_of(batch.lengths, name) is not None:
-        change = f"{r.shape[1]} steps for an input of {described(value)}, whose lengths no longer fit"
-        raise ValueError(f"encode() returned {name!r} {change}: return topdown.Padded(values, lengths), or pool to (B, d)")
-    steps = shape[1] if len(shape) == 2 and not is_vector else None  # of token ids
-    return batch.with_lengths(name, r, steps, encoding.grid)
+    possible = shape[1:-1] if target else shape[1:] if shape[:1] == r.shape[:1] else shape
+    if r.dim() != 3 or len(shape) < 2 or r.shape[1] in possible or lengths_of(batch.lengths, name) is None:
+        return batch.with_lengths(name, r, shape[1:] if len(shape) == 2 and not is_vector else ())  # of token ids
+    if is_vector and not batch.by_name:
+        return WithLengths(r)
+    change = f"{r.shape[1]} steps for an input of {described(x)}, whose lengths no longer fit"
+    raise ValueError(f"encode() returned {name!r} {change}: return topdown.Padded(values, lengths), or pool to (B, d)")

@@ -1,5 +1,6 @@
 """The inputs and lengths of one call, read and checked once."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -10,6 +11,7 @@ from topdown.sequence import MAPPING, TIME_LAST, Lengths, WithLengths, along_bat
 from topdown.wiring import SAY_WHO, Wiring, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
+Marks: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]  # lengths, valid and present: see WithLengths
 
 BATCH_FIRST = "make the model batch_first, or say Site(path, 't b d')"
 
@@ -29,73 +31,81 @@ class Batch:
         self.first: tuple[str, tuple[int, ...]] | None = None
         # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
         self._steps: dict[str, tuple[str, int]] = {}
-        # Lengths, what they were checked for, their numbers and marks: modalities may share a tensor, or have equal numbers in
-        # lengths of their own.
-        self._checked: list[tuple[Tensor, Any, list[int] | None, Any]] = []
+        # Marks that were made: for which times and device, from which tensor, and from which numbers. Equal lengths have the
+        # same marks, and are one tensor, so that masks are aligned without a look at the numbers.
+        self._made: list[tuple[Any, Tensor, list[int], Marks]] = []
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises a ValueError if the lengths have an entry of another name."""
         if stray := [n for n in (self.lengths if isinstance(self.lengths, Mapping) else ()) if n not in names]:
             raise ValueError(f"lengths name {stray[0]!r}, but the modalities are {nearest(stray[0], names)}")
 
-    def with_lengths(self, name: str, values: Tensor, steps: int | None = None, grid: tuple[int, ...] = ()) -> WithLengths:
+    def with_lengths(self, name: str, values: Tensor, times: tuple[int, ...] = ()) -> WithLengths:
         """Returns values with the lengths of their name in the call, if it has any.
 
         Args:
             name: Name of an input, a site or an encoding.
-            values: Sequences of shape (B, T, D), or vectors of shape (B, D), for which lengths by name say in which
-                samples they are present.
-            steps: Number of steps that the lengths of a vector count. (Default: unknown)
-            grid: Size of each dimension where the steps are positions of a map. (Default: they are times)
+            values: Sequences, or vectors, for which lengths by name say in which samples they are present.
+            times: Size of each time that the lengths of a vector count. (Default: unknown)
 
         Raises:
             TypeError: if the lengths are not a tensor of integers.
             ValueError: if their shape or a value does not fit, or they were used for another number of steps.
         """
-        lengths = lengths_of(self.lengths, name)
-        is_sequence = values.dim() == 3
-        if lengths is None or not (is_sequence or self.by_name):
-            return WithLengths(values, None, grid)
-        steps = values.shape[1] if is_sequence else steps
-        if steps is not None:
+        lengths, times = lengths_of(self.lengths, name), values.shape[1:-1] or times
+        if lengths is None or not (self.by_name or values.dim() > 2):
+            return WithLengths(values)
+        if times:
+            steps = math.prod(times)
             first, first_steps = self._steps.setdefault(name if self.by_name else "", (name, steps))
             if steps != first_steps:
                 remedy = "return topdown.Padded(values, lengths)" if self.by_name else "pass a mapping from modality to lengths"
                 raise ValueError(f"lengths of {first!r} ({first_steps} steps) cannot serve {name!r} ({steps} steps): {remedy}")
-        return self.attach(lengths, name, values, steps, grid)
+        return self.attach(lengths, name, values, times)
 
-    def attach(self, lengths: Any, name: str, values: Tensor, steps: int | None, grid: tuple[int, ...]) -> WithLengths:
+    def attach(self, lengths: Any, name: str, values: Tensor, times: tuple[int, ...]) -> WithLengths:
         """Returns values with lengths, checked: those of the call, or of an encoding. See :meth:`with_lengths`."""
-        is_sequence = values.dim() == 3
-        key = (values.shape[1] if is_sequence else steps, values.device, grid)
-        same = [marks for tensor, of, _, marks in self._checked if tensor is lengths and of == key]
-        checked, valid, present = same[0] if same else self._check(name, lengths, *key)
-        valid = valid if is_sequence else None if present is None else along_batch(present, values)
-        return WithLengths(values, checked, grid, valid, present)
+        key, for_all = (times, values.device), lengths is self.lengths
+        made = [marks for of, tensor, _, marks in self._made if tensor is lengths and of == key]
+        if not made:
+            numbers = check_lengths(name, lengths, (self.first or (name, values.shape))[1][0], times, least=int(for_all))
+            equal = [marks for of, _, n, marks in self._made if numbers and n == numbers and of == key and not for_all]
+            made = equal or [make_marks(lengths, numbers, times, values.device, for_all)]
+            self._made.append((key, lengths, [] if for_all else numbers, made[0]))
+        n, valid, present = made[0]
+        if values.dim() == 2:
+            valid = None if present is None else along_batch(present, values)
+        return WithLengths(values, n, valid, present)
 
-    def _check(self, name: str, lengths: Any, steps: int | None, device: Any, grid: tuple[int, ...]) -> tuple[Any, ...]:
-        """Checks lengths, and returns them as int64, valid, and present: see :class:`WithLengths`."""
-        if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            kind = f"{getattr(lengths, 'dtype', type(lengths).__name__)}: use torch.as_tensor(lengths).long(), or mask.sum(1)"
-            raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {kind}")
-        samples, for_all = self.first[1][0] if self.first else len(lengths), lengths is self.lengths
-        if lengths.shape != (samples,):
-            raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {samples} samples: pass ({samples},)")
-        numbers = lengths.tolist() if readable(lengths) else []  # none: Python cannot read them
-        if grid and (stray := {*numbers} - {0, steps}):
-            raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
-        least, most, shortest = int(for_all), float("inf") if steps is None else steps, min(numbers, default=0)
-        if outside := [i for i, n in enumerate(numbers) if not least <= n <= most]:
-            has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if steps else ("", f"be at least {least}")
-            rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if for_all else "")
-            raise ValueError(f"lengths[{outside[0]}] of {name!r} is {numbers[outside[0]]}{has}: {rule}")
-        if same := [marks for _, of, n, marks in self._checked if not for_all and n == numbers and of == (steps, device, grid)]:
-            return same[0]  # type: ignore[no-any-return]
-        n = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
-        valid = None if steps is None or (numbers and shortest == steps) else valid_steps(n, steps, device).unsqueeze(-1)
-        marks = (n, valid, None if for_all or (numbers and shortest > 0) else n > 0)
-        self._checked.append((lengths, (steps, device, grid), numbers if numbers and not for_all else None, marks))
-        return marks
+
+def check_lengths(name: str, lengths: Any, samples: int, times: tuple[int, ...], least: int) -> list[int]:
+    """Checks lengths, and returns their numbers; none where Python may not read them.
+
+    Raises:
+        TypeError: if they are not a tensor of integers.
+        ValueError: if their shape or a value does not fit.
+    """
+    if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        kind = f"{getattr(lengths, 'dtype', type(lengths).__name__)}: use torch.as_tensor(lengths).long(), or mask.sum(1)"
+        raise TypeError(f"lengths of {name!r} must be a tensor of integers, got {kind}")
+    if lengths.shape != (samples,):
+        raise ValueError(f"lengths of {name!r} have shape {tuple(lengths.shape)} for {samples} samples: pass ({samples},)")
+    numbers, steps = lengths.tolist() if readable(lengths) else [], math.prod(times)
+    if len(times) > 1 and (stray := {*numbers} - {0, steps}):
+        raise ValueError(f"{name!r} is a map: its lengths are 0 or {steps}, not {max(stray)}; say '_', as in 'b d _ t'")
+    if outside := [i for i, n in enumerate(numbers) if n < least or (times and n > steps)]:
+        has, span = (f", but it has {steps} steps", f"lie in {least}..{steps}") if times else ("", f"be at least {least}")
+        rule = f"a length must {span}" + ("; in a mapping, 0 means that it is absent" if least else "")
+        raise ValueError(f"lengths[{outside[0]}] of {name!r} is {numbers[outside[0]]}{has}: {rule}")
+    return numbers
+
+
+def make_marks(lengths: Tensor, numbers: list[int], times: tuple[int, ...], device: torch.device, for_all: bool) -> Marks:
+    """Returns checked lengths as int64, valid and present; the latter are None where they would mark nothing."""
+    n = lengths if lengths.dtype == torch.int64 else lengths.to(torch.int64)  # narrow types overflow in comparisons
+    steps, shortest = math.prod(times), min(numbers, default=0)
+    valid = valid_steps(n, steps, device).view(-1, *times, 1) if times and shortest < steps else None
+    return n, valid, None if for_all or shortest > 0 else n > 0
 
 
 def inputs_by_name(inputs: Any, named: Mapping[str, Any]) -> Inputs:
@@ -140,8 +150,8 @@ def input_targets(batch: Batch, sizes: Mapping[str, int | None]) -> dict[str, Wi
         batch: Inputs and lengths of the call.
         sizes: Features D_k of each, or None where they are unknown.
     """
-    inputs = {k: batch.inputs.get(k) for k in sizes}
-    return {k: batch.with_lengths(k, check_target(batch, k, x, sizes[k])) for k, x in inputs.items() if x is not None}
+    inputs: dict[str, Any] = {k: batch.inputs[k] for k in sizes if batch.inputs.get(k) is not None}
+    return {k: batch.with_lengths(k, check_target(batch, k, x, sizes[k])) for k, x in inputs.items()}
 
 
 def check_target(batch: Batch, name: str, x: Any, size: int | None) -> Tensor:

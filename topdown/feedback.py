@@ -14,10 +14,10 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import TakesLengths, lengths_keyword, takes_lengths
+from topdown.backbone import invoke, takes_lengths
 from topdown.lstm import SequenceLSTM
 from topdown.masking import Combine, check_rule
-from topdown.sequence import MAPPING, Lengths, WithLengths, lengths_of
+from topdown.sequence import MAPPING, Lengths, lengths_of
 from topdown.wiring import Sizes, Sources, Wiring, check_name
 
 M = TypeVar("M", bound=nn.Module)
@@ -167,7 +167,7 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
             for j, network in networks.items():
                 if (r := encodings.get(j)) is not None:
                     n = None if r.dim() == 2 else lengths_of(lengths, j)
-                    h[j] = network(r, **lengths_keyword(n, self._takes[k, j]))
+                    h[j] = invoke(network, r, lengths=n, takes=self._takes[k, j])
         return logits
 
 
@@ -284,7 +284,7 @@ class ZeroStart(nn.Module):
 
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
         """Returns the logits {target: {source: h'}}; arguments are those of the network."""
-        logits = check_logits(self.network(encodings, **lengths_keyword(lengths, self._takes)), self.network, self.wiring)
+        logits = check_logits(invoke(self.network, encodings, lengths=lengths, takes=self._takes), self.network, self.wiring)
         return {k: {j: (self.shared or self.pairs[k][j])(h) for j, h in of_k.items()} for k, of_k in logits.items()}
 
 
@@ -348,22 +348,8 @@ def check_feedback(feedback: Any, sources: object) -> None:
         raise ValueError("a ready feedback module decides on its sources itself: leave out sources=")
 
 
-def run_feedback(feedback: nn.Module, encodings: Mapping[str, WithLengths], wiring: Wiring, takes: TakesLengths) -> Logits:
-    """Runs the feedback of a latch on encodings that are 0 at padded steps, and checks its logits: see :func:`check_logits`.
-
-    Args:
-        feedback: Feedback of all pairs.
-        encodings: Encodings with their lengths.
-        wiring: Targets and sources that it was built for.
-        takes: Whether it takes lengths.
-    """
-    values = {name: r.values for name, r in encodings.items()}
-    lengths = {name: cast(Tensor, r.lengths) for name, r in encodings.items() if r.valid is not None and r.values.dim() == 3}
-    return check_logits(feedback(values, **lengths_keyword(lengths or None, takes)), feedback, wiring)
-
-
 def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
-    """Checks the result of feedback, and returns it.
+    """Checks the result of feedback, and returns it, without targets that it has no logits for.
 
     Args:
         logits: Result of a feedback module.
@@ -380,8 +366,8 @@ def check_logits(logits: Any, network: nn.Module, wiring: Wiring) -> Logits:
         for j, h in by_source.items():
             if not isinstance(h, Tensor):
                 raise TypeError(f"the feedback from {j!r} to {k!r} must be a tensor of logits, got {type(h).__name__}")
-            if j not in wiring.pairs_of(logits).get(k, ()):
+            if wiring.pairs and j not in wiring.pairs.get(k, ()):
                 before = f"{type(network).__name__} returned logits from {j!r} to {k!r}: "
                 check_name(k, wiring.pairs, "targets", before)
                 check_name(j, wiring.pairs[k], "sources", before)
-    return logits  # type: ignore[return-value]
+    return {k: by_source for k, by_source in logits.items() if by_source}

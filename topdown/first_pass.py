@@ -107,7 +107,7 @@ def copied(value: Any) -> Any:
     if type(value) in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         parts = [copied(part) for part in value]
         return type(value)(parts) if type(value) in (list, tuple) else type(value)(*parts)
-    if callable(value):
+    if value is None or callable(value):
         return value
     try:
         if isinstance(value, Mapping):  # of another type, such as the result of a tokenizer

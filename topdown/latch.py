@@ -34,22 +34,23 @@ References:
 import threading
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self, TypeVar
 
 from topdown import masking, saving
-from topdown.backbone import TakesLengths, check_backbone, lengths_keyword, read_encodings, takes_lengths
+from topdown.backbone import TakesLengths, check_backbone, invoke, read_encodings, takes_lengths
 from topdown.batch import Batch, Inputs, inputs_by_name, read_batch
-from topdown.feedback import Feedback, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, run_feedback
+from topdown.feedback import Feedback, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, check_logits
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, source_masks, target_mask
 from topdown.profile import LatchTrace
-from topdown.sequence import Lengths, Modalities
-from topdown.sites import AtSites, Site, Sites, check_batch_first, check_sites, from_sequence, read_targets, run_at_sites
+from topdown.sequence import Lengths, Modalities, flatten_times, values_and_lengths
+from topdown.sites import AtSites, Site, Sites, check_sites, read_targets, run_at_sites, to_layout
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -230,10 +231,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """
         batch = self.read(inputs, lengths, named)
         masks, by_source, encodings = self.compute_masks(batch)
-        scaled = {k: {j: self.c * mask for j, mask in f.items()} for k, f in by_source.items()}
-        values = {j: r.values for j, r in encodings.items()}
+        scaled = {k: {j: self.c * flatten_times(mask) for j, mask in f.items()} for k, f in by_source.items()}
+        r, _ = values_and_lengths(encodings)
         raw = {k: batch.inputs[k] for k in {**batch.targets, **masks} if k not in self.sites}
-        return LatchTrace(self.predict(batch, masks), masks, scaled, values, self.sites, 0.5 * self.c, raw)
+        return LatchTrace(self.predict(batch, masks), masks, scaled, r, self.sites, 0.5 * self.c, raw)
 
     def disabled(self) -> Disabled[Self]:
         """Returns a context manager that disables the feedback of the latch.
@@ -247,8 +248,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def options(self) -> dict[str, Any]:
         """Returns the options by name: `TopDownLatch(backbone, **latch.options())` has the same."""
         ready = self.feedback.network if isinstance(self.feedback, ZeroStart) else self.feedback
-        fixed = {"feedback": self._recipe or ready, "sources": self._recipe and self.wiring.sources, "sites": self.sites}
-        return {**fixed, **{name: getattr(self, name) for name in OPTIONS}}
+        options = {"feedback": self._recipe or ready, "sources": self._recipe and self.wiring.sources, "sites": self.sites}
+        return options | {name: getattr(self, name) for name in OPTIONS}
 
     def save_pretrained(self, folder: str | Path, also: Collection[str] = ()) -> None:
         """Writes the feedback, feedback.safetensors, and every option, topdown.json, without the backbone.
@@ -360,39 +361,38 @@ class TopDownLatch(nn.Module, Generic[Model]):
         if is_disabled(self):
             return {}, {}, {}
         masks: dict[str, Tensor] = {}
-        c, dropout = self.c, self.mask_dropout if self.training else 0.0
+        c, pairs, dropout = self.c, self.wiring.pairs, self.mask_dropout if self.training else 0.0
         for _ in range(self.passes):
             encodings, at_sites = self._encode(batch, masks)
-            logits = run_feedback(self.feedback, encodings, self.wiring, self._takes_lengths["feedback"])
-            pairs = self.wiring.pairs_of(logits)
-            check_batch_first(batch, self.sites)  # before targets at sites, whose errors would name other causes
-            targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
-            f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
-            masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
-            masks.update({k: from_sequence(masks[k], at_sites[k].values, self.sites[k]) for k in at_sites if k in masks})
+            logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
+            targets = read_targets(batch, logits, encodings, at_sites, self.wiring)
+            f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if k in targets}
+            masks = {k: target_mask(f[k], encodings, targets[k], pairs.get(k, f[k]), self.combine, c, dropout) for k in f}
+            masks.update({k: to_layout(masks[k], at_sites[k].values, self.sites[k]) for k in at_sites if k in masks})
         return masks, f, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
-        to_encode, to_fuse = [lengths_keyword(batch.lengths, self._takes_lengths[half]) for half in ("encode", "fuse")]
-        model = cast(Any, self.backbone)
         inputs = apply_masks(batch.inputs, masks, self.sites)
-        run: Any = lambda: model.fuse(model.encode(inputs, **to_encode), **to_fuse)  # noqa: E731
+        run: Any = lambda: self._run("fuse", self._run("encode", inputs, batch.lengths), batch.lengths)  # noqa: E731
         sites = {k: site for k, site in self.sites.items() if k in masks}
-        return run_at_sites(run, model, sites, masks, inputs, ())[0] if sites else run()
+        return run_at_sites(run, self.backbone, sites, masks, inputs, ())[0] if sites else run()
 
     def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
-        model = cast(Any, self.backbone)
-        masked = apply_masks(batch.inputs, masks, self.sites) if masks else batch.inputs
-        inputs, keyword = copied((masked, lengths_keyword(batch.lengths, self._takes_lengths["encode"])))
-        run: Any = lambda: model.encode(inputs, **keyword)  # noqa: E731
-        names = self.wiring.encoding_sizes
-        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(model):
-            encoded, at_sites = run_at_sites(run, model, self.sites, masks, inputs, names) if self.sites else (run(), {})
+        backbone, sites, names = self.backbone, self.sites, self.wiring.encoding_sizes
+        inputs, lengths = copied(apply_masks(batch.inputs, masks, sites) if masks else batch.inputs), copied(batch.lengths)
+        run = partial(self._run, "encode", inputs, lengths)
+        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone):
+            encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, names) if sites else (run(), {})
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, self._uses_lengths, detach=not self.encoder_grad), at_sites
+
+    def _run(self, name: str, value: Any, lengths: Lengths) -> Any:
+        """Runs "encode" or "fuse" of the backbone, or the "feedback", with lengths if it takes them."""
+        function = self.feedback if name == "feedback" else getattr(self.backbone, name)
+        return invoke(function, value, lengths=lengths, takes=self._takes_lengths[name])
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._recipe, self.start, self.combine, wiring, parameter_like(self.backbone, like))

@@ -19,11 +19,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import TIME_LAST, Modalities, WithLengths, along_batch, described, same_lengths, zero_padding
+from topdown.sequence import TIME_LAST, Modalities, WithLengths, along_batch, described, flatten_times, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
-Presence: TypeAlias = Sequence[Tensor | None]
 Masks: TypeAlias = Mapping[str, Tensor]  # by target, or by source of one target
 
 CAUSES = f" (the first is an encoding, the second a site or input; one step more may be a class token; {TIME_LAST})"
@@ -32,7 +31,7 @@ ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
 COMBINE: dict[str, Any] = {"mean": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
 
 
-def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Presence = (), c: float = 1.0) -> Tensor:
+def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequence[Any] = (), c: float = 1.0) -> Tensor:
     r"""Combines the masks that the sources send to one target.
 
     .. math:: \tilde f_k = \frac{1}{J} \sum_j c f_{j \to k}      (Eq. 4 of the paper, J = 2, c = 1)
@@ -66,12 +65,13 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Pres
         ignored = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / c}[rule]
         masks = [mask if p is None else torch.where(p, mask, ignored) for mask, p in zip(masks, marks, strict=True)]
     if callable(rule):
-        stacked = torch.stack(torch.broadcast_tensors(*masks)) * c
+        masks = torch.broadcast_tensors(*masks)
+        stacked = torch.stack([flatten_times(mask) for mask in masks]) * c
         combined: Tensor = rule(stacked)
         if not isinstance(combined, Tensor) or combined.shape != stacked.shape[1:]:
             shape = tuple(stacked.shape)
             raise ValueError(f"combine took masks of shape {shape} and must return {shape[1:]}, got {described(combined)}")
-        return combined
+        return combined.reshape(masks[0].shape)
     combined = functools.reduce(COMBINE[rule], masks)
     if rule == "mean":
         count: Any = (len(masks) - torch.stack(absent).sum(0)).clamp(min=1).type_as(combined) if absent else len(masks)
@@ -148,16 +148,17 @@ def align_mask(mask: WithLengths, target: WithLengths, align: Align, names: tupl
     "interpolate" maps by relative position (:func:`interpolate_mask`), and "pool" averages over valid steps
     (:func:`pool_mask`) each sample whose length differs from the target's. The result for a sample depends on its own lengths
     alone, never on its batch. Compiled code does not compare lengths: with "error" it trusts that they are equal. Maps of
-    different grids are interpolated in all their dimensions.
+    different sizes are interpolated in all their dimensions.
 
     Args:
-        mask: Mask of shape (B, T_j, D) or (B, D), with the lengths of the source.
-        target: Target of shape (B, T_k, D) or (B, D), with its lengths.
+        mask: Mask of shape (B, T_j, D) or (B, D), or of a map, (B, H, W, D), with the lengths of the source.
+        target: Target of shape (B, T_k, D) or (B, D), or a map, with its lengths.
         align: "error", "interpolate" or "pool".
         names: Names of source and target, for messages.
 
     Returns:
-        Mask of shape (B, T_k, D), or (B, 1, D) if it is the same at all steps; (B, D) for a target without time.
+        Mask of shape (B, T_k, D), or (B, 1, D) if it is the same at all steps; (B, D) for a target without time; accordingly
+        for a map.
 
     Raises:
         ValueError: with "error", if the steps or the lengths differ.
@@ -168,15 +169,16 @@ def align_mask(mask: WithLengths, target: WithLengths, align: Align, names: tupl
         ...
         ValueError: 'audio' has 9 steps but 'text' has 7: pass align='interpolate' or align='pool', or align them first ...
     """
-    if target.values.dim() == 2:
-        return mask.values if mask.values.dim() == 2 else pool_mask(mask.values, mask.lengths).squeeze(1)
-    if mask.values.dim() == 2:
-        return mask.values.unsqueeze(1)
-    steps, target_steps = mask.values.shape[1], target.values.shape[1]
-    if mask.grid != target.grid:
-        return _between_grids(mask, target.grid, align, names)
-    if steps == target_steps and same_lengths(mask, target):
+    times, target_times = mask.values.shape[1:-1], target.values.shape[1:-1]
+    is_map = len(times) > 1 or len(target_times) > 1
+    if times == target_times and (len(times) != 1 or mask.lengths is target.lengths):  # equal lengths are one tensor
         return mask.values
+    if not times or not target_times or (is_map and align == "pool"):  # the same at all steps
+        vector = pool_mask(flatten_times(mask.values), mask.lengths).squeeze(1) if times else mask.values
+        return vector.reshape(vector.shape[0], *[1] * len(target_times), vector.shape[-1])
+    if is_map:
+        return _between_maps(mask.values, target_times, align, names)
+    steps, target_steps = times[0], target_times[0]
     if align == "error" and steps != target_steps:
         raise ValueError(f"{names[0]!r} has {steps} steps but {names[1]!r} has {target_steps}: {ALIGN_FIRST}{CAUSES}")
     m, n = (v.new_full((1,), v.shape[1], dtype=torch.int64) if n is None else n.to(v.device) for v, n, *_ in (mask, target))
@@ -195,17 +197,17 @@ def align_mask(mask: WithLengths, target: WithLengths, align: Align, names: tupl
     return mask.values
 
 
-def _between_grids(mask: WithLengths, grid: tuple[int, ...], align: Align, names: tuple[str, str]) -> Tensor:
-    """Brings a mask to a target of another grid; one of the two may be a sequence over time."""
-    if align == "pool":
-        return pool_mask(mask.values, mask.lengths)
-    same_rank = len(mask.grid) == len(grid) <= 3
+def _between_maps(mask: Tensor, target_times: tuple[int, ...], align: Align, names: tuple[str, str]) -> Tensor:
+    """Interpolates a mask to a map of another size; one of the two may be a sequence over time, which is an error."""
+    times = mask.shape[1:-1]
+    same_rank = len(times) == len(target_times) <= 3
     if align == "error" or not same_rank:
         remedy = "pass align='pool'" + (" or align='interpolate'" if same_rank else "")
-        raise ValueError(f"{names[0]!r} has positions {mask.grid or '(T,)'} but {names[1]!r} has {grid or '(T,)'}: {remedy}")
-    maps = (mask.values - 0.5).transpose(1, 2).unflatten(2, mask.grid)  # about 1/2, so that the mask of logits of 0 is exact
-    mode = {2: "bilinear", 3: "trilinear"}[len(grid)]
-    return torch.nn.functional.interpolate(maps, grid, mode=mode, align_corners=True).flatten(2).transpose(1, 2) + 0.5
+        shown = [tuple(n) if len(n) > 1 else "(T,)" for n in (times, target_times)]
+        raise ValueError(f"{names[0]!r} has positions {shown[0]} but {names[1]!r} has {shown[1]}: {remedy}")
+    maps = (mask - 0.5).movedim(-1, 1)  # about 1/2, so that the mask of logits of 0 is exact
+    mode = {2: "bilinear", 3: "trilinear"}[len(times)]
+    return torch.nn.functional.interpolate(maps, target_times, mode=mode, align_corners=True).movedim(1, -1) + 0.5
 
 
 def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
@@ -226,14 +228,15 @@ def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: 
     for j, logits in h.items():
         f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or WithLengths(logits), logits.dim()
         # Exporters would compare T with D where one of both has no time.
-        if dim == len(shape) and logits.shape == shape and same_lengths(encoding, x):
+        if dim == encoding.values.dim() == len(shape) and logits.shape == shape and encoding.lengths is x.lengths:
             continue
-        changed = dim == encoding.values.dim() == 3 and logits.shape[1] != encoding.values.shape[1]
+        times = encoding.values.shape[1:-1]
+        changed = dim == 3 and len(times) > 0 and logits.shape[1] != math.prod(times)
         if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:
             shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
             raise ValueError(f"the feedback from {shapes}: the batch and the last size must be the same, the steps as encoded")
-        mask = WithLengths(f[j], encoding.lengths if encoding.values.dim() == 3 else None, encoding.grid)
-        f[j] = align_mask(mask, x, align, names=(j, target))
+        mask = f[j].unflatten(1, times) if dim == 3 and len(times) > 1 else f[j]
+        f[j] = align_mask(WithLengths(mask, encoding.lengths if times else None), x, align, names=(j, target))
     return f
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from topdown.files import require, write_text
 from topdown.profile import LatchTrace, MaskProfile, as_sequence, explain
 from topdown.sequence import Lengths, lengths_of
+from topdown.sites import from_layout
 
 Labels: TypeAlias = Sequence[object] | None
 Names: TypeAlias = Mapping[str, Sequence[object]] | None
@@ -104,7 +105,7 @@ def plot_sample(
     apart = max(0.0, *(float((m.detach() - neutral).abs().nan_to_num(0.0, 0.0).max()) for m in trace.masks.values()))
     meaning = ", unchanged" * (neutral == 1) + ", all less than 1 % from it" * (apart < 0.01 * neutral)
     for row, (target, mask) in enumerate(trace.masks.items()):
-        counts, positions = lengths_of(lengths, target), sites[target].order(mask)[1] if target in sites else ()
+        counts, positions = lengths_of(lengths, target), from_layout(mask, sites[target]).shape[1:-1] if target in sites else ()
         panels = {f"mask of {target!r}": as_sequence(mask, target, trace.sites)}
         panels |= {f"from {j!r}": f for j, f in trace.feedback[target].items() if len(trace.feedback[target]) > 1}
         panels |= {f"input {target!r}": inputs[target]} if target in inputs else {}

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from topdown.batch import Batch
 from topdown.masking import Masks, pool_mask
-from topdown.sequence import Lengths, lengths_of
-from topdown.sites import Sites, to_sequence
+from topdown.sequence import Lengths, flatten_times, lengths_of
+from topdown.sites import Sites, from_layout
 
 
 class LatchTrace(NamedTuple):
@@ -108,7 +108,7 @@ def as_sequence(mask: Tensor, name: str, sites: Sites | None) -> Tensor:
     """
     mask = mask.detach().cpu().to(torch.float64)
     if sites is not None and name in sites:
-        return to_sequence(mask, sites[name]).values
+        return flatten_times(from_layout(mask, sites[name]))
     if mask.dim() > 3:
         raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}, which its site explains: pass sites=latch.sites")
     return mask

@@ -49,18 +49,15 @@ class WithLengths(NamedTuple):
     tensor serves all modalities.
 
     Args:
-        values: As in :class:`Padded`.
+        values: As in :class:`Padded`, or maps such as (B, H, W, D), whose steps are their positions.
         lengths: As in :class:`Padded`. (Default: None)
-        grid: Size of each dimension, such as (H, W), where the T = H W steps are the positions of a map. (Default: (), steps
-            are times)
-        valid: Marks of shape (B, T, 1), False at padded steps; of vectors (B, 1), False where they are absent. (Default: None,
-            all are valid)
+        valid: Marks of the shape of values with one feature, False at padded steps and where the modality is absent. (Default:
+            None, all are valid)
         present: Marks of shape (B,), False in samples in which the modality is absent. (Default: None, present in all)
     """
 
     values: Tensor
     lengths: Tensor | None = None
-    grid: tuple[int, ...] = ()
     valid: Tensor | None = None
     present: Tensor | None = None
 
@@ -68,12 +65,15 @@ class WithLengths(NamedTuple):
 Modalities: TypeAlias = dict[str, WithLengths]  # the encodings, or the targets, of one pass
 
 
-def same_lengths(a: WithLengths, b: WithLengths) -> bool:
-    """Returns whether two sequences, of as many steps, surely have equal lengths. False says nothing: compare the numbers.
+def flatten_times(values: Tensor) -> Tensor:
+    """Returns maps (B, H, W, D) as sequences of their positions (B, T, D), and all others as they are."""
+    return values.flatten(1, -2) if values.dim() > 3 else values
 
-    :class:`topdown.batch.Batch` makes equal lengths one tensor where Python may read them, so this reads no values.
-    """
-    return a.lengths is b.lengths and a.grid == b.grid
+
+def values_and_lengths(modalities: Modalities) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Returns sequences or vectors by name, and the lengths of the padded sequences among them, or None if there is none."""
+    lengths: Any = {name: x.lengths for name, x in modalities.items() if x.valid is not None and x.values.dim() > 2}
+    return {name: flatten_times(x.values) for name, x in modalities.items()}, lengths or None
 
 
 def lengths_of(lengths: Lengths, name: str) -> Tensor | None:

@@ -1,12 +1,13 @@
 """Sites: places in a model where a mask acts or an encoding is read, through hooks that exist during one call."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.utils.checkpoint
@@ -16,11 +17,10 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from topdown.backbone import user_model
 from topdown.batch import BATCH_FIRST, Batch, check_target, input_targets
 from topdown.masking import Masks, replaced
-from topdown.sequence import Modalities, Padded, WithLengths, described, lengths_of
+from topdown.sequence import Modalities, Padded, WithLengths, described, flatten_times, lengths_of
 from topdown.wiring import Names, Wiring, nearest
 
-T = TypeVar("T")
-Pass: TypeAlias = Callable[[], T]  # of a backbone, as a function without arguments
+Pass: TypeAlias = Callable[[], Any]  # of a backbone, as a function without arguments
 Key: TypeAlias = int | str
 AtSites: TypeAlias = dict[str, Padded]  # values at sites, in their layout; lengths are those of a packed sequence
 
@@ -82,8 +82,8 @@ class Site:
         """Returns the path of items."""
         return self.index if isinstance(self.index, tuple) else () if self.index is None else (self.index,)
 
-    def order(self, values: Tensor) -> tuple[list[int], tuple[int, ...]]:
-        """Returns the dimensions of a tensor in the order batch, times, features, others; and the size of each time.
+    def order(self, values: Tensor) -> tuple[list[int], int]:
+        """Returns the dimensions of a tensor in the order batch, times, features, others; and the number without others.
 
         Raises:
             ValueError: if it has another number of dimensions than the layout.
@@ -93,37 +93,36 @@ class Site:
             raise ValueError(f"the {self} has shape {tuple(values.shape)}: name its dimensions, as in Site(path, 'b d h w')")
         rank = {"b": 0, "d": 2, "_": 3}
         order = sorted(range(len(letters)), key=lambda dim: rank.get(letters[dim], 1))
-        return order, tuple(values.shape[dim] for dim in order if letters[dim] not in rank)
+        return order, len(letters) - letters.count("_")
 
 
 Sites: TypeAlias = Mapping[str, Site]
 
 
-def to_sequence(values: Tensor, site: Site, lengths: Tensor | None = None) -> WithLengths:
-    """Returns values of a site as a sequence of shape (B, T, D), or as vectors of shape (B, D) where there is no time.
+def from_layout(values: Tensor, site: Site) -> Tensor:
+    """Returns values of a site with the batch first and features last: (B, T, D), (B, D) without time, or maps (B, H, W, D).
 
     Example:
-        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", "b d h w")).values.shape
-        torch.Size([2, 20, 8])
-        >>> to_sequence(torch.zeros(2, 8, 4, 5), Site("stem", "b d _ _")).values.shape
+        >>> from_layout(torch.zeros(2, 8, 4, 5), Site("stem", "b d h w")).shape
+        torch.Size([2, 4, 5, 8])
+        >>> from_layout(torch.zeros(2, 8, 4, 5), Site("stem", "b d _ _")).shape
         torch.Size([2, 8])
     """
-    order, grid = site.order(values)
+    order, size = site.order(values)
     values = values.permute(order)
-    values = values.flatten(2 + len(grid)).mean(-1) if values.dim() > 2 + len(grid) else values
-    return WithLengths(values.flatten(1, -2) if grid else values, lengths, grid if len(grid) > 1 else ())
+    return values.flatten(size).mean(-1) if values.dim() > size else values
 
 
-def from_sequence(mask: Tensor, like: Tensor, site: Site) -> Tensor:
-    """Returns a mask of shape (B, T, D) or (B, D) in the layout of the values of its site: the inverse of :func:`to_sequence`.
+def to_layout(mask: Tensor, like: Tensor, site: Site) -> Tensor:
+    """Returns a mask in the layout of the values of its site: the inverse of :func:`from_layout`.
 
     Example:
-        >>> mask, site = torch.rand(2, 20, 8), Site("stem", "b d h w")
-        >>> from_sequence(mask, torch.zeros(2, 8, 4, 5), site)[1, 7, 3, 4] == mask[1, 19, 7]
+        >>> mask, site = torch.rand(2, 4, 5, 8), Site("stem", "b d h w")
+        >>> to_layout(mask, torch.zeros(2, 8, 4, 5), site)[1, 7, 3, 4] == mask[1, 3, 4, 7]
         tensor(True)
     """
-    order, grid = site.order(like)
-    mask = mask.reshape(mask.shape[0], *grid, mask.shape[-1], *[1] * (like.dim() - 2 - len(grid)))
+    order, size = site.order(like)
+    mask = mask.reshape(*mask.shape, *[1] * (like.dim() - size))
     return mask.permute([order.index(dim) for dim in range(like.dim())]).expand_as(like)
 
 
@@ -153,7 +152,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
     return checked
 
 
-def read_targets(batch: Batch, pairs: Mapping[str, Names], r: Modalities, at_sites: AtSites, wiring: Wiring) -> Modalities:
+def read_targets(batch: Batch, names: Names, r: Modalities, at_sites: AtSites, wiring: Wiring) -> Modalities:
     """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites as sequences.
 
     A site has the lengths of the encoding of the same name, or of the only encoding if the call has none for the name, where
@@ -161,7 +160,7 @@ def read_targets(batch: Batch, pairs: Mapping[str, Names], r: Modalities, at_sit
 
     Args:
         batch: Inputs and lengths of the call.
-        pairs: Sources by target. A target that is absent is left out.
+        names: Names of the targets. One that is absent is left out.
         r: Encodings of the pass.
         at_sites: Values in the layout of their sites.
         wiring: Sites, and the sizes of targets as far as they are known.
@@ -170,35 +169,37 @@ def read_targets(batch: Batch, pairs: Mapping[str, Names], r: Modalities, at_sit
         TypeError: if a mask cannot multiply a value.
         ValueError: if a shape does not fit, or feedback masks inputs none of which is in the call.
     """
-    unread = [k for k in pairs if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
+    unread = [k for k in names if k not in batch.targets and k not in wiring.sites]  # absent, or of unknown size
     if unread and not wiring.pairs and not {*unread} & {*batch.inputs}:
         raise ValueError(f"the feedback masks {unread}, but the inputs are {nearest(unread[0], batch.inputs)}")
     inputs = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))} if unread else batch.targets
-    return {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in pairs}}
+    targets = {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in names}}
+    _check_batch_first(batch, wiring.sites)
+    return targets
 
 
 def _read_site(batch: Batch, name: str, value: Padded, encodings: Modalities, wiring: Wiring) -> WithLengths:
     """Returns the value at one site as a target: see :func:`read_targets`."""
     if value.lengths is not None:
         raise TypeError(f"{name!r}, the {wiring.sites[name]}, is a PackedSequence: choose a site before it is packed")
-    x = to_sequence(value.values, wiring.sites[name])
-    check_target(batch, name, x.values, wiring.target_sizes.get(name))
+    x = from_layout(value.values, wiring.sites[name])
+    check_target(batch, name, flatten_times(x), wiring.target_sizes.get(name))
     is_only = len(wiring.encoding_sizes or encodings) == 1 and lengths_of(batch.lengths, name) is None
     r = encodings.get(name) or (next(iter(encodings.values()), None) if is_only else None)
-    if r and r.lengths is not None and x.values.dim() == 3 and (r.values.shape[1:-1], r.grid) == (x.values.shape[1:-1], x.grid):
-        return r._replace(values=x.values)
-    return batch.with_lengths(name, x.values, None, x.grid)
+    if r and r.lengths is not None and x.shape[1:-1] and r.values.shape[1:-1] == x.shape[1:-1]:
+        return r._replace(values=x)
+    return batch.with_lengths(name, x)
 
 
-def check_batch_first(batch: Batch, sites: Sites) -> None:
-    """Raises a ValueError if no input is a target, and encodings have another number of samples than all inputs."""
+def _check_batch_first(batch: Batch, sites: Sites) -> None:
+    """Raises a ValueError if encodings have another number of samples than all inputs, none of which is a target."""
     counts = [] if batch.targets else [x.shape[0] for x in batch.inputs.values() if isinstance(x, Tensor) and x.dim()]
     is_first = all([site.layout.split()[0] == "b" for site in sites.values()])
     if counts and is_first and batch.first and not torch.compiler.is_compiling() and batch.first[1][0] not in counts:
         raise ValueError("{!r} has shape {}, but the inputs have {} samples: {}".format(*batch.first, counts[0], BATCH_FIRST))
 
 
-def run_at_sites(run: Pass[T], backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names) -> tuple[T, AtSites]:
+def run_at_sites(run: Pass, backbone: nn.Module, sites: Sites, masks: Masks, inputs: Any, names: Names) -> tuple[Any, AtSites]:
     """Runs a function that calls a backbone, and reads and masks the values at sites, in the calling thread alone.
 
     Each site must be reached exactly once. One without a mask may be left out in two cases: an input is None; or the site has
@@ -210,7 +211,7 @@ def run_at_sites(run: Pass[T], backbone: nn.Module, sites: Sites, masks: Masks, 
         sites: Sites by name.
         masks: Masks in the layout of their sites, which multiply the values.
         inputs: Inputs of the call.
-        names: Names of the encodings, as far as they are known.
+        names: Names of modalities that the call may leave out.
 
     Returns:
         Result of the function, and the values at the sites before they are masked, in their layout.
@@ -230,11 +231,9 @@ def run_at_sites(run: Pass[T], backbone: nn.Module, sites: Sites, masks: Masks, 
     if torch.compiler.is_compiling():
         raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
     model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
-    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())}
-    optional = [name for name in sites if name not in masks and (is_absent or (name not in inputs and name in possible))]
-    thread, learns, handles = threading.get_ident(), torch.is_grad_enabled(), []
+    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())} - {*inputs}
+    thread, learns, values = threading.get_ident(), torch.is_grad_enabled(), dict[str, Padded]()
     places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
-    values: AtSites = {}
 
     def visit(name: str, container: Any, keys: tuple[Key, ...]) -> Any:
         value, mask = _pick(container, keys, sites[name]), masks.get(name)
@@ -264,17 +263,15 @@ def run_at_sites(run: Pass[T], backbone: nn.Module, sites: Sites, masks: Masks, 
         bound.arguments = changed
         return bound.args, bound.kwargs
 
-    try:
+    with contextlib.ExitStack() as handles:
         for name, site in sites.items():
             _check_not_compiled(places[name], site.path, model)
             module = model.get_submodule(site.path)
             before = functools.partial(module.register_forward_pre_hook, with_kwargs=True)
-            handles.append((module.register_forward_hook if site.at == "output" else before)(functools.partial(hook, name)))
+            register = module.register_forward_hook if site.at == "output" else before
+            handles.enter_context(register(functools.partial(hook, name)))
         result = run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    if unreached := [places[name] for name in sites if name not in values and name not in optional]:
+    if unreached := [places[k] for k in sites if k not in values and (k in masks or not (is_absent or k in possible))]:
         raise ValueError(f"{unreached[0]} was not reached in this call: choose a module that each pass runs, in its own thread")
     return result, values
 

@@ -57,10 +57,6 @@ class Wiring:
         sizes = {j: int(size) for j, size in encodings.items()}
         return dataclasses.replace(self, pairs=pairs, target_sizes={k: int(targets[k]) for k in pairs}, encoding_sizes=sizes)
 
-    def pairs_of(self, logits: Mapping[str, Names]) -> Mapping[str, Names]:
-        """Returns the pairs: those that were decided or, for a ready feedback module, those of its logits in this pass."""
-        return self.pairs or logits
-
 
 def who_masks_whom(sources: Sources | None, sites: Names, targets: Names, encodings: Names) -> dict[str, list[str]]:
     """Returns the sources of each target.

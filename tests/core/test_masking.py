@@ -151,7 +151,7 @@ def test_interpolation_in_bfloat16_is_as_fine_as_its_values():
 
 def test_a_mask_is_one_where_no_source_is_present_and_learns_nothing_from_padding():
     mask = torch.full((3, 2, 1), 0.25, requires_grad=True)
-    x = WithLengths(mask, torch.tensor([1, 2, 2]), (), valid_steps(torch.tensor([1, 2, 2]), 2).unsqueeze(-1))
+    x = WithLengths(mask, torch.tensor([1, 2, 2]), valid_steps(torch.tensor([1, 2, 2]), 2).unsqueeze(-1))
     present = {"a": torch.tensor([True, True, False]), "b": torch.tensor([True, False, False])}
     encodings = {name: WithLengths(mask, present=marks) for name, marks in present.items()}
     result = target_mask({"a": mask, "b": mask}, encodings, x, ["a", "b"], "mean", 1.0, 0.0)
@@ -191,5 +191,5 @@ def test_a_rule_of_the_users_gets_a_neutral_mask_where_a_source_is_absent():
 
 def test_the_mask_of_a_padded_sequence_for_a_map_is_its_mean_over_valid_steps():
     mask = torch.tensor([[[0.1], [0.3], [9.0]], [[0.2], [0.4], [0.6]]])
-    source, target = WithLengths(mask, torch.tensor([2, 3])), WithLengths(torch.zeros(2, 4, 1), None, (2, 2))
+    source, target = WithLengths(mask, torch.tensor([2, 3])), WithLengths(torch.zeros(2, 2, 2, 1))
     assert align_mask(source, target, "pool", ("a", "b")).flatten().tolist() == pytest.approx([0.2, 0.4])

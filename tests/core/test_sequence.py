@@ -137,7 +137,7 @@ def test_wrong_lengths_are_named(lengths, error, message):
     batch = Batch({}, None)
     batch.first = ("text", (2, 5, 4))
     with pytest.raises(error, match=message):
-        batch.attach(lengths, "audio", torch.zeros(2, 5, 4), None, ())
+        batch.attach(lengths, "audio", torch.zeros(2, 5, 4), (5,))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])

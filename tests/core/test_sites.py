@@ -19,7 +19,7 @@ from toys import Constant, single_process_group
 from topdown import Site, TopDownLatch
 from topdown.adapters import CallableBackbone, HookedBackbone
 from topdown.sequence import valid_steps
-from topdown.sites import from_sequence, to_sequence
+from topdown.sites import from_layout, to_layout
 
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 9, 0]])
 LENGTHS = torch.tensor([4, 2, 3])
@@ -109,26 +109,20 @@ def test_values_and_masks_change_layout_and_back(letters, names, shape):
     time = [dim for dim, letter in enumerate(letters) if letter not in "bd_"]
     others = [dim for dim, letter in enumerate(letters) if letter == "_"]
     site = Site("x", " ".join(letters))
-    sequence, _, grid, *_ = to_sequence(values, site)
-    steps = [values.shape[dim] for dim in time]
-    sizes = values.shape[batch], values.shape[feature]
-    assert sequence.shape == ((sizes[0], torch.Size(steps).numel(), sizes[1]) if time else sizes)
-    assert grid == (tuple(steps) if len(steps) > 1 else ())
-    mask = torch.rand_like(sequence)
-    placed = from_sequence(mask, values, site)
+    moved = from_layout(values, site)
+    assert moved.shape == (values.shape[batch], *[values.shape[dim] for dim in time], values.shape[feature])
+    mask = torch.rand_like(moved)
+    placed = to_layout(mask, values, site)
     assert placed.shape == values.shape
     averaged = values.mean(others, keepdim=True).expand_as(values) if others else values
     for index in torch.cartesian_prod(*map(torch.arange, values.shape)).tolist():
-        step = 0
-        for dim in time:
-            step = step * values.shape[dim] + index[dim]
-        at = (index[batch], step, index[feature]) if time else (index[batch], index[feature])
+        at = (index[batch], *[index[dim] for dim in time], index[feature])
         assert placed[tuple(index)] == mask[at]
-        torch.testing.assert_close(sequence[at], averaged[tuple(index)])
+        torch.testing.assert_close(moved[at], averaged[tuple(index)])
 
 
 def test_a_vector_has_no_time():
-    assert to_sequence(torch.zeros(2, 5), Site("x")).values.shape == (2, 5)
+    assert from_layout(torch.zeros(2, 5), Site("x")).shape == (2, 5)
 
 
 @pytest.mark.parametrize(
