@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from topdown.adapters.called_as_model import latch_class
 from topdown.backbone import takes_lengths
@@ -108,8 +109,10 @@ class HookedBackbone(nn.Module):
         encodings: dict[str, Any] = {}
         for name, site in self.encodings.items():
             if name in values:
-                r, n = from_layout(values[name].values, site), values[name].lengths
-                encodings[name] = Padded(r, n) if n is not None else WithLengths(r) if r.dim() > 3 else r
+                packed = isinstance(values[name], PackedSequence)
+                r, n = pad_packed_sequence(values[name], batch_first=True) if packed else (values[name], None)
+                r = from_layout(r, site)
+                encodings[name] = Padded(r, n) if packed else WithLengths(r) if r.dim() > 3 else r
         return Run(encodings, output)
 
     def fuse(self, encodings: Run) -> Any:

@@ -17,14 +17,16 @@ masks begin at 1.
 - The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
   from all of them. The first pass is `encode` without side effects; the second pass is `encode` and `fuse`.
 - A *source* is an encoding that feedback reads. A *target* is what a mask multiplies: an input, or the value at a *site* within
-  the model. They form a *pair*. By default every other encoding is a source of a target; a single one is its own. `Wiring`
-  holds the pairs.
+  the model, the dimensions of which its layout names. They form a *pair*. By default every other encoding is a source of a
+  target; a single one is its own. `Wiring` holds the pairs.
 - *Feedback* is one module for all pairs. It maps the encodings to *logits*. The mask of a pair is their sigmoid; `align` brings
   it to the steps of the target. The mask of a target is what `combine` makes of those of all its sources, each times c.
 - *Lengths* mark padding, and samples from which a modality is *absent*: as a source it is left out, and a target without any
-  source keeps its values. `WithLengths` is a tensor with its lengths; `Batch` holds the inputs and the lengths of one call.
+  source keeps its values. An encoding has the lengths of its input, or those with which `encode` returns it, as `Padded`.
+  `WithLengths` is a tensor with its lengths, checked; `Batch` holds the inputs and the lengths of one call.
 
-Beside it, a latch of unknown sizes builds its feedback in its first call, and a latch that is disabled is its backbone.
+Beside it, a latch of unknown sizes builds its feedback in its first call, a feedback module that is passed ready names the
+pairs itself, and a latch that is disabled is its backbone.
 
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
@@ -365,10 +367,12 @@ class TopDownLatch(nn.Module, Generic[Model]):
         for _ in range(self.passes):
             encodings, at_sites = self._encode(batch, masks)
             logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
+            # After the logits, by which a ready feedback module says what it masks. A target that is absent is left out.
             targets = read_targets(batch, logits, encodings, at_sites, self.wiring)
             f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if k in targets}
             masks = {k: target_mask(f[k], encodings, targets[k], pairs.get(k, f[k]), self.combine, c, dropout) for k in f}
-            masks.update({k: to_layout(masks[k], at_sites[k].values, self.sites[k]) for k in at_sites if k in masks})
+            # So far sequences, vectors or maps; now as the model has them.
+            masks.update({k: to_layout(masks[k], at_sites[k], self.sites[k]) for k in at_sites if k in masks})
         return masks, f, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:

@@ -241,25 +241,33 @@ def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: 
 
 
 def target_mask(f: Masks, r: Modalities, x: WithLengths, sources: Iterable[str], rule: Combine, c: float, p: float) -> Tensor:
-    """Returns the mask of one target, in its shape: combined, with dropout, and 1 in samples in which no source is present.
+    """Returns the mask of one target, in its shape: combined, and with dropout.
+
+    ====================  ==============================================================================
+    absent                effect
+    ====================  ==============================================================================
+    a source, everywhere  `f` lacks it. A user-defined rule gets c / 2 in its place.
+    a source, in samples  It is not `present` there. The same, in these samples: see :func:`combine_masks`.
+    all sources           The mask is 1: the target keeps its values.
+    ====================  ==============================================================================
 
     Args:
         f: Masks of the sources that are present in the batch, from :func:`source_masks`.
         r: Encodings, which say in which samples each source is present.
         x: Target, of which shape and lengths matter here.
-        sources: Sources of the target. A user-defined rule gets one mask of each, in their order.
+        sources: Sources of the target, in the order in which a user-defined rule gets their masks.
         rule: Rule of :func:`combine_masks`.
         c: Factor of each mask.
         p: Probability of dropout on the mask.
     """
-    partly: list[Any] = [r[j].present for j in f if j in r and r[j].present is not None]  # sources that some samples lack
+    may_lack: list[Any] = [r[j].present for j in f if j in r and r[j].present is not None]  # marks of sources
     names = [*(sources if callable(rule) else f)]
     masks = [f[j] if j in f else torch.full_like(next(iter(f.values())), 0.5) for j in names]
-    mask = combine_masks(masks, rule, [r[j].present if j in r else None for j in names] if partly else (), c)
+    mask = combine_masks(masks, rule, [r[j].present if j in r else None for j in names] if may_lack else (), c)
     mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
     mask = torch.dropout(mask, p, True) if p else mask
-    if len(partly) == len(f):  # a sample may lack all of them
-        mask = torch.where(along_batch(torch.stack(partly).any(0), mask), mask, 1.0)
+    if len(may_lack) == len(f):  # a sample may lack all of them
+        mask = torch.where(along_batch(torch.stack(may_lack).any(0), mask), mask, 1.0)
     # Without a gradient at padded steps, which may hold anything: 0 times nan would be nan.
     return torch.where(x.valid, mask, mask.detach()) if x.valid is not None and mask.requires_grad else mask
 

@@ -12,17 +12,18 @@ from typing import Any, Literal, TypeAlias
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from topdown.backbone import user_model
 from topdown.batch import BATCH_FIRST, Batch, check_target, input_targets
+from topdown.first_pass import copied
 from topdown.masking import Masks, replaced
-from topdown.sequence import Modalities, Padded, WithLengths, described, flatten_times, lengths_of
+from topdown.sequence import Modalities, WithLengths, described, flatten_times, lengths_of
 from topdown.wiring import Names, Wiring, nearest
 
 Pass: TypeAlias = Callable[[], Any]  # of a backbone, as a function without arguments
 Key: TypeAlias = int | str
-AtSites: TypeAlias = dict[str, Padded]  # values at sites, in their layout; lengths are those of a packed sequence
+AtSites: TypeAlias = dict[str, Any]  # values at sites, tensors or packed sequences, in the layout of the model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,11 +179,11 @@ def read_targets(batch: Batch, names: Names, r: Modalities, at_sites: AtSites, w
     return targets
 
 
-def _read_site(batch: Batch, name: str, value: Padded, encodings: Modalities, wiring: Wiring) -> WithLengths:
+def _read_site(batch: Batch, name: str, value: Any, encodings: Modalities, wiring: Wiring) -> WithLengths:
     """Returns the value at one site as a target: see :func:`read_targets`."""
-    if value.lengths is not None:
+    if isinstance(value, PackedSequence):
         raise TypeError(f"{name!r}, the {wiring.sites[name]}, is a PackedSequence: choose a site before it is packed")
-    x = from_layout(value.values, wiring.sites[name])
+    x = from_layout(value, wiring.sites[name])
     check_target(batch, name, flatten_times(x), wiring.target_sizes.get(name))
     is_only = len(wiring.encoding_sizes or encodings) == 1 and lengths_of(batch.lengths, name) is None
     r = encodings.get(name) or (next(iter(encodings.values()), None) if is_only else None)
@@ -232,18 +233,16 @@ def run_at_sites(run: Pass, backbone: nn.Module, sites: Sites, masks: Masks, inp
         raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
     model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
     possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())} - {*inputs}
-    thread, learns, values = threading.get_ident(), torch.is_grad_enabled(), dict[str, Padded]()
+    thread, learns, values = threading.get_ident(), torch.is_grad_enabled(), dict[str, Any]()
     places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
 
     def visit(name: str, container: Any, keys: tuple[Key, ...]) -> Any:
         value, mask = _pick(container, keys, sites[name]), masks.get(name)
         if name in values:
             raise ValueError(f"{places[name]} runs more than once in a call: choose a module that runs once, outside of loops")
-        if mask is None:  # a copy, since the model may change the value in place
-            padded = pad_packed_sequence(value, batch_first=True) if isinstance(value, PackedSequence) else [value.clone()]
-            values[name] = Padded(*padded)
+        values[name] = copied(value) if mask is None else value  # the model may change it in place
+        if mask is None:
             return None
-        values[name] = Padded(value)
         if learns:
             _check_learns(places[name], mask, run_at_sites.__code__)
         if mask.shape != value.shape:

@@ -74,7 +74,7 @@ def test_lengths_of_an_encoding_hold_for_its_site_only_with_as_many_steps():
     batch, wiring = Batch({}, {"a": torch.tensor([4, 3])}), Wiring(None, {"a": Site("layer")}, {"a": ["a"]})
     short = batch.attach(torch.tensor([2, 1]), "a", torch.zeros(2, 2, 5), (2,))
     for steps, expected in ((2, [2, 1]), (4, [4, 3])):
-        targets = read_targets(batch, {"a": ["a"]}, {"a": short}, {"a": Padded(torch.zeros(2, steps, 7))}, wiring)
+        targets = read_targets(batch, {"a": ["a"]}, {"a": short}, {"a": torch.zeros(2, steps, 7)}, wiring)
         assert targets["a"].lengths.tolist() == expected
     assert isinstance(Padded(torch.zeros(1, 2, 3), None), tuple)
 
