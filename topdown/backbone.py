@@ -130,7 +130,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
     wanted = {j for names in (wiring.sources or {}).values() for j in names}
     if wanted and not wiring.pairs:
-        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)  # raises for an unknown name
+        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)  # only for its errors
     encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
         # HookedBackbone returns maps (B, H, W, d) as WithLengths.
@@ -155,12 +155,12 @@ def _is_source(name: str, r: Any, batch: Batch, wiring: Wiring, wanted: Collecti
     x = batch.inputs.get(name)
     # Two need no input of their name: the encoding at a site, and one whose name is neither that of an input nor of a target.
     is_absent = x is None and (name in batch.inputs or name in wiring.target_sizes) and name not in wiring.sites
-    if r is None or is_absent or (wanted and name not in wanted):
-        return False
     is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
-    if r.is_nested if is_encoding else wanted or can_be_masked(x):
+    if r is None or is_absent or not (name in wanted if wanted else is_encoding or can_be_masked(x)):
+        return False
+    if not is_encoding or r.is_nested:
         raise TypeError(f"encode() returned {name!r} with {described(r)}: encodings are padded floats, (B, T, d) or (B, d)")
-    return is_encoding
+    return True
 
 
 def _read_encoding(name: str, r: Tensor, returned: Any, batch: Batch, sizes: Sizes) -> WithLengths:
@@ -172,8 +172,8 @@ def _read_encoding(name: str, r: Tensor, returned: Any, batch: Batch, sizes: Siz
     if sizes and r.shape[-1] != sizes.get(name):
         built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
         raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-    _, lengths, valid, present = _with_its_lengths(name, r, returned, batch)
-    return WithLengths(r if valid is None else torch.where(valid, r, 0.0), lengths, valid, present)
+    encoding = _with_its_lengths(name, r, returned, batch)
+    return encoding if encoding.valid is None else WithLengths(torch.where(encoding.valid, r, 0.0), *encoding[1:])
 
 
 def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> WithLengths:
@@ -193,7 +193,7 @@ def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> With
         return WithLengths(r)
     target, x = batch.targets.get(name), batch.inputs.get(name)
     if target and r.shape[:-1] == target.values.shape[:-1]:
-        return target
+        return WithLengths(r, *target[1:])
     shape = x.shape if isinstance(x, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and x.is_floating_point()  # type: ignore[union-attr]
     # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).

@@ -31,8 +31,8 @@ class Batch:
         self.first: tuple[str, tuple[int, ...]] | None = None
         # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
         self._steps: dict[str, tuple[str, int]] = {}
-        # Marks that were made: for which times and device, from which tensor, and from which numbers. Equal lengths have the
-        # same marks, and are one tensor, so that masks are aligned without a look at the numbers.
+        # Marks that were made: for which times and device, from which tensor, and from which numbers, or none if they are not
+        # shared with equal lengths: one tensor for all may not be 0, others may.
         self._made: list[tuple[Any, Tensor, list[int], Marks]] = []
 
     def check_names(self, names: Collection[str]) -> None:

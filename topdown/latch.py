@@ -17,8 +17,8 @@ masks begin at 1.
 - The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
   from all of them. The first pass is `encode` without side effects; the second pass is `encode` and `fuse`.
 - A *source* is an encoding that feedback reads. A *target* is what a mask multiplies: an input, or the value at a *site* within
-  the model, the dimensions of which its layout names. They form a *pair*. By default every other encoding is a source of a
-  target; a single one is its own. `Wiring` holds the pairs.
+  the model. The layout of a site names the dimensions of this value. Source and target form a *pair*. By default every other
+  encoding is a source of a target; a single one is its own. `Wiring` holds the pairs.
 - *Feedback* is one module for all pairs. It maps the encodings to *logits*. The mask of a pair is their sigmoid; `align` brings
   it to the steps of the target. The mask of a target is what `combine` makes of those of all its sources, each times c.
 - *Lengths* mark padding, and samples from which a modality is *absent*: as a source it is left out, and a target without any
@@ -116,8 +116,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
             encodes them once, in evaluation mode. A ready module needs none. (Default: None: sizes are the attributes
             `input_sizes` and `encoding_sizes`, or unknown until the first call)
 
-    All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes. `latch.feedback` is the module;
-    one that is set later is used as it is, with the pairs of the latch: nothing makes its logits begin at 0.
+    All options but `feedback`, `sources`, `sites` and `start` may be set later, as attributes. `latch.feedback` is the module,
+    within a :class:`topdown.feedback.ZeroStart` if it was passed with start="identity". One that is set later is used as it is,
+    with the pairs of the latch: nothing makes its logits begin at 0.
 
     Raises:
         TypeError: if `backbone` is not a module with `encode` and `fuse`, or an option is of the wrong kind.
@@ -189,9 +190,9 @@ class TopDownLatch(nn.Module, Generic[Model]):
             inputs: Sequence of shape (B, T_k, D_k) or vector of shape (B, D_k) per modality k that is masked, and all other
                 inputs of the backbone. A modality that is None or left out is absent: it drops out of the mean, and a target
                 without any source is not masked.
-            lengths: Number of valid steps of each sample, of shape (B,), on the CPU, for all modalities; or a mapping from
-                modality to such a tensor, where 0 means that the modality is absent in that sample. (Default: None, all steps
-                are valid)
+            lengths: Number of valid steps of each sample, of shape (B,), for all modalities; or a mapping from modality to such
+                a tensor, where 0 means that the modality is absent in that sample. On the CPU their values are checked.
+                (Default: None, all steps are valid)
             named: Inputs by name, in place of a mapping.
 
         Returns:
@@ -298,7 +299,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """The factor of the mask of each pair: 2 with start="identity", since 2 sigmoid(0) = 1, and else the option `scale`."""
         return 2.0 if self.start == "identity" else self.scale
 
-    # Whether the first call has to build the feedback. A ready module has no pairs either, but it has no recipe.
+    # Whether the first call has to build the feedback. With a module that was passed there are no pairs either, but no recipe.
     _unbuilt = property(lambda self: self._recipe is not None and not self.wiring.pairs)
 
     @property
@@ -354,7 +355,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def compute_masks(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Modalities]:
         """Runs the first passes, each on the raw inputs times the masks of the one before; none while the latch is disabled.
 
-        Masks multiply their targets in the next pass: see :func:`topdown.masking.apply_masks`.
+        Masks multiply their targets in the next pass: inputs in :func:`topdown.masking.apply_masks`, values at sites in
+        :func:`topdown.sites.run_at_sites`.
 
         Returns:
             The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
@@ -367,7 +369,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         for _ in range(self.passes):
             encodings, at_sites = self._encode(batch, masks)
             logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
-            # After the logits, by which a ready feedback module says what it masks. A target that is absent is left out.
+            # After the logits, by which a feedback module that was passed names its pairs. Absent targets are left out.
             targets = read_targets(batch, logits, encodings, at_sites, self.wiring)
             f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if k in targets}
             masks = {k: target_mask(f[k], encodings, targets[k], pairs.get(k, f[k]), self.combine, c, dropout) for k in f}
@@ -384,11 +386,11 @@ class TopDownLatch(nn.Module, Generic[Model]):
 
     def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
-        backbone, sites, names = self.backbone, self.sites, self.wiring.encoding_sizes
-        inputs, lengths = copied(apply_masks(batch.inputs, masks, sites) if masks else batch.inputs), copied(batch.lengths)
+        backbone, sites, optional = self.backbone, self.sites, self.wiring.encoding_sizes
+        inputs, lengths = copied(apply_masks(batch.inputs, masks, sites)), copied(batch.lengths)
         run = partial(self._run, "encode", inputs, lengths)
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone):
-            encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, names) if sites else (run(), {})
+            encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, optional) if sites else (run(), {})
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, self._uses_lengths, detach=not self.encoder_grad), at_sites

@@ -2,7 +2,8 @@ r"""Pure functions of masks: align a mask with the time of its target, combine t
 
 .. math:: \tilde i_k = \frac{1}{2} (f_j + f_l) \odot i_k      (Eq. 4 of the paper)
 
-The mask of a pair is :math:`f = \sigma(h)`, in (0, 1). The mask of a target combines those of its sources, each times c.
+The mask of a pair is :math:`f = \sigma(h)`, in (0, 1). The mask of a target combines those of its sources, each times c. Here h
+are logits, f masks of pairs, r encodings, and x is a target.
 
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
@@ -210,7 +211,7 @@ def _between_maps(mask: Tensor, target_times: tuple[int, ...], align: Align, nam
     return torch.nn.functional.interpolate(maps, target_times, mode=mode, align_corners=True).movedim(1, -1) + 0.5
 
 
-def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
+def source_masks(h: Masks, r: Modalities, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
     r"""Returns the mask of each source for one target, :math:`f = \sigma(h)`, with the steps of the target.
 
     Args:
@@ -227,7 +228,7 @@ def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: 
     shape = x.values.shape
     for j, logits in h.items():
         f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or WithLengths(logits), logits.dim()
-        # Exporters would compare T with D where one of both has no time.
+        # The common case: nothing to align. It asks for dimensions first, since exporters would compare T with D.
         if dim == encoding.values.dim() == len(shape) and logits.shape == shape and encoding.lengths is x.lengths:
             continue
         times = encoding.values.shape[1:-1]
@@ -236,6 +237,7 @@ def source_masks(h: Mapping[str, Tensor], r: Modalities, x: WithLengths, align: 
             shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
             raise ValueError(f"the feedback from {shapes}: the batch and the last size must be the same, the steps as encoded")
         mask = f[j].unflatten(1, times) if dim == 3 and len(times) > 1 else f[j]
+        # Lengths of a vector say where it is present; a mask for all steps has none to align.
         f[j] = align_mask(WithLengths(mask, encoding.lengths if times else None), x, align, names=(j, target))
     return f
 

@@ -45,8 +45,8 @@ class WithLengths(NamedTuple):
     the modality absent from some  tensor   marks  marks
     =============================  =======  =====  =======
 
-    Where Python may not read lengths, on a GPU or in compiled code, a tensor of lengths has both marks, or `valid` alone if one
-    tensor serves all modalities.
+    Equal lengths in one call are one tensor where Python may read them, so that `is` compares them. Where it may not, on a GPU
+    or in compiled code, a tensor of lengths has both marks, or `valid` alone if one tensor serves all modalities.
 
     Args:
         values: As in :class:`Padded`, or maps such as (B, H, W, D), whose steps are their positions.

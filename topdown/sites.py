@@ -232,7 +232,7 @@ def run_at_sites(run: Pass, backbone: nn.Module, sites: Sites, masks: Masks, inp
     if torch.compiler.is_compiling():
         raise RuntimeError(f"sites ({', '.join(sites)}) cannot be exported: give the model encode() and fuse(), mask inputs")
     model, is_absent = user_model(backbone), any(value is None for value in inputs.values())
-    possible = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())} - {*inputs}
+    left_out = {*inspect.signature(model.forward).parameters, *(names if model is backbone else ())} - {*inputs}
     thread, learns, values = threading.get_ident(), torch.is_grad_enabled(), dict[str, Any]()
     places = {name: f"{name!r}, the {site}," for name, site in sites.items()}
 
@@ -270,7 +270,7 @@ def run_at_sites(run: Pass, backbone: nn.Module, sites: Sites, masks: Masks, inp
             register = module.register_forward_hook if site.at == "output" else before
             handles.enter_context(register(functools.partial(hook, name)))
         result = run()
-    if unreached := [places[k] for k in sites if k not in values and (k in masks or not (is_absent or k in possible))]:
+    if unreached := [places[k] for k in sites if k not in values and (k in masks or not (is_absent or k in left_out))]:
         raise ValueError(f"{unreached[0]} was not reached in this call: choose a module that each pass runs, in its own thread")
     return result, values
 
@@ -284,7 +284,7 @@ def _check_not_compiled(place: str, path: str, model: nn.Module) -> None:
 
 
 def _check_learns(place: str, mask: Tensor, outside: Any) -> None:
-    """Raises an error if a mask, or its gradient, would be lost."""
+    """Raises an error if a mask, or its gradient, would be lost. It looks at callers within the code `outside`."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code is not outside:
         if frame.f_code.co_filename == torch.utils.checkpoint.__file__:

@@ -35,7 +35,7 @@ class Wiring:
         sources: The option `sources`.
         sites: Site of each target that is not an input. (Default: none)
         pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known, and always for a
-            ready feedback module, whose logits name the pairs of each pass. (Default: {})
+            latch that was made with a ready feedback module, whose logits name the pairs of each pass. (Default: {})
         target_sizes: Features D_k of each target. (Default: {})
         encoding_sizes: Size d_j of each encoding. (Default: {})
 
