@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from topdown.adapters.called_as_model import latch_class
 from topdown.backbone import takes_lengths
-from topdown.sequence import Lengths, Padded, WithLengths
+from topdown.sequence import Lengths, WithLengths
 from topdown.sites import Site, check_sites, from_layout, run_at_sites
 
 
@@ -19,7 +19,7 @@ class Run(dict[str, Any]):
     """Holds the encodings of one run of a model, and the output of the model.
 
     Args:
-        encodings: Encodings by name: tensors, :class:`topdown.Padded` of a packed sequence, or `WithLengths` of a map.
+        encodings: Encodings by name: tensors, or `WithLengths` of packed sequences and of maps.
         output: Output of the model.
     """
 
@@ -112,7 +112,7 @@ class HookedBackbone(nn.Module):
                 packed = isinstance(values[name], PackedSequence)
                 r, n = pad_packed_sequence(values[name], batch_first=True) if packed else (values[name], None)
                 r = from_layout(r, site)
-                encodings[name] = Padded(r, n) if packed else WithLengths(r) if r.dim() > 3 else r
+                encodings[name] = WithLengths(r, n) if packed or r.dim() > 3 else r
         return Run(encodings, output)
 
     def fuse(self, encodings: Run) -> Any:

@@ -133,7 +133,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)  # only for its errors
     encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
-        # HookedBackbone returns maps (B, H, W, d) as WithLengths.
+        # HookedBackbone returns packed sequences, and maps (B, H, W, d), as WithLengths.
         r = returned.values if isinstance(returned, (Padded, WithLengths)) else returned
         if _is_source(name, r, batch, wiring, wanted):
             r = r.detach() if detach and r.requires_grad else r
@@ -179,7 +179,7 @@ def _read_encoding(name: str, r: Tensor, returned: Any, batch: Batch, sizes: Siz
 def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> WithLengths:
     """Returns an encoding r with its lengths, by the first case that fits.
 
-    - It is a `Padded` with lengths: these.
+    - It is a `Padded` with lengths, or at a site a packed sequence: these.
     - It is a `Padded` without lengths, or the call has no lengths: all steps are valid.
     - It has the steps of its target: the lengths of the target.
     - It has the steps of its input, or no steps to compare (a vector, a map, or an input that is no tensor): the lengths of its
@@ -187,7 +187,7 @@ def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> With
     - Its input is a vector, and the call has one tensor of lengths, which counts the steps of others: all steps are valid.
     - Else the lengths of its name no longer fit: an error.
     """
-    if isinstance(returned, Padded) and returned.lengths is not None:
+    if isinstance(returned, (Padded, WithLengths)) and returned.lengths is not None:
         return batch.attach(returned.lengths, name, r, r.shape[1:-1])
     if batch.lengths is None or isinstance(returned, Padded):
         return WithLengths(r)

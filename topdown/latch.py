@@ -52,7 +52,7 @@ from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, source_masks, target_mask
 from topdown.profile import LatchTrace
 from topdown.sequence import Lengths, Modalities, flatten_times, values_and_lengths
-from topdown.sites import AtSites, Site, Sites, check_sites, read_targets, run_at_sites, to_layout
+from topdown.sites import AtSites, Site, Sites, check_batch_first, check_sites, read_targets, run_at_sites, to_layout
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
 
@@ -365,14 +365,16 @@ class TopDownLatch(nn.Module, Generic[Model]):
         if is_disabled(self):
             return {}, {}, {}
         masks: dict[str, Tensor] = {}
-        c, pairs, dropout = self.c, self.wiring.pairs, self.mask_dropout if self.training else 0.0
+        c, dropout = self.c, self.mask_dropout if self.training else 0.0
         for _ in range(self.passes):
             encodings, at_sites = self._encode(batch, masks)
             logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
-            # After the logits, by which a feedback module that was passed names its pairs. Absent targets are left out.
-            targets = read_targets(batch, logits, encodings, at_sites, self.wiring)
-            f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if k in targets}
-            masks = {k: target_mask(f[k], encodings, targets[k], pairs.get(k, f[k]), self.combine, c, dropout) for k in f}
+            pairs = self.wiring.pairs or logits  # a feedback module that was passed names its pairs in each pass
+            check_batch_first(batch, self.sites)  # before errors of values at sites, which would name lengths as the cause
+            targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
+            # Without targets that are absent, or whose sources all are.
+            f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
+            masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
             # So far sequences, vectors or maps; now as the model has them.
             masks.update({k: to_layout(masks[k], at_sites[k], self.sites[k]) for k in at_sites if k in masks})
         return masks, f, encodings
@@ -387,7 +389,8 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
         backbone, sites, optional = self.backbone, self.sites, self.wiring.encoding_sizes
-        inputs, lengths = copied(apply_masks(batch.inputs, masks, sites)), copied(batch.lengths)
+        inputs = copied(apply_masks(batch.inputs, masks, sites))
+        lengths = None if self._takes_lengths["encode"] == "never" else copied(batch.lengths)
         run = partial(self._run, "encode", inputs, lengths)
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone):
             encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, optional) if sites else (run(), {})

@@ -145,11 +145,11 @@ def align_mask(mask: WithLengths, target: WithLengths, align: Align, names: tupl
     """Brings the mask of a source to the time of its target.
 
     A mask without time masks all steps alike, and a target without time takes the average over the valid steps of the mask. A
-    source that shares the time of its target (as many steps, and equal lengths) is used as it is. Otherwise "error" raises,
-    "interpolate" maps by relative position (:func:`interpolate_mask`), and "pool" averages over valid steps
-    (:func:`pool_mask`) each sample whose length differs from the target's. The result for a sample depends on its own lengths
-    alone, never on its batch. Compiled code does not compare lengths: with "error" it trusts that they are equal. Maps of
-    different sizes are interpolated in all their dimensions.
+    source that shares the time of its target (as many steps, and equal lengths; or a map of the same size) is used as it is.
+    Otherwise "error" raises, "interpolate" maps by relative position (:func:`interpolate_mask`), and "pool" averages over valid
+    steps (:func:`pool_mask`) each sample whose length differs from the target's. The result for a sample depends on its own
+    lengths alone, never on its batch. Compiled code does not compare lengths: with "error" it trusts that they are equal. Maps
+    of different sizes are interpolated in all their dimensions.
 
     Args:
         mask: Mask of shape (B, T_j, D) or (B, D), or of a map, (B, H, W, D), with the lengths of the source.
@@ -229,12 +229,13 @@ def source_masks(h: Masks, r: Modalities, x: WithLengths, align: Align, target: 
     for j, logits in h.items():
         f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or WithLengths(logits), logits.dim()
         # The common case: nothing to align. It asks for dimensions first, since exporters would compare T with D.
-        if dim == encoding.values.dim() == len(shape) and logits.shape == shape and encoding.lengths is x.lengths:
+        if dim == encoding.values.dim() == len(shape) < 4 and logits.shape == shape and encoding.lengths is x.lengths:
             continue
         times = encoding.values.shape[1:-1]
         changed = dim == 3 and len(times) > 0 and logits.shape[1] != math.prod(times)
         if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:
-            shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
+            expected = tuple(flatten_times(x.values).shape)
+            shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {expected}"
             raise ValueError(f"the feedback from {shapes}: the batch and the last size must be the same, the steps as encoded")
         mask = f[j].unflatten(1, times) if dim == 3 and len(times) > 1 else f[j]
         # Lengths of a vector say where it is present; a mask for all steps has none to align.

@@ -174,9 +174,7 @@ def read_targets(batch: Batch, names: Names, r: Modalities, at_sites: AtSites, w
     if unread and not wiring.pairs and not {*unread} & {*batch.inputs}:
         raise ValueError(f"the feedback masks {unread}, but the inputs are {nearest(unread[0], batch.inputs)}")
     inputs = {**batch.targets, **input_targets(batch, dict.fromkeys(unread))} if unread else batch.targets
-    targets = {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in names}}
-    _check_batch_first(batch, wiring.sites)
-    return targets
+    return {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in names}}
 
 
 def _read_site(batch: Batch, name: str, value: Any, encodings: Modalities, wiring: Wiring) -> WithLengths:
@@ -192,7 +190,7 @@ def _read_site(batch: Batch, name: str, value: Any, encodings: Modalities, wirin
     return batch.with_lengths(name, x)
 
 
-def _check_batch_first(batch: Batch, sites: Sites) -> None:
+def check_batch_first(batch: Batch, sites: Sites) -> None:
     """Raises a ValueError if encodings have another number of samples than all inputs, none of which is a target."""
     counts = [] if batch.targets else [x.shape[0] for x in batch.inputs.values() if isinstance(x, Tensor) and x.dim()]
     is_first = all([site.layout.split()[0] == "b" for site in sites.values()])

@@ -1,6 +1,7 @@
 """One call of a latch: what its passes see, what they leave, and whose lengths its targets have."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -244,3 +245,136 @@ def test_lengths_of_an_encoding_are_aligned_alike_in_compiled_code():
     latch = TopDownLatch(Own(), "linear", align="interpolate", start="random", example_inputs=INPUTS)
     compiled = torch.compile(latch, backend="eager", fullgraph=True)
     assert torch.equal(compiled(INPUTS, torch.tensor([4, 2])), latch(INPUTS, torch.tensor([4, 2])))
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_ready_feedback_of_all_pairs_serves_a_call_without_one_modality(start):
+    ready = PairwiseFeedback(nn.Linear, {"a": 3, "b": 3}, {"a": 2, "b": 2}, {"a": ["b"], "b": ["a"]})
+    latch = TopDownLatch(TwoLayers(), ready, start=start)
+    x = INPUTS["a"]
+    expected = latch.backbone.fuse(latch.backbone.encode({"a": x}))
+    assert torch.equal(latch(a=x), expected)
+    assert torch.equal(latch(a=x, b=None), expected)
+    assert latch.masks(a=x) == {}
+
+
+def test_a_target_without_logits_in_a_call_is_checked_too():
+    with pytest.raises(ValueError, match=r"the feedback masks \['typo'\], but the inputs are"):
+        TopDownLatch(TwoLayers(), Pairs(typo={}))(INPUTS)
+    latch = TopDownLatch(TwoLayers(), "linear", sources={"early": ["b"]}, sites={"early": "a"}, example_inputs=INPUTS)
+    with pytest.raises(TypeError, match="lengths of 'early' must be a tensor of integers"):
+        latch({"a": INPUTS["a"], "b": None}, {"early": torch.tensor([4.0, 9.0])})
+
+
+class TimeFirst(nn.Module):
+    """Reads ids (B, T), and works on (T, B, d)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.inner, self.body = nn.Embedding(9, 4), nn.Identity(), nn.Linear(4, 4)
+
+    def forward(self, ids):
+        return self.body(self.inner(self.embed(ids.T))).mean((0, 2))
+
+
+class EchoFeedback(nn.Module):
+    """Masks a site by the encoding of the same name."""
+
+    def forward(self, encodings):
+        return {"x": {"text": encodings["text"]}}
+
+
+def test_time_first_is_named_before_lengths_that_do_not_fit_at_a_site():
+    latch = TopDownLatch(HookedBackbone(TimeFirst(), {"text": "body"}), EchoFeedback(), sites={"x": "inner"}, start="random")
+    with pytest.raises(ValueError, match="but the inputs have 2 samples: make the model batch_first"):
+        latch(ids=torch.randint(0, 9, (2, 5)), lengths={"x": torch.tensor([5, 3])})
+
+
+def test_a_site_may_have_another_batch_size_than_inputs_that_the_model_transposes():
+    """Without any encoding, the site alone says how many samples there are."""
+
+    class Transposing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.inner, self.head = nn.Embedding(9, 4), nn.Identity(), nn.Linear(4, 2)
+
+        def encode(self, inputs):
+            return {"note": "none", "output": self.head(self.inner(self.embed(inputs["ids"]).transpose(0, 1)).mean(1))[0]}
+
+        def fuse(self, encodings):
+            return encodings["output"]
+
+        def forward(self, ids):
+            return self.fuse(self.encode({"ids": ids}))
+
+    class Constant(nn.Module):
+        def forward(self, encodings):
+            return {"x": {"s": torch.zeros(2, 4)}}
+
+    latch = TopDownLatch(Transposing(), Constant(), sites={"x": "inner"})
+    assert latch.masks(ids=torch.randint(0, 9, (5, 2)))["x"].eq(1.0).all()
+
+
+class Maps(nn.Module):
+    """Two convolutions, the second of which sees maps of another or of the same size."""
+
+    def __init__(self, stride=1):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, stride=stride)
+
+    def forward(self, image):
+        return self.second(self.first(image)).mean((1, 2, 3))
+
+
+def test_logits_of_maps_are_sequences_of_their_positions():
+    class Wrong(nn.Module):
+        def __init__(self, *shape):
+            super().__init__()
+            self.shape = shape
+
+        def forward(self, encodings):
+            assert encodings["code"].shape == (2, 24, 4)
+            return {"x": {"code": torch.zeros(self.shape)}}
+
+    backbone, image = HookedBackbone(Maps(), {"code": Site("second", "b d h w")}), torch.randn(2, 3, 4, 6)
+    for shape in ((2, 4, 6, 4), (2, 23, 4)):
+        latch = TopDownLatch(backbone, Wrong(*shape), sites={"x": Site("first", "b d h w")})
+        with pytest.raises(ValueError, match=rf"logits of shape {re.escape(str(shape))} for 'x' of shape \(2, 24, 4\)"):
+            latch(image)
+    right = TopDownLatch(backbone, Wrong(2, 24, 4), sites={"x": Site("first", "b d h w")})
+    assert right.masks(image)["x"].shape == (2, 4, 4, 6)
+
+
+def test_a_rule_of_ones_own_and_a_trace_see_maps_as_sequences():
+    seen = []
+    backbone = HookedBackbone(Maps(2), {"code": Site("second", "b d h w")})
+    options = {"sites": {"x": Site("first", "b d h w")}, "align": "interpolate", "start": "random"}
+    latch = TopDownLatch(backbone, "linear", combine=lambda f: seen.append(f.shape) or f.mean(0), **options)
+    trace = latch.trace(torch.randn(2, 3, 4, 6))
+    assert seen[-1] == (1, 2, 24, 4)
+    assert trace.encodings["code"].shape == (2, 6, 4)
+    assert trace.feedback["x"]["code"].shape == (2, 24, 4)
+    torch.testing.assert_close(trace.masks["x"].flatten(2).transpose(1, 2), trace.feedback["x"]["code"])
+
+
+def test_lengths_are_not_read_for_an_encode_that_takes_none():
+    """A generator as lengths is named as such, not as an input that can be read once."""
+    latch = TopDownLatch(TwoLayers(), "linear")
+    with pytest.raises(TypeError, match="lengths of 'a' must be a tensor of integers, got generator"):
+        latch(INPUTS, (n for n in [4, 3]))
+
+
+def test_a_packed_encoding_may_have_two_times():
+    class Packs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.packs = nn.Linear(3, 4), nn.Identity()
+
+        def forward(self, x):
+            y = self.first(x).unsqueeze(2)
+            packed = nn.utils.rnn.pack_padded_sequence(y, torch.full((len(y),), y.shape[1]), batch_first=True)
+            return self.packs(packed).data.mean()
+
+    backbone = HookedBackbone(Packs(), {"code": Site("packs", "b t h d")})
+    latch = TopDownLatch(backbone, "linear", sites={"x": "first"}, align="pool")
+    assert latch.masks(torch.randn(2, 5, 3))["x"].shape == (2, 5, 4)
