@@ -2,18 +2,19 @@ r"""Top-down feedback for multimodal PyTorch models: encodings of the other moda
 
 The paper's symbols (MMLatch, Paraskevopoulos et al., 2022) and the names used here:
 
-==========================  ========================  ====================================
-paper                       here                      shape
-==========================  ========================  ====================================
-:math:`i_k`                 `inputs[k]`               (B, T_k, D_k), or (B, D_k)
-:math:`r_k`                 `encodings[k]`            (B, T_k, d_k), or (B, d_k)
-:math:`h_k`                 `logits[target][source]`  (B, T_j, D_k)
-:math:`f_k`                 `masks[k]`, in (0, 1)     (B, T_k, D_k)
-                            or, by default, (0, 2)
-:math:`\tilde i_k`          masked inputs             (B, T_k, D_k)
-Stage I, Stage II           first and second pass
-:math:`a_{kl}, m_{kl}`      `topdown.adapters`        cross-modal, symmetric attention
-==========================  ========================  ====================================
+=================================  ========================  ====================================
+paper                              here                      shape
+=================================  ========================  ====================================
+:math:`i_k`                        `inputs[k]`               (B, T_k, D_k), or (B, D_k)
+:math:`r_j`                        `encodings[j]`            (B, T_j, d_j), or (B, d_j)
+:math:`h_j`, for a target k        `logits[k][j]`            (B, T_j, D_k)
+:math:`f_j`, for a target k        mask of a pair, in (0,1)  (B, T_k, D_k)
+:math:`\frac{1}{2} (f_j + f_l)`    `masks[k]`, in (0, 1)     (B, T_k, D_k)
+                                   or, by default, (0, 2)
+:math:`\tilde i_k`                 masked inputs             (B, T_k, D_k)
+Stage I, Stage II                  first and second pass
+:math:`a_{kl}, m_{kl}`             `topdown.adapters`        cross-modal, symmetric attention
+=================================  ========================  ====================================
 """
 
 from importlib import import_module

@@ -108,14 +108,14 @@ def invoke(function: Callable[..., Any], *arguments: Any, lengths: Lengths, take
     return function(*arguments, lengths=lengths)
 
 
-def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: bool, *, detach: bool) -> dict[str, WithLengths]:
+def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, any_input: bool, *, detach: bool) -> dict[str, WithLengths]:
     """Checks the result of `encode`, and returns the encodings that feedback reads, 0 where they are padded or absent.
 
     Args:
         encoded: Result of `encode`.
         batch: Inputs and lengths of the call.
         wiring: Sources, and sizes for which feedback was built.
-        uses_lengths: Whether the backbone takes lengths, which then may have entries for all inputs.
+        any_input: Whether lengths may name any input, or only modalities.
         detach: Whether to cut the gradient, which a model may have turned on within no_grad().
 
     Returns:
@@ -130,7 +130,8 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
     wanted = {j for names in (wiring.sources or {}).values() for j in names}
     if wanted and not wiring.pairs:
-        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)  # only for its errors
+        # For its error: a name is misspelled.
+        who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)
     encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
         # HookedBackbone returns packed sequences, and maps (B, H, W, d), as WithLengths.
@@ -142,7 +143,7 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, uses_lengths: boo
         raise ValueError(f"encode() returned no {lost[0]!r}, which is a source and among the inputs, but {list(encoded)}")
     if batch.by_name and any([name not in encoded for name in batch.lengths or ()]):
         names = (*encoded, *batch.targets, *wiring.sites, *(wiring.sources or wiring.target_sizes), *wiring.encoding_sizes)
-        batch.check_names([*names, *(batch.inputs if uses_lengths else ())])
+        batch.check_names([*names, *(batch.inputs if any_input else ())])
     return encodings
 
 
@@ -153,7 +154,7 @@ def _is_source(name: str, r: Any, batch: Batch, wiring: Wiring, wanted: Collecti
     say, encodes nothing. An item with the name of an input that can be masked must be an encoding.
     """
     x = batch.inputs.get(name)
-    # Two need no input of their name: the encoding at a site, and one whose name is neither that of an input nor of a target.
+    # An encoding needs no input if it stands for a site, or if its name is neither that of an input nor of a target.
     is_absent = x is None and (name in batch.inputs or name in wiring.target_sizes) and name not in wiring.sites
     is_encoding = isinstance(r, Tensor) and r.is_floating_point() and r.dim() > 1
     if r is None or is_absent or not (name in wanted if wanted else is_encoding or can_be_masked(x)):
@@ -181,7 +182,7 @@ def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> With
 
     - It is a `Padded` with lengths, or at a site a packed sequence: these.
     - It is a `Padded` without lengths, or the call has no lengths: all steps are valid.
-    - It has the steps of its target: the lengths of the target.
+    - The input of its name is a target, and has as many steps: the lengths of this input.
     - It has the steps of its input, or no steps to compare (a vector, a map, or an input that is no tensor): the lengths of its
       name in the call.
     - Its input is a vector, and the call has one tensor of lengths, which counts the steps of others: all steps are valid.
@@ -191,12 +192,12 @@ def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> With
         return batch.attach(returned.lengths, name, r, r.shape[1:-1])
     if batch.lengths is None or isinstance(returned, Padded):
         return WithLengths(r)
-    target, x = batch.targets.get(name), batch.inputs.get(name)
+    target, x = batch.targets.get(name), batch.inputs.get(name)  # the input of this name, as a target and as it is
     if target and r.shape[:-1] == target.values.shape[:-1]:
         return WithLengths(r, *target[1:])
     shape = x.shape if isinstance(x, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and x.is_floating_point()  # type: ignore[union-attr]
-    # Where it is not a target, time may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
+    # Time of an input that is no target may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
     possible = shape[1:-1] if target else shape[1:] if shape[:1] == r.shape[:1] else shape
     if r.dim() != 3 or len(shape) < 2 or r.shape[1] in possible or lengths_of(batch.lengths, name) is None:
         return batch.with_lengths(name, r, shape[1:] if len(shape) == 2 and not is_vector else ())  # of token ids

@@ -17,7 +17,7 @@ BATCH_FIRST = "make the model batch_first, or say Site(path, 't b d')"
 
 
 class Batch:
-    """Holds the inputs and the lengths of one call. It checks the lengths, and makes the marks of equal ones once.
+    """Holds the inputs and the lengths of one call, over all its passes. It checks lengths, and makes equal ones one tensor.
 
     Args:
         inputs: Inputs by name.
@@ -26,13 +26,14 @@ class Batch:
 
     def __init__(self, inputs: Inputs, lengths: Lengths) -> None:
         self.inputs, self.lengths, self.by_name = inputs, lengths, isinstance(lengths, MAPPING)
-        self.targets: dict[str, WithLengths] = {}  # inputs that masks multiply, as far as they are known before logits
-        # Name and shape of the first target or encoding; others must have its batch size.
+        # Inputs that masks multiply; none with a ready feedback module: see topdown.sites.read_targets.
+        self.targets: dict[str, WithLengths] = {}
+        # Name and shape of the first target or encoding that is checked. Others must have its batch size.
         self.first: tuple[str, tuple[int, ...]] | None = None
         # Name and steps of the first use of lengths, to refuse another number of steps; key "": one tensor for all.
         self._steps: dict[str, tuple[str, int]] = {}
-        # Marks that were made: for which times and device, from which tensor, and from which numbers, or none if they are not
-        # shared with equal lengths: one tensor for all may not be 0, others may.
+        # Marks that were made: for which times and device, from which tensor, from which numbers. The numbers are left out if
+        # equal lengths may not share the marks: one tensor for all may not be 0, lengths by name may.
         self._made: list[tuple[Any, Tensor, list[int], Marks]] = []
 
     def check_names(self, names: Collection[str]) -> None:
@@ -46,7 +47,8 @@ class Batch:
         Args:
             name: Name of an input, a site or an encoding.
             values: Sequences, or vectors, for which lengths by name say in which samples they are present.
-            times: Size of each time that the lengths of a vector count. (Default: unknown)
+            times: Of vectors, what their lengths count, such as the T of token ids (B, T) that are pooled to (B, d). (Default:
+                unknown)
 
         Raises:
             TypeError: if the lengths are not a tensor of integers.
@@ -64,7 +66,10 @@ class Batch:
         return self.attach(lengths, name, values, times)
 
     def attach(self, lengths: Any, name: str, values: Tensor, times: tuple[int, ...]) -> WithLengths:
-        """Returns values with lengths, checked: those of the call, or of an encoding. See :meth:`with_lengths`."""
+        """Returns values with lengths, those of the call or of an encoding, checked: see :meth:`with_lengths`.
+
+        Lengths that are equal, or are the same tensor, come back as one tensor with the same marks.
+        """
         key, for_all = (times, values.device), lengths is self.lengths
         made = [marks for of, tensor, _, marks in self._made if tensor is lengths and of == key]
         if not made:

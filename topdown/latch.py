@@ -15,18 +15,22 @@ masks begin at 1.
 
 - A *modality* is a name that an input, its encoding and its lengths share.
 - The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
-  from all of them. The first pass is `encode` without side effects; the second pass is `encode` and `fuse`.
+  from all of them. The first pass is `encode` without side effects, after which feedback runs as usual; the second pass is
+  `encode` and `fuse`. With `passes` above 1, each further first pass sees inputs that are masked, too.
 - A *source* is an encoding that feedback reads. A *target* is what a mask multiplies: an input, or the value at a *site* within
   the model. The layout of a site names the dimensions of this value. Source and target form a *pair*. By default every other
-  encoding is a source of a target; a single one is its own. `Wiring` holds the pairs.
+  encoding is a source of a target; a single modality is its own source. `Wiring` holds the pairs.
 - *Feedback* is one module for all pairs. It maps the encodings to *logits*. The mask of a pair is their sigmoid; `align` brings
   it to the steps of the target. The mask of a target is what `combine` makes of those of all its sources, each times c.
 - *Lengths* mark padding, and samples from which a modality is *absent*: as a source it is left out, and a target without any
   source keeps its values. An encoding has the lengths of its input, or those with which `encode` returns it, as `Padded`.
   `WithLengths` is a tensor with its lengths, checked; `Batch` holds the inputs and the lengths of one call.
 
-Beside it, a latch of unknown sizes builds its feedback in its first call, a feedback module that is passed ready names the
-pairs itself, and a latch that is disabled is its backbone.
+Three special cases:
+
+- Feedback of unknown sizes is built in the first call, from its *recipe*: a kind or a factory.
+- A feedback module that is passed ready has no recipe. Its logits name the pairs, in each pass.
+- A latch that is disabled is its backbone.
 
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
@@ -51,7 +55,7 @@ from topdown.feedback import Feedback, PairwiseFeedback, Start, ZeroStart, build
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
 from topdown.masking import Align, Combine, Masks, apply_masks, source_masks, target_mask
 from topdown.profile import LatchTrace
-from topdown.sequence import Lengths, Modalities, flatten_times, values_and_lengths
+from topdown.sequence import ByName, Lengths, flatten_times, values_and_lengths
 from topdown.sites import AtSites, Site, Sites, check_batch_first, check_sites, read_targets, run_at_sites, to_layout
 from topdown.unbuilt import UnbuiltFeedback, check_complete, measure, parameter_like
 from topdown.wiring import OPTIONS, Wiring, check_option, check_sources
@@ -96,8 +100,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
             sources, as in Eq. 4; a single modality is its own source)
         sites: {target: Site or path}: masks multiply the output or the input of a submodule, in place of a raw input; see
             :class:`topdown.Site`. Without `sources` the sites are the only targets; with `sources`, raw inputs may be targets,
-            too. A site has the lengths of its name; where the model has a single encoding, a site with as many steps has the
-            lengths of the encoding. (Default: None, raw inputs)
+            too. For its lengths see :func:`topdown.sites.read_targets`. (Default: None, raw inputs)
         align: Treatment of a source whose steps differ from those of its target: "error", "interpolate" by relative position
             within the lengths, or "pool" over valid steps; see :func:`topdown.masking.align_mask`. (Default: "error"; the
             paper's modalities are word-aligned)
@@ -163,11 +166,12 @@ class TopDownLatch(nn.Module, Generic[Model]):
         super().__init__()
         check_backbone(backbone)
         check_feedback(feedback, sources)
-        # A backbone around a model may ask for a latch that is called as that model: see topdown.adapters.called_as_model.
+        # A backbone around a model may ask for a latch that is called with the arguments of that model, and passes them on to
+        # the methods here: see topdown.adapters.called_as_model.
         if latch_class := getattr(backbone, "latch_class", None):
             self.__class__ = latch_class(type(self))
         self.wiring = Wiring(check_sources(sources), check_sites(sites, backbone))
-        self._takes_lengths: dict[str, TakesLengths] = {}  # of encode, fuse and feedback, read as these are set
+        self._takes_lengths: dict[str, TakesLengths] = {}  # of encode, fuse and feedback; __setattr__ fills it
         self.backbone, self.start = backbone, start  # before the options that are checked against them
         self.combine, self.align, self.encoder_grad = combine, align, encoder_grad
         self.mask_dropout, self.scale, self.passes = mask_dropout, scale, passes
@@ -205,6 +209,66 @@ class TopDownLatch(nn.Module, Generic[Model]):
         batch = self.read(inputs, lengths, named)
         masks, *_ = self.compute_masks(batch)
         return self.predict(batch, masks)
+
+    def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
+        """Checks the arguments of a call, and builds feedback of unknown sizes. A disabled latch checks nothing."""
+        inputs = inputs_by_name(inputs, named)
+        if is_disabled(self):
+            return Batch(inputs, lengths)
+        if self._unbuilt:
+            self._build_from(inputs, lengths)
+        return read_batch(inputs, lengths, self.wiring)
+
+    def compute_masks(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], ByName]:
+        """Runs the first passes, each on the raw inputs times the masks of the one before; none while the latch is disabled.
+
+        Masks multiply their targets in the next pass: inputs in :func:`topdown.masking.apply_masks`, values at sites in
+        :func:`topdown.sites.run_at_sites`.
+
+        Returns:
+            The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
+            encodings that they were computed from.
+        """
+        if is_disabled(self):
+            return {}, {}, {}
+        masks: dict[str, Tensor] = {}
+        c, dropout = self.c, self.mask_dropout if self.training else 0.0
+        for _ in range(self.passes):
+            encodings, at_sites = self._encode(batch, masks)  # where the masks before get no gradient
+            logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
+            pairs = self.wiring.pairs or logits  # the latter with a ready feedback module
+            check_batch_first(batch, self.sites)  # before errors of values at sites, which would name lengths as the cause
+            targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
+            # Masks of pairs, with the steps of the target; of no target that is absent, or whose sources all are.
+            f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
+            masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
+            # At sites, from batch first and features last to the layout of the model.
+            masks.update({k: to_layout(masks[k], at_sites[k], self.sites[k]) for k in at_sites if k in masks})
+        return masks, f, encodings
+
+    def predict(self, batch: Batch, masks: Masks) -> Any:
+        """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
+        inputs = apply_masks(batch.inputs, masks, self.sites)
+        run: Any = lambda: self._run("fuse", self._run("encode", inputs, batch.lengths), batch.lengths)  # noqa: E731
+        sites = {k: site for k, site in self.sites.items() if k in masks}
+        return run_at_sites(run, self.backbone, sites, masks, inputs, ())[0] if sites else run()
+
+    def _encode(self, batch: Batch, masks: Masks) -> tuple[ByName, AtSites]:
+        """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
+        backbone, sites, names = self.backbone, self.sites, self.wiring.encoding_sizes
+        inputs = copied(apply_masks(batch.inputs, masks, sites))
+        lengths = None if self._takes_lengths["encode"] == "never" else copied(batch.lengths)
+        run = partial(self._run, "encode", inputs, lengths)
+        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone):
+            encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, names) if sites else (run(), {})
+        if not self.encoder_grad and not torch.compiler.is_compiling():
+            torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
+        return read_encodings(encoded, batch, self.wiring, self._lengths_name_any_input, detach=not self.encoder_grad), at_sites
+
+    def _run(self, name: str, value: Any, lengths: Lengths) -> Any:
+        """Runs "encode" or "fuse" of the backbone, or the "feedback", with lengths if it takes them."""
+        function = self.feedback if name == "feedback" else getattr(self.backbone, name)
+        return invoke(function, value, lengths=lengths, takes=self._takes_lengths[name])
 
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.
@@ -299,7 +363,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """The factor of the mask of each pair: 2 with start="identity", since 2 sigmoid(0) = 1, and else the option `scale`."""
         return 2.0 if self.start == "identity" else self.scale
 
-    # Whether the first call has to build the feedback. With a module that was passed there are no pairs either, but no recipe.
+    # Whether the first call has to build the feedback. A ready module has no pairs either, but no recipe.
     _unbuilt = property(lambda self: self._recipe is not None and not self.wiring.pairs)
 
     @property
@@ -335,73 +399,13 @@ class TopDownLatch(nn.Module, Generic[Model]):
             check_sites(self.sites, value)
             takes = {half: takes_lengths(getattr(value, half)) for half in ("encode", "fuse")}
             self._takes_lengths = {**self._takes_lengths, **takes}
-            # A backbone that takes lengths may need those of inputs that are no modalities, so they may name any input.
-            self._uses_lengths = getattr(value, "uses_lengths", {*takes.values()} != {"never"})
+            # Since a backbone that takes lengths may need those of inputs that are no modalities.
+            self._lengths_name_any_input = getattr(value, "uses_lengths", {*takes.values()} != {"never"})
 
     def _set_feedback(self, feedback: nn.Module, recipe: Any) -> None:
         """Sets the feedback, and the option of which it is built, a kind or a factory; None for a ready module."""
         super().__setattr__("feedback", feedback)
         self._recipe, self._takes_lengths = recipe, {**self._takes_lengths, "feedback": takes_lengths(feedback)}
-
-    def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
-        """Checks the arguments of a call, and builds feedback of unknown sizes. A disabled latch checks nothing."""
-        inputs = inputs_by_name(inputs, named)
-        if is_disabled(self):
-            return Batch(inputs, lengths)
-        if self._unbuilt:
-            self._build_from(inputs, lengths)
-        return read_batch(inputs, lengths, self.wiring)
-
-    def compute_masks(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Modalities]:
-        """Runs the first passes, each on the raw inputs times the masks of the one before; none while the latch is disabled.
-
-        Masks multiply their targets in the next pass: inputs in :func:`topdown.masking.apply_masks`, values at sites in
-        :func:`topdown.sites.run_at_sites`.
-
-        Returns:
-            The mask of each target, in its layout; the mask sigmoid(logits) of each pair, with the steps of the target; and the
-            encodings that they were computed from.
-        """
-        if is_disabled(self):
-            return {}, {}, {}
-        masks: dict[str, Tensor] = {}
-        c, dropout = self.c, self.mask_dropout if self.training else 0.0
-        for _ in range(self.passes):
-            encodings, at_sites = self._encode(batch, masks)
-            logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
-            pairs = self.wiring.pairs or logits  # a feedback module that was passed names its pairs in each pass
-            check_batch_first(batch, self.sites)  # before errors of values at sites, which would name lengths as the cause
-            targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
-            # Without targets that are absent, or whose sources all are.
-            f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
-            masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
-            # So far sequences, vectors or maps; now as the model has them.
-            masks.update({k: to_layout(masks[k], at_sites[k], self.sites[k]) for k in at_sites if k in masks})
-        return masks, f, encodings
-
-    def predict(self, batch: Batch, masks: Masks) -> Any:
-        """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
-        inputs = apply_masks(batch.inputs, masks, self.sites)
-        run: Any = lambda: self._run("fuse", self._run("encode", inputs, batch.lengths), batch.lengths)  # noqa: E731
-        sites = {k: site for k, site in self.sites.items() if k in masks}
-        return run_at_sites(run, self.backbone, sites, masks, inputs, ())[0] if sites else run()
-
-    def _encode(self, batch: Batch, masks: Masks) -> tuple[Modalities, AtSites]:
-        """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
-        backbone, sites, optional = self.backbone, self.sites, self.wiring.encoding_sizes
-        inputs = copied(apply_masks(batch.inputs, masks, sites))
-        lengths = None if self._takes_lengths["encode"] == "never" else copied(batch.lengths)
-        run = partial(self._run, "encode", inputs, lengths)
-        with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone):
-            encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, optional) if sites else (run(), {})
-        if not self.encoder_grad and not torch.compiler.is_compiling():
-            torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
-        return read_encodings(encoded, batch, self.wiring, self._uses_lengths, detach=not self.encoder_grad), at_sites
-
-    def _run(self, name: str, value: Any, lengths: Lengths) -> Any:
-        """Runs "encode" or "fuse" of the backbone, or the "feedback", with lengths if it takes them."""
-        function = self.feedback if name == "feedback" else getattr(self.backbone, name)
-        return invoke(function, value, lengths=lengths, takes=self._takes_lengths[name])
 
     def _build(self, wiring: Wiring, like: Tensor | None = None) -> None:
         feedback = build_feedback(self._recipe, self.start, self.combine, wiring, parameter_like(self.backbone, like))

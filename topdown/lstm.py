@@ -119,7 +119,7 @@ def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Ten
     if torch.compiler.is_compiling():  # compilers and exporters would take torch's LSTM apart, into as many cells as steps
         if torch.is_grad_enabled() and not _is_exporting():
             return cast(Tensor, torch.compiler.disable(run_lstm)(sequence, weights, training))
-        # Graphs hold the casts of autocast, not autocast.
+        # The operator is in export.py. Graphs hold the casts of autocast, not autocast.
         return cast(Tensor, torch.ops.topdown.lstm(sequence.to(dtype), [weight.to(dtype) for weight in weights]))
     try:
         return _lstm(sequence, weights, training)

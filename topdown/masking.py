@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from topdown.sequence import TIME_LAST, Modalities, WithLengths, along_batch, described, flatten_times, zero_padding
+from topdown.sequence import TIME_LAST, ByName, WithLengths, along_batch, described, flatten_times, zero_padding
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
@@ -63,6 +63,7 @@ def combine_masks(masks: Sequence[Tensor], rule: Combine = "mean", present: Sequ
     """
     marks = [None if p is None else along_batch(p, masks[0]) for p in present]
     if absent := [~p for p in marks if p is not None] if marks else []:
+        # Before the factor c, which follows.
         ignored = 0.5 if callable(rule) else {"mean": 0.0, "max": 0.0, "min": math.inf, "product": 1.0 / c}[rule]
         masks = [mask if p is None else torch.where(p, mask, ignored) for mask, p in zip(masks, marks, strict=True)]
     if callable(rule):
@@ -172,7 +173,7 @@ def align_mask(mask: WithLengths, target: WithLengths, align: Align, names: tupl
     """
     times, target_times = mask.values.shape[1:-1], target.values.shape[1:-1]
     is_map = len(times) > 1 or len(target_times) > 1
-    if times == target_times and (len(times) != 1 or mask.lengths is target.lengths):  # equal lengths are one tensor
+    if times == target_times and (len(times) != 1 or mask.lengths is target.lengths):  # Batch makes equal ones one
         return mask.values
     if not times or not target_times or (is_map and align == "pool"):  # the same at all steps
         vector = pool_mask(flatten_times(mask.values), mask.lengths).squeeze(1) if times else mask.values
@@ -211,7 +212,7 @@ def _between_maps(mask: Tensor, target_times: tuple[int, ...], align: Align, nam
     return torch.nn.functional.interpolate(maps, target_times, mode=mode, align_corners=True).movedim(1, -1) + 0.5
 
 
-def source_masks(h: Masks, r: Modalities, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
+def source_masks(h: Masks, r: ByName, x: WithLengths, align: Align, target: str) -> dict[str, Tensor]:
     r"""Returns the mask of each source for one target, :math:`f = \sigma(h)`, with the steps of the target.
 
     Args:
@@ -243,7 +244,7 @@ def source_masks(h: Masks, r: Modalities, x: WithLengths, align: Align, target: 
     return f
 
 
-def target_mask(f: Masks, r: Modalities, x: WithLengths, sources: Iterable[str], rule: Combine, c: float, p: float) -> Tensor:
+def target_mask(f: Masks, r: ByName, x: WithLengths, sources: Iterable[str], rule: Combine, c: float, p: float) -> Tensor:
     """Returns the mask of one target, in its shape: combined, and with dropout.
 
     ====================  ==============================================================================
@@ -263,14 +264,14 @@ def target_mask(f: Masks, r: Modalities, x: WithLengths, sources: Iterable[str],
         c: Factor of each mask.
         p: Probability of dropout on the mask.
     """
-    may_lack: list[Any] = [r[j].present for j in f if j in r and r[j].present is not None]  # marks of sources
+    marks: list[Any] = [r[j].present for j in f if j in r and r[j].present is not None]  # of sources that may be absent
     names = [*(sources if callable(rule) else f)]
     masks = [f[j] if j in f else torch.full_like(next(iter(f.values())), 0.5) for j in names]
-    mask = combine_masks(masks, rule, [r[j].present if j in r else None for j in names] if may_lack else (), c)
+    mask = combine_masks(masks, rule, [r[j].present if j in r else None for j in names] if marks else (), c)
     mask = mask if mask.shape == x.values.shape else mask.expand_as(x.values)
     mask = torch.dropout(mask, p, True) if p else mask
-    if len(may_lack) == len(f):  # a sample may lack all of them
-        mask = torch.where(along_batch(torch.stack(may_lack).any(0), mask), mask, 1.0)
+    if len(marks) == len(f):  # all sources may be absent
+        mask = torch.where(along_batch(torch.stack(marks).any(0), mask), mask, 1.0)
     # Without a gradient at padded steps, which may hold anything: 0 times nan would be nan.
     return torch.where(x.valid, mask, mask.detach()) if x.valid is not None and mask.requires_grad else mask
 

@@ -3,6 +3,8 @@ r"""Padded batches of sequences with their lengths, and functions that respect l
 A batch of sequences has shape :math:`(B, T, D)`, padded on the right to its longest sample. `lengths` of shape :math:`(B,)`
 holds the number of valid steps of each sample. None means that all steps are valid. When modalities are not aligned in time,
 `lengths` is a mapping from modality to such a tensor, in which 0 means that the modality is absent in that sample.
+
+The *times* of a tensor are its dimensions between batch and features: (T,) of a sequence, (H, W) of a map, () of a vector.
 """
 
 from collections.abc import Mapping
@@ -36,6 +38,8 @@ class Padded(NamedTuple):
 class WithLengths(NamedTuple):
     """Holds an encoding or a target with its checked lengths, and the marks that follow from them.
 
+    HookedBackbone returns packed sequences and maps in this form, too, yet unchecked.
+
     =============================  =======  =====  =======
     samples                        lengths  valid  present
     =============================  =======  =====  =======
@@ -62,7 +66,7 @@ class WithLengths(NamedTuple):
     present: Tensor | None = None
 
 
-Modalities: TypeAlias = dict[str, WithLengths]  # the encodings, or the targets, of one pass
+ByName: TypeAlias = dict[str, WithLengths]  # the encodings, or the targets, of one pass
 
 
 def flatten_times(values: Tensor) -> Tensor:
@@ -70,10 +74,10 @@ def flatten_times(values: Tensor) -> Tensor:
     return values.flatten(1, -2) if values.dim() > 3 else values
 
 
-def values_and_lengths(modalities: Modalities) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+def values_and_lengths(values: ByName) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """Returns sequences or vectors by name, and the lengths of the padded sequences among them, or None if there is none."""
-    lengths: Any = {name: x.lengths for name, x in modalities.items() if x.valid is not None and x.values.dim() > 2}
-    return {name: flatten_times(x.values) for name, x in modalities.items()}, lengths or None
+    lengths: Any = {name: x.lengths for name, x in values.items() if x.valid is not None and x.values.dim() > 2}
+    return {name: flatten_times(x.values) for name, x in values.items()}, lengths or None
 
 
 def lengths_of(lengths: Lengths, name: str) -> Tensor | None:

@@ -18,7 +18,7 @@ from topdown.backbone import user_model
 from topdown.batch import BATCH_FIRST, Batch, check_target, input_targets
 from topdown.first_pass import copied
 from topdown.masking import Masks, replaced
-from topdown.sequence import Modalities, WithLengths, described, flatten_times, lengths_of
+from topdown.sequence import ByName, WithLengths, described, flatten_times, lengths_of
 from topdown.wiring import Names, Wiring, nearest
 
 Pass: TypeAlias = Callable[[], Any]  # of a backbone, as a function without arguments
@@ -153,7 +153,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
     return checked
 
 
-def read_targets(batch: Batch, names: Names, r: Modalities, at_sites: AtSites, wiring: Wiring) -> Modalities:
+def read_targets(batch: Batch, names: Names, r: ByName, at_sites: AtSites, wiring: Wiring) -> ByName:
     """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites as sequences.
 
     A site has the lengths of the encoding of the same name, or of the only encoding if the call has none for the name, where
@@ -177,7 +177,7 @@ def read_targets(batch: Batch, names: Names, r: Modalities, at_sites: AtSites, w
     return {**inputs, **{k: _read_site(batch, k, value, r, wiring) for k, value in at_sites.items() if k in names}}
 
 
-def _read_site(batch: Batch, name: str, value: Any, encodings: Modalities, wiring: Wiring) -> WithLengths:
+def _read_site(batch: Batch, name: str, value: Any, encodings: ByName, wiring: Wiring) -> WithLengths:
     """Returns the value at one site as a target: see :func:`read_targets`."""
     if isinstance(value, PackedSequence):
         raise TypeError(f"{name!r}, the {wiring.sites[name]}, is a PackedSequence: choose a site before it is packed")
@@ -210,7 +210,7 @@ def run_at_sites(run: Pass, backbone: nn.Module, sites: Sites, masks: Masks, inp
         sites: Sites by name.
         masks: Masks in the layout of their sites, which multiply the values.
         inputs: Inputs of the call.
-        names: Names of modalities that the call may leave out.
+        names: Names of modalities, which a call may leave out, as far as they are known.
 
     Returns:
         Result of the function, and the values at the sites before they are masked, in their layout.
@@ -282,7 +282,7 @@ def _check_not_compiled(place: str, path: str, model: nn.Module) -> None:
 
 
 def _check_learns(place: str, mask: Tensor, outside: Any) -> None:
-    """Raises an error if a mask, or its gradient, would be lost. It looks at callers within the code `outside`."""
+    """Raises an error if a mask, or its gradient, would be lost. It looks at callers, up to the code `outside`."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code is not outside:
         if frame.f_code.co_filename == torch.utils.checkpoint.__file__:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from topdown.batch import Batch
-from topdown.sequence import Modalities
+from topdown.sequence import ByName
 from topdown.sites import AtSites, read_targets
 from topdown.wiring import Wiring, who_masks_whom
 
@@ -62,7 +62,7 @@ def check_complete(batch: Batch, wiring: Wiring) -> None:
         raise ValueError(f"{absent} are None, but the first call measures all modalities: pass example_inputs=")
 
 
-def measure(batch: Batch, encodings: Modalities, at_sites: AtSites, wiring: Wiring) -> Wiring:
+def measure(batch: Batch, encodings: ByName, at_sites: AtSites, wiring: Wiring) -> Wiring:
     """Decides a wiring for the sizes in a call.
 
     Args:

@@ -32,10 +32,10 @@ class Wiring:
     """Holds the targets and sources of a latch.
 
     Args:
-        sources: The option `sources`.
+        sources: The option `sources`, as the user passes it.
         sites: Site of each target that is not an input. (Default: none)
-        pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until the sizes are known, and always for a
-            latch that was made with a ready feedback module, whose logits name the pairs of each pass. (Default: {})
+        pairs: {target: [sources]}, as decided. They are empty, as are the sizes, until feedback is built, and always for a
+            latch that was made with a ready feedback module. (Default: {})
         target_sizes: Features D_k of each target. (Default: {})
         encoding_sizes: Size d_j of each encoding. (Default: {})
 
