@@ -130,11 +130,11 @@ def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, any_input: bool, 
         raise TypeError(f"encode() must return a mapping from modality to encoding, got {type(encoded).__name__}")
     wanted = {j for names in (wiring.sources or {}).values() for j in names}
     if wanted and not wiring.pairs:
-        # For its error: a name is misspelled.
+        # Before sizes are known, for its error if the option names something that does not exist.
         who_masks_whom(wiring.sources, wiring.sites, [*wiring.sites, *batch.inputs], encoded)
     encodings: dict[str, WithLengths] = {}
     for name, returned in encoded.items():
-        # HookedBackbone returns packed sequences, and maps (B, H, W, d), as WithLengths.
+        # HookedBackbone returns packed sequences, and feature maps (B, H, W, d), as WithLengths.
         r = returned.values if isinstance(returned, (Padded, WithLengths)) else returned
         if _is_source(name, r, batch, wiring, wanted):
             r = r.detach() if detach and r.requires_grad else r
@@ -180,28 +180,29 @@ def _read_encoding(name: str, r: Tensor, returned: Any, batch: Batch, sizes: Siz
 def _with_its_lengths(name: str, r: Tensor, returned: Any, batch: Batch) -> WithLengths:
     """Returns an encoding r with its lengths, by the first case that fits.
 
-    - It is a `Padded` with lengths, or at a site a packed sequence: these.
-    - It is a `Padded` without lengths, or the call has no lengths: all steps are valid.
-    - The input of its name is a target, and has as many steps: the lengths of this input.
-    - It has the steps of its input, or no steps to compare (a vector, a map, or an input that is no tensor): the lengths of its
-      name in the call.
-    - Its input is a vector, and the call has one tensor of lengths, which counts the steps of others: all steps are valid.
-    - Else the lengths of its name no longer fit: an error.
+    1. It is a `Padded` with lengths, or at a site a packed sequence: these.
+    2. It is a `Padded` without lengths, or the call has no lengths: all steps are valid.
+    3. The input of its name is a target, and has as many steps: the lengths of this input.
+    4. It has the steps of its input, or no steps to compare (a vector, a feature map, an input that is no tensor): the lengths
+       of its name in the call.
+    5. Its input is a vector, and the call has one tensor of lengths, which counts the steps of others: all steps are valid.
+    6. Else the lengths of its name no longer fit: an error.
     """
-    if isinstance(returned, (Padded, WithLengths)) and returned.lengths is not None:
+    if isinstance(returned, (Padded, WithLengths)) and returned.lengths is not None:  # 1
         return batch.attach(returned.lengths, name, r, r.shape[1:-1])
-    if batch.lengths is None or isinstance(returned, Padded):
+    if batch.lengths is None or isinstance(returned, Padded):  # 2
         return WithLengths(r)
     target, x = batch.targets.get(name), batch.inputs.get(name)  # the input of this name, as a target and as it is
-    if target and r.shape[:-1] == target.values.shape[:-1]:
+    if target and r.shape[:-1] == target.values.shape[:-1]:  # 3
         return WithLengths(r, *target[1:])
     shape = x.shape if isinstance(x, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and x.is_floating_point()  # type: ignore[union-attr]
     # Time of an input that is no target may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
-    possible = shape[1:-1] if target else shape[1:] if shape[:1] == r.shape[:1] else shape
-    if r.dim() != 3 or len(shape) < 2 or r.shape[1] in possible or lengths_of(batch.lengths, name) is None:
-        return batch.with_lengths(name, r, shape[1:] if len(shape) == 2 and not is_vector else ())  # of token ids
-    if is_vector and not batch.by_name:
+    times = shape[1:-1] if target else shape[1:] if shape[:1] == r.shape[:1] else shape
+    if r.dim() != 3 or len(shape) < 2 or r.shape[1] in times or lengths_of(batch.lengths, name) is None:  # 4
+        # The lengths of a vector that was made of token ids (B, T) count these.
+        return batch.with_lengths(name, r, shape[1:] if len(shape) == 2 and not is_vector else ())
+    if is_vector and not batch.by_name:  # 5
         return WithLengths(r)
     change = f"{r.shape[1]} steps for an input of {described(x)}, whose lengths no longer fit"
     raise ValueError(f"encode() returned {name!r} {change}: return topdown.Padded(values, lengths), or pool to (B, d)")

@@ -26,7 +26,7 @@ class Batch:
 
     def __init__(self, inputs: Inputs, lengths: Lengths) -> None:
         self.inputs, self.lengths, self.by_name = inputs, lengths, isinstance(lengths, MAPPING)
-        # Inputs that masks multiply; none with a ready feedback module: see topdown.sites.read_targets.
+        # Inputs that masks multiply; none while sizes are unknown, or with a ready module: see topdown.sites.read_targets.
         self.targets: dict[str, WithLengths] = {}
         # Name and shape of the first target or encoding that is checked. Others must have its batch size.
         self.first: tuple[str, tuple[int, ...]] | None = None

@@ -8,15 +8,15 @@ With inputs :math:`i_k` and encodings :math:`r_k` of the modalities :math:`k`, o
     \tilde i_k &= \tfrac{c}{J} \sum_j f_{j \to k} \odot i_k & \text{Eq. 4 of the paper} \\
     y &= \mathrm{fuse}(\mathrm{encode}(\tilde i)) & \text{second pass}
 
-where c is the option `scale`, 1 in the paper. With start="identity", the default, c is 2 and all logits begin at 0, so that all
-masks begin at 1.
+where c is 2 with start="identity", the default, in which all logits begin at 0, so that all masks begin at 1; else c is the
+option `scale`, which is 1 in the paper.
 
 :meth:`TopDownLatch.forward` is `read`, `compute_masks`, `predict`. The words for it:
 
 - A *modality* is a name that an input, its encoding and its lengths share.
 - The *backbone* is the user's model in two halves: `encode` makes an *encoding* of each modality by itself, and `fuse` predicts
-  from all of them. The first pass is `encode` without side effects, after which feedback runs as usual; the second pass is
-  `encode` and `fuse`. With `passes` above 1, each further first pass sees inputs that are masked, too.
+  from all of them. The first pass is `encode` without side effects. Feedback runs after it, with gradient, in its own mode. The
+  second pass is `encode` and `fuse`. With `passes` above 1, each further first pass sees inputs that are masked, too.
 - A *source* is an encoding that feedback reads. A *target* is what a mask multiplies: an input, or the value at a *site* within
   the model. The layout of a site names the dimensions of this value. Source and target form a *pair*. By default every other
   encoding is a source of a target; a single modality is its own source. `Wiring` holds the pairs.
@@ -30,7 +30,7 @@ Three special cases:
 
 - Feedback of unknown sizes is built in the first call, from its *recipe*: a kind or a factory.
 - A feedback module that is passed ready has no recipe. Its logits name the pairs, in each pass.
-- A latch that is disabled is its backbone.
+- A latch that is disabled makes no masks, so that `predict` is the backbone itself.
 
 References:
     MMLatch: Bottom-up Top-down Fusion for Multimodal Sentiment Analysis (Paraskevopoulos et al., 2022),
@@ -211,7 +211,10 @@ class TopDownLatch(nn.Module, Generic[Model]):
         return self.predict(batch, masks)
 
     def read(self, inputs: Inputs | None, lengths: Lengths, named: Inputs) -> Batch:
-        """Checks the arguments of a call, and builds feedback of unknown sizes. A disabled latch checks nothing."""
+        """Checks the arguments of a call. It builds feedback of unknown sizes, for which it encodes once more.
+
+        A disabled latch checks nothing.
+        """
         inputs = inputs_by_name(inputs, named)
         if is_disabled(self):
             return Batch(inputs, lengths)
@@ -234,10 +237,11 @@ class TopDownLatch(nn.Module, Generic[Model]):
         masks: dict[str, Tensor] = {}
         c, dropout = self.c, self.mask_dropout if self.training else 0.0
         for _ in range(self.passes):
-            encodings, at_sites = self._encode(batch, masks)  # where the masks before get no gradient
+            encodings, at_sites = self._encode(batch, masks)  # no gradient reaches the masks before, unless encoder_grad
             logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
-            pairs = self.wiring.pairs or logits  # the latter with a ready feedback module
+            pairs = self.wiring.pairs or {k: [*h] for k, h in logits.items()}  # the latter with a ready feedback module
             check_batch_first(batch, self.sites)  # before errors of values at sites, which would name lengths as the cause
+            # Inputs are in the batch already, except with a ready module; values at sites are new in each pass.
             targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
             # Masks of pairs, with the steps of the target; of no target that is absent, or whose sources all are.
             f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
@@ -250,17 +254,17 @@ class TopDownLatch(nn.Module, Generic[Model]):
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
         inputs = apply_masks(batch.inputs, masks, self.sites)
         run: Any = lambda: self._run("fuse", self._run("encode", inputs, batch.lengths), batch.lengths)  # noqa: E731
-        sites = {k: site for k, site in self.sites.items() if k in masks}
+        sites = {k: site for k, site in self.sites.items() if k in masks}  # each of which the pass must reach
         return run_at_sites(run, self.backbone, sites, masks, inputs, ())[0] if sites else run()
 
     def _encode(self, batch: Batch, masks: Masks) -> tuple[ByName, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
-        backbone, sites, names = self.backbone, self.sites, self.wiring.encoding_sizes
+        backbone, sites, may_be_absent = self.backbone, self.sites, self.wiring.encoding_sizes
         inputs = copied(apply_masks(batch.inputs, masks, sites))
         lengths = None if self._takes_lengths["encode"] == "never" else copied(batch.lengths)
         run = partial(self._run, "encode", inputs, lengths)
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone):
-            encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, names) if sites else (run(), {})
+            encoded, at_sites = run_at_sites(run, backbone, sites, masks, inputs, may_be_absent) if sites else (run(), {})
         if not self.encoder_grad and not torch.compiler.is_compiling():
             torch.clear_autocast_cache()  # torch 2.6 keeps weights that were cast without gradient for the second pass
         return read_encodings(encoded, batch, self.wiring, self._lengths_name_any_input, detach=not self.encoder_grad), at_sites
@@ -300,6 +304,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
         masks, by_source, encodings = self.compute_masks(batch)
         scaled = {k: {j: self.c * flatten_times(mask) for j, mask in f.items()} for k, f in by_source.items()}
         r, _ = values_and_lengths(encodings)
+        # Targets among the inputs; with a ready module the batch does not know them.
         raw = {k: batch.inputs[k] for k in {**batch.targets, **masks} if k not in self.sites}
         return LatchTrace(self.predict(batch, masks), masks, scaled, r, self.sites, 0.5 * self.c, raw)
 

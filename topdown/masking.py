@@ -28,7 +28,7 @@ Masks: TypeAlias = Mapping[str, Tensor]  # by target, or by source of one target
 
 CAUSES = f" (the first is an encoding, the second a site or input; one step more may be a class token; {TIME_LAST})"
 ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"
-# Functions of two masks.
+# Functions of two masks. The sum becomes the mean by a division.
 COMBINE: dict[str, Any] = {"mean": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
 
 
@@ -229,7 +229,8 @@ def source_masks(h: Masks, r: ByName, x: WithLengths, align: Align, target: str)
     shape = x.values.shape
     for j, logits in h.items():
         f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or WithLengths(logits), logits.dim()
-        # The common case: nothing to align. It asks for dimensions first, since exporters would compare T with D.
+        # The common case: nothing to align, since equal lengths are one tensor. Dimensions first, or exporters would compare T
+        # with D.
         if dim == encoding.values.dim() == len(shape) < 4 and logits.shape == shape and encoding.lengths is x.lengths:
             continue
         times = encoding.values.shape[1:-1]

@@ -4,7 +4,8 @@ A batch of sequences has shape :math:`(B, T, D)`, padded on the right to its lon
 holds the number of valid steps of each sample. None means that all steps are valid. When modalities are not aligned in time,
 `lengths` is a mapping from modality to such a tensor, in which 0 means that the modality is absent in that sample.
 
-The *times* of a tensor are its dimensions between batch and features: (T,) of a sequence, (H, W) of a map, () of a vector.
+The *times* of a tensor are its dimensions between batch and features: (T,) of a sequence, (H, W) of a feature map, () of a
+vector.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Padded(NamedTuple):
 class WithLengths(NamedTuple):
     """Holds an encoding or a target with its checked lengths, and the marks that follow from them.
 
-    HookedBackbone returns packed sequences and maps in this form, too, yet unchecked.
+    HookedBackbone returns packed sequences and feature maps in this form, too, yet unchecked.
 
     =============================  =======  =====  =======
     samples                        lengths  valid  present
@@ -53,7 +54,7 @@ class WithLengths(NamedTuple):
     or in compiled code, a tensor of lengths has both marks, or `valid` alone if one tensor serves all modalities.
 
     Args:
-        values: As in :class:`Padded`, or maps such as (B, H, W, D), whose steps are their positions.
+        values: As in :class:`Padded`, or feature maps such as (B, H, W, D), whose steps are positions.
         lengths: As in :class:`Padded`. (Default: None)
         valid: Marks of the shape of values with one feature, False at padded steps and where the modality is absent. (Default:
             None, all are valid)
@@ -70,7 +71,7 @@ ByName: TypeAlias = dict[str, WithLengths]  # the encodings, or the targets, of 
 
 
 def flatten_times(values: Tensor) -> Tensor:
-    """Returns maps (B, H, W, D) as sequences of their positions (B, T, D), and all others as they are."""
+    """Returns feature maps (B, H, W, D) as sequences of their positions (B, T, D), and all others as they are."""
     return values.flatten(1, -2) if values.dim() > 3 else values
 
 
