@@ -235,31 +235,31 @@ class TopDownLatch(nn.Module, Generic[Model]):
         if is_disabled(self):
             return {}, {}, {}
         masks: dict[str, Tensor] = {}
-        c, dropout = self.c, self.mask_dropout if self.training else 0.0
+        c, sites, dropout = self.c, self.wiring.sites, self.mask_dropout if self.training else 0.0
         for _ in range(self.passes):
             encodings, at_sites = self._encode(batch, masks)  # no gradient reaches the masks before, unless encoder_grad
             logits = check_logits(self._run("feedback", *values_and_lengths(encodings)), self.feedback, self.wiring)
             pairs = self.wiring.pairs or {k: [*h] for k, h in logits.items()}  # the latter with a ready feedback module
-            check_batch_first(batch, self.sites)  # before errors of values at sites, which would name lengths as the cause
+            check_batch_first(batch, sites)  # before errors of values at sites, which would name lengths as the cause
             # Inputs are in the batch already, except with a ready module; values at sites are new in each pass.
             targets = read_targets(batch, pairs, encodings, at_sites, self.wiring)
             # Masks of pairs, with the steps of the target; of no target that is absent, or whose sources all are.
             f = {k: source_masks(h, encodings, targets[k], self.align, k) for k, h in logits.items() if h and k in targets}
             masks = {k: target_mask(f[k], encodings, targets[k], pairs[k], self.combine, c, dropout) for k in f}
             # At sites, from batch first and features last to the layout of the model.
-            masks.update({k: to_layout(masks[k], at_sites[k], self.sites[k]) for k in at_sites if k in masks})
+            masks.update({k: to_layout(masks[k], at_sites[k], sites[k]) for k in at_sites if k in masks})
         return masks, f, encodings
 
     def predict(self, batch: Batch, masks: Masks) -> Any:
         """Runs the second pass, fuse(encode(inputs x masks)): the only pass of a latch that is disabled."""
-        inputs = apply_masks(batch.inputs, masks, self.sites)
+        inputs = apply_masks(batch.inputs, masks, self.wiring.sites)
         run: Any = lambda: self._run("fuse", self._run("encode", inputs, batch.lengths), batch.lengths)  # noqa: E731
-        sites = {k: site for k, site in self.sites.items() if k in masks}  # each of which the pass must reach
+        sites = {k: site for k, site in self.wiring.sites.items() if k in masks}  # each of which the pass must reach
         return run_at_sites(run, self.backbone, sites, masks, inputs, ())[0] if sites else run()
 
     def _encode(self, batch: Batch, masks: Masks) -> tuple[ByName, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
-        backbone, sites, may_be_absent = self.backbone, self.sites, self.wiring.encoding_sizes
+        backbone, sites, may_be_absent = self.backbone, self.wiring.sites, self.wiring.encoding_sizes
         inputs = copied(apply_masks(batch.inputs, masks, sites))
         lengths = None if self._takes_lengths["encode"] == "never" else copied(batch.lengths)
         run = partial(self._run, "encode", inputs, lengths)
