@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from topdown.batch import Batch, Inputs, Marks, can_be_masked
+from topdown.batch import Batch, Inputs, can_be_masked
 from topdown.sequence import MAPPING, Lengths, Padded, WithLengths, described, lengths_of
 from topdown.wiring import SAY_WHO, Sizes, Wiring, who_masks_whom
 
@@ -173,12 +173,12 @@ def _read_encoding(name: str, r: Tensor, returned: Any, batch: Batch, sizes: Siz
     if sizes and r.shape[-1] != sizes.get(name):
         built = sizes.get(name, f"{[*sizes]}: build it with all encodings, as by example_inputs=")
         raise ValueError(f"encode() returned {name!r} of size {r.shape[-1]}, but the feedback was built for {built}")
-    n, valid, present = _marks_of_encoding(name, r, returned, batch)
+    _, n, valid, present = _lengths_of_encoding(name, r, returned, batch)
     return WithLengths(r if valid is None else torch.where(valid, r, 0.0), n, valid, present)
 
 
-def _marks_of_encoding(name: str, r: Tensor, returned: Any, batch: Batch) -> Marks:
-    """Returns the lengths of an encoding r, with the marks that follow from them, by the first case that fits.
+def _lengths_of_encoding(name: str, r: Tensor, returned: Any, batch: Batch) -> WithLengths:
+    """Returns something with the lengths that an encoding r has, by the first case that fits.
 
     1. It is a `Padded` with lengths, or at a site a packed sequence: these.
     2. It is a `Padded` without lengths, or the call has no lengths: all steps are valid.
@@ -189,20 +189,20 @@ def _marks_of_encoding(name: str, r: Tensor, returned: Any, batch: Batch) -> Mar
     6. Else the lengths of its name no longer fit: an error.
     """
     if isinstance(returned, (Padded, WithLengths)) and returned.lengths is not None:  # 1
-        return batch.attach(returned.lengths, name, r, r.shape[1:-1])[1:]
+        return batch.attach(returned.lengths, name, r, r.shape[1:-1])
     if batch.lengths is None or isinstance(returned, Padded):  # 2
-        return None, None, None
+        return WithLengths(r)
     target, x = batch.targets.get(name), batch.inputs.get(name)  # the input of this name, as a target and as it is
     if target and r.shape[:-1] == target.values.shape[:-1]:  # 3
-        return target[1:]
+        return target
     shape = x.shape if isinstance(x, Tensor) else torch.Size()
     is_vector = len(shape) == 2 and x.is_floating_point()  # type: ignore[union-attr]
     # Time of an input that is no target may be any dimension but the batch: the last one of stacked token ids, (B, 3, T).
     times = shape[1:-1] if target else shape[1:] if shape[:1] == r.shape[:1] else shape
     if r.dim() != 3 or len(shape) < 2 or r.shape[1] in times or lengths_of(batch.lengths, name) is None:  # 4
         # The lengths of a vector that was made of token ids (B, T) count these.
-        return batch.with_lengths(name, r, shape[1:] if len(shape) == 2 and not is_vector else ())[1:]
+        return batch.with_lengths(name, r, shape[1:] if len(shape) == 2 and not is_vector else ())
     if is_vector and not batch.by_name:  # 5
-        return None, None, None
+        return WithLengths(r)
     change = f"{r.shape[1]} steps for an input of {described(x)}, whose lengths no longer fit"
     raise ValueError(f"encode() returned {name!r} {change}: return topdown.Padded(values, lengths), or pool to (B, d)")

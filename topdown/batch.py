@@ -11,7 +11,7 @@ from topdown.sequence import MAPPING, TIME_LAST, Lengths, WithLengths, along_bat
 from topdown.wiring import SAY_WHO, Wiring, nearest
 
 Inputs: TypeAlias = Mapping[str, Any]
-Marks: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # lengths, valid and present: see WithLengths
+Marks: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]  # lengths, valid and present: see WithLengths
 
 BATCH_FIRST = "make the model batch_first, or say Site(path, 't b d')"
 
