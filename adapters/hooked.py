@@ -97,7 +97,8 @@ class HookedBackbone(nn.Module):
             lengths: Lengths, which reach the model only if it takes them.
 
         Returns:
-            Encodings of shape (B, T, d) or (B, d) by name, with the output of the model as their attribute `output`.
+            Encodings by name, of shape (B, T, d) or (B, d), or feature maps (B, H, W, d), with the output of the model as their
+            attribute `output`.
 
         Raises:
             ValueError: if the model does not reach the site of an encoding, or reaches it twice.

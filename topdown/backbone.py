@@ -178,7 +178,7 @@ def _read_encoding(name: str, r: Tensor, returned: Any, batch: Batch, sizes: Siz
 
 
 def _lengths_of_encoding(name: str, r: Tensor, returned: Any, batch: Batch) -> WithLengths:
-    """Returns something with the lengths that an encoding r has, by the first case that fits.
+    """Returns the lengths of an encoding r, with their marks, by the first case that fits. The values beside them do not count.
 
     1. It is a `Padded` with lengths, or at a site a packed sequence: these.
     2. It is a `Padded` without lengths, or the call has no lengths: all steps are valid.
