@@ -115,15 +115,16 @@ def run_lstm(sequence: Tensor, weights: Sequence[Tensor], training: bool) -> Ten
         tensor([[[0., 0., 0.],
                  [0., 0., 0.]]])
     """
-    dtype = autocast_dtype(sequence) or sequence.dtype
     if torch.compiler.is_compiling():  # compilers and exporters would take torch's LSTM apart, into as many cells as steps
         if torch.is_grad_enabled() and not _is_exporting():
             return cast(Tensor, torch.compiler.disable(run_lstm)(sequence, weights, training))
         # The operator is in export.py. Graphs hold the casts of autocast, not autocast.
+        dtype = autocast_dtype(sequence) or sequence.dtype
         return cast(Tensor, torch.ops.topdown.lstm(sequence.to(dtype), [weight.to(dtype) for weight in weights]))
     try:
         return _lstm(sequence, weights, training)
     except RuntimeError:  # "could not create a primitive descriptor ...": which types there are depends on the processor
+        dtype = autocast_dtype(sequence) or sequence.dtype
         if sequence.device.type != "cpu" or dtype not in (torch.float16, torch.bfloat16):
             raise
         with torch.autocast("cpu", enabled=False):
