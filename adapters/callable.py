@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from topdown.backbone import invoke, takes_lengths
+from topdown.backbone import lengths_keyword, takes_lengths
 from topdown.sequence import Lengths
 
 
@@ -60,7 +60,7 @@ class CallableBackbone(nn.Module):
             inputs: Inputs by name.
             lengths: Lengths, if the function takes them.
         """
-        return invoke(self._functions[0], self.module, inputs, lengths=lengths, takes=self._takes_lengths[0])
+        return self._functions[0](self.module, inputs, **lengths_keyword(lengths, self._takes_lengths[0]))
 
     def fuse(self, encodings: Any, lengths: Lengths = None) -> Any:
         """Fuses with the second function.
@@ -69,4 +69,4 @@ class CallableBackbone(nn.Module):
             encodings: Result of `encode`.
             lengths: Lengths, if the function takes them.
         """
-        return invoke(self._functions[1], self.module, encodings, lengths=lengths, takes=self._takes_lengths[1])
+        return self._functions[1](self.module, encodings, **lengths_keyword(lengths, self._takes_lengths[1]))

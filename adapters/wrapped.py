@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from topdown.backbone import check_backbone, invoke, takes_lengths, user_model
+from topdown.backbone import check_backbone, lengths_keyword, takes_lengths, user_model
 from topdown.sequence import Lengths
 
 
@@ -32,11 +32,11 @@ class WrappedBackbone(nn.Module):
 
     def encode(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Any:
         """Encodes as the backbone does."""
-        return invoke(self.backbone.encode, inputs, lengths=lengths, takes=self._takes[0])
+        return self.backbone.encode(inputs, **lengths_keyword(lengths, self._takes[0]))
 
     def fuse(self, encodings: Any, lengths: Lengths = None) -> Any:
         """Fuses as the backbone does."""
-        return invoke(self.backbone.fuse, encodings, lengths=lengths, takes=self._takes[1])
+        return self.backbone.fuse(encodings, **lengths_keyword(lengths, self._takes[1]))
 
     def forward(self, inputs: Mapping[str, Any], lengths: Lengths = None) -> Any:
         """Encodes and fuses."""

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
@@ -96,16 +96,14 @@ def takes_lengths(function: Any) -> TakesLengths:
     return "optional" if inner is None else takes_lengths(inner)
 
 
-def invoke(function: Callable[..., Any], *arguments: Any, lengths: Lengths, takes: TakesLengths) -> Any:
-    """Calls a function with `lengths`, if it takes them: see :func:`takes_lengths`.
+def lengths_keyword(lengths: Lengths, takes: TakesLengths) -> dict[str, Lengths]:
+    """Returns the keyword arguments of a function that may take `lengths`: see :func:`takes_lengths`.
 
     Example:
-        >>> invoke(lambda x, lengths=None: (x, lengths), 1, lengths=torch.tensor([2]), takes="optional")
-        (1, tensor([2]))
+        >>> lengths_keyword(None, "required"), lengths_keyword(None, "optional"), lengths_keyword(torch.tensor([2]), "never")
+        ({'lengths': None}, {}, {})
     """
-    if takes == "never" or (lengths is None and takes == "optional"):
-        return function(*arguments)
-    return function(*arguments, lengths=lengths)
+    return {} if takes == "never" or (lengths is None and takes == "optional") else {"lengths": lengths}
 
 
 def read_encodings(encoded: Any, batch: Batch, wiring: Wiring, any_input: bool, *, detach: bool) -> dict[str, WithLengths]:

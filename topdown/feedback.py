@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import invoke, takes_lengths
+from topdown.backbone import lengths_keyword, takes_lengths
 from topdown.lstm import SequenceLSTM
 from topdown.masking import Combine, check_rule
 from topdown.sequence import MAPPING, Lengths, lengths_of
@@ -167,7 +167,7 @@ class PairwiseFeedback(ModalityDict[ModalityDict[nn.Module]]):
             for j, network in networks.items():
                 if (r := encodings.get(j)) is not None:
                     n = None if r.dim() == 2 else lengths_of(lengths, j)
-                    h[j] = invoke(network, r, lengths=n, takes=self._takes[k, j])
+                    h[j] = network(r, **lengths_keyword(n, self._takes[k, j]))
         return logits
 
 
@@ -284,7 +284,7 @@ class ZeroStart(nn.Module):
 
     def forward(self, encodings: Mapping[str, Tensor], lengths: Lengths = None) -> Logits:
         """Returns the logits {target: {source: h'}}; arguments are those of the network."""
-        logits = check_logits(invoke(self.network, encodings, lengths=lengths, takes=self._takes), self.network, self.wiring)
+        logits = check_logits(self.network(encodings, **lengths_keyword(lengths, self._takes)), self.network, self.wiring)
         return {k: {j: (self.shared or self.pairs[k][j])(h) for j, h in of_k.items()} for k, of_k in logits.items()}
 
 

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, TypeVar
 
 from topdown import masking, saving
-from topdown.backbone import TakesLengths, check_backbone, invoke, read_encodings, takes_lengths
+from topdown.backbone import TakesLengths, check_backbone, lengths_keyword, read_encodings, takes_lengths
 from topdown.batch import Batch, Inputs, inputs_by_name, read_batch
 from topdown.feedback import Feedback, PairwiseFeedback, Start, ZeroStart, build_feedback, check_feedback, check_logits
 from topdown.first_pass import Disabled, FirstPass, copied, is_disabled
@@ -260,7 +260,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def _encode(self, batch: Batch, masks: Masks) -> tuple[ByName, AtSites]:
         """Runs `encode` in a first pass, and returns encodings as feedback reads them, and the values at sites before masks."""
         backbone, sites, may_be_absent = self.backbone, self.wiring.sites, self.wiring.encoding_sizes
-        inputs = copied(apply_masks(batch.inputs, masks, sites))
+        inputs = copied(apply_masks(batch.inputs, masks, sites) if masks else batch.inputs)
         lengths = None if self._takes_lengths["encode"] == "never" else copied(batch.lengths)
         run = partial(self._run, "encode", inputs, lengths)
         with torch.set_grad_enabled(self.encoder_grad and torch.is_grad_enabled()), FirstPass(backbone):
@@ -272,7 +272,7 @@ class TopDownLatch(nn.Module, Generic[Model]):
     def _run(self, name: str, value: Any, lengths: Lengths) -> Any:
         """Runs "encode" or "fuse" of the backbone, or the "feedback", with lengths if it takes them."""
         function = self.feedback if name == "feedback" else getattr(self.backbone, name)
-        return invoke(function, value, lengths=lengths, takes=self._takes_lengths[name])
+        return function(value, **lengths_keyword(lengths, self._takes_lengths[name]))
 
     def masks(self, inputs: Inputs | None = None, lengths: Lengths = None, **named: Any) -> dict[str, Tensor]:
         """Returns the masks {target: mask} that :meth:`forward` would apply, in the layout of the targets; none while disabled.

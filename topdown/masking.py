@@ -226,7 +226,7 @@ def source_masks(h: Masks, r: ByName, x: WithLengths, align: Align, target: str)
         ValueError: if a shape or the number of steps does not fit.
     """
     f: dict[str, Tensor] = {}
-    shape = flatten_times(x.values).shape
+    shape = x.values.shape
     for j, logits in h.items():
         f[j], encoding, dim = torch.sigmoid(logits), r.get(j) or WithLengths(logits), logits.dim()
         # The common case: nothing to align, since equal lengths are one tensor. Dimensions first, or exporters would compare T
@@ -236,7 +236,8 @@ def source_masks(h: Masks, r: ByName, x: WithLengths, align: Align, target: str)
         times = encoding.values.shape[1:-1]
         changed = dim == 3 and len(times) > 0 and logits.shape[1] != math.prod(times)
         if dim not in (2, 3) or changed or logits.shape[0] != shape[0] or logits.shape[-1] != shape[-1]:
-            shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {tuple(shape)}"
+            expected = tuple(flatten_times(x.values).shape)
+            shapes = f"{j!r} returned logits of shape {tuple(logits.shape)} for {target!r} of shape {expected}"
             raise ValueError(f"the feedback from {shapes}: the batch and the last size must be the same, the steps as encoded")
         mask = f[j].unflatten(1, times) if dim == 3 and len(times) > 1 else f[j]
         # Lengths of a vector say where it is present; a mask for all steps has none to align.

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from topdown.backbone import invoke, takes_lengths, user_model
+from topdown.backbone import lengths_keyword, takes_lengths, user_model
 from topdown.batch import Inputs
 from topdown.datasets.data import SequenceDataset
 from topdown.datasets.errors import DataError
@@ -79,12 +79,12 @@ class ScaledOutput(nn.Module):
     def encode(self, inputs: Inputs, lengths: Lengths = None) -> Any:
         """Encodes each modality by itself, as the backbone does."""
         encode = cast(Any, self.backbone).encode
-        return invoke(encode, inputs, lengths=lengths, takes=takes_lengths(encode))
+        return encode(inputs, **lengths_keyword(lengths, takes_lengths(encode)))
 
     def fuse(self, encodings: Mapping[str, Any], lengths: Lengths = None) -> Tensor:
         """Predicts from all encodings, in the units of the targets, (B, K)."""
         fuse = cast(Any, self.backbone).fuse
-        return self.mean + self.deviation * prediction_of(invoke(fuse, encodings, lengths=lengths, takes=takes_lengths(fuse)))
+        return self.mean + self.deviation * prediction_of(fuse(encodings, **lengths_keyword(lengths, takes_lengths(fuse))))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Calls the model with the same arguments, and returns its prediction in the units of the targets."""
