@@ -24,7 +24,7 @@ from topdown.sequence import TIME_LAST, ByName, WithLengths, along_batch, descri
 
 Combine: TypeAlias = Literal["mean", "max", "min", "product"] | Callable[[Tensor], Tensor]
 Align: TypeAlias = Literal["error", "interpolate", "pool"]
-Masks: TypeAlias = Mapping[str, Tensor]  # by target, or by source of one target
+Masks: TypeAlias = Mapping[str, Tensor]  # or logits; by target, or by source of one target
 
 CAUSES = f" (the first is an encoding, the second a site or input; one step more may be a class token; {TIME_LAST})"
 ALIGN_FIRST = "pass align='interpolate' or align='pool', or align them first"

@@ -154,7 +154,7 @@ def check_sites(sites: Any, model: nn.Module, option: str = "sites") -> dict[str
 
 
 def read_targets(batch: Batch, names: Names, r: ByName, at_sites: AtSites, wiring: Wiring) -> ByName:
-    """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites as sequences.
+    """Returns the targets of a pass, checked, with their lengths: inputs, and values at sites, batch first and features last.
 
     A site has the lengths of the encoding of the same name, or of the only encoding if the call has none for the name, where
     these have as many steps; else the lengths of the name in the call.
@@ -210,7 +210,7 @@ def run_at_sites(run: Pass, backbone: nn.Module, sites: Sites, masks: Masks, inp
         sites: Sites by name.
         masks: Masks in the layout of their sites, which multiply the values.
         inputs: Inputs of the call.
-        names: Names of modalities, which a call may leave out, as far as they are known.
+        names: Names of modalities, which a call may leave out, as far as they are known; none if each site has a mask.
 
     Returns:
         Result of the function, and the values at the sites before they are masked, in their layout.
